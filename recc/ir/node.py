@@ -1,0 +1,143 @@
+"""The one expression node of recc, used by the step IR and by the tile program.
+
+A node is an operation on tensors whose axes have *labels*, not positions. A label is a dim's name
+followed by as many primes as are needed to tell two axes of the same dim apart: a `K x K` matrix has
+the axes ``K`` and ``K'``. Operands of an elementwise operation meet by label, so there is no implicit
+transposition and no positional broadcasting anywhere below the front end.
+
+Nodes are interned: two structurally equal expressions are one object, which makes common
+subexpressions free and equality an identity test. The span of a node is where it was first written.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Axis = str
+REAL, COMPLEX, BOOL = "real", "complex", "bool"
+
+# The axes that are not dims of a spec. In the step IR only `heads` occurs; lifting a step over time adds
+# the grid of chunks `@n` and the rows of a chunk `@t` (`@s` where two row axes meet, as in a score).
+GRID, HEADS, ROW, COL = "@n", "heads", "@t", "@s"
+_RANK = {GRID: 0, HEADS: 1, ROW: 2, COL: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of source text: 1-based lines and columns, the end is exclusive."""
+
+    line: int
+    col: int
+    end_line: int
+    end_col: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Node:
+    """op(args; attrs) with labelled axes. Built by `make`, never directly."""
+
+    op: str
+    args: tuple[Node, ...]
+    attrs: tuple[tuple[str, Any], ...]
+    axes: tuple[Axis, ...]
+    dtype: str
+    span: Span | None = field(default=None)
+
+    def __getitem__(self, key: str) -> Any:
+        """The attribute `key`."""
+        for name, value in self.attrs:
+            if name == key:
+                return value
+        raise KeyError(key)
+
+    def __repr__(self) -> str:
+        from recc.ir.printer import show
+
+        return f"<{show(self)} : {' x '.join(self.axes) or 'scalar'}>"
+
+
+def dim_of(axis: Axis) -> str:
+    """The dim that an axis label belongs to: ``dim_of("K''") == "K"``."""
+    return axis.rstrip("'")
+
+
+def axis_key(axis: Axis) -> tuple[int, str]:
+    return (_RANK.get(axis, 9), axis)
+
+
+def sort_axes(axes: Iterable[Axis]) -> tuple[Axis, ...]:
+    """The canonical order of axes: grid, heads, rows, then dims by name. It is also the memory layout."""
+    return tuple(sorted(set(axes), key=axis_key))
+
+
+_interned: weakref.WeakValueDictionary[tuple, Node] = weakref.WeakValueDictionary()
+
+
+def make(
+    op: str,
+    args: tuple[Node, ...] = (),
+    axes: Iterable[Axis] = (),
+    dtype: str = REAL,
+    span: Span | None = None,
+    **attrs: Any,
+) -> Node:
+    """The node for these parts, the same object each time. `axes` may come in any order."""
+    items = tuple(sorted(attrs.items()))
+    # Python holds 1 == 1.0 == True, and 0.0 == -0.0; constants must not be confused by that.
+    key = (op, tuple(map(id, args)), items, str(items) if op == "const" else "", sort_axes(axes), dtype)
+    node = _interned.get(key)
+    if node is None:
+        node = Node(op, args, items, sort_axes(axes), dtype, span)
+        _interned[key] = node
+    return node
+
+
+def walk(*roots: Node) -> Iterator[Node]:
+    """Every node below `roots` once, arguments before their users."""
+    seen: set[Node] = set()
+    stack: list[tuple[Node, bool]] = [(root, False) for root in reversed(roots)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            yield node
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((arg, False) for arg in reversed(node.args) if arg not in seen)
+
+
+def rebuild(roots: Iterable[Node], leaf: Callable[[Node], Node | None]) -> list[Node]:
+    """`roots` with every node replaced for which `leaf` returns another; what lies above is rebuilt.
+
+    Axes and dtypes are inferred anew, so replacing a leaf by one with more axes lifts the expression.
+    """
+    from recc.ir.ops import build
+
+    roots = list(roots)
+    done: dict[Node, Node] = {}
+    stack: list[tuple[Node, bool]] = [(root, False) for root in roots]
+    while stack:
+        node, ready = stack.pop()
+        if node in done:
+            continue
+        if not ready:
+            new = leaf(node)
+            if new is not None:
+                done[node] = new
+            elif not node.args:
+                done[node] = node
+            else:
+                stack.append((node, True))
+                stack.extend((arg, False) for arg in node.args)
+        else:
+            args = tuple(done[arg] for arg in node.args)
+            done[node] = node if args == node.args else build(node.op, *args, span=node.span, **dict(node.attrs))
+    return [done[root] for root in roots]
+
+
+def substitute(roots: Iterable[Node], mapping: Mapping[Node, Node]) -> list[Node]:
+    """`roots` with the nodes in `mapping` replaced."""
+    return rebuild(roots, mapping.get)

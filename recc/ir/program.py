@@ -1,0 +1,90 @@
+"""A recurrence in the step IR: what the front end makes and everything after it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recc.ir.node import Axis, Node, Span
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Values that an input may take: bounds (None: unbounded), or `unit` for a vector of L2 norm 1."""
+
+    low: float | None = None
+    high: float | None = None
+    unit: bool = False
+
+
+@dataclass(frozen=True)
+class Input:
+    """A sequence [batch, time, heads, *dims]; without a heads axis when `shared`. `axes` in declared order, heads first."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    dtype: str
+    domain: Domain
+    span: Span
+
+
+@dataclass(frozen=True)
+class Param:
+    """A tensor that does not change over time, [heads, *dims] or [*dims] when shared. `init` is an expression
+    over constants, sizes, iota and the random ops `uniform` and `normal`."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    dtype: str
+    init: Node | None
+    domain: Domain
+    span: Span
+
+
+@dataclass(frozen=True)
+class State:
+    """What is carried from step to step. `init` is its value before the first step (None: must be passed in).
+
+    delay: this state is a past value that a spec read with ``x[t-n]``; `name` is then spelled like that.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    dtype: str
+    init: Node | None
+    span: Span
+    delay: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    name: str
+    axes: tuple[Axis, ...]
+    dtype: str
+    value: Node
+    span: Span
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One `recurrence` block. `dims` maps each dim to its fixed size, or None where the tensors decide.
+
+    `updates[s]` is the value of state s after the step, in terms of `state(s, when="old")` leaves (before the
+    step), `state(s', when="new")` leaves (another state after its update), inputs and params. Outputs likewise.
+    `names` tells what a node was called in the spec, for messages and generated code.
+    """
+
+    name: str
+    doc: str
+    dims: dict[str, int | None]
+    inputs: tuple[Input, ...]
+    params: tuple[Param, ...]
+    states: tuple[State, ...]
+    outputs: tuple[Output, ...]
+    updates: dict[str, Node]
+    names: dict[Node, str] = field(default_factory=dict)
+    example: dict[str, int] = field(default_factory=dict)
+    text: str = ""
+    path: str = "<spec>"
+
+    def state(self, name: str) -> State:
+        return next(state for state in self.states if state.name == name)
