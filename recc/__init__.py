@@ -1,0 +1,48 @@
+"""recc compiles a recurrence, written as its one-step equation, into parallel training and constant-memory decoding.
+
+The public names are loaded on first use, so that importing recc costs nothing: neither torch nor sympy is imported.
+
+    >>> import recc
+    >>> recc.__version__
+    '0.1.0'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recc.frontend.diagnostics import SpecError as SpecError
+    from recc.runtime.api import Module as Module
+    from recc.runtime.api import load as load
+    from recc.runtime.api import loads as loads
+
+__version__ = "0.1.0"
+__all__ = ["Module", "SpecError", "__version__", "load", "loads"]
+
+_HOME = {
+    "Module": "recc.runtime.api",
+    "SpecError": "recc.frontend.diagnostics",
+    "load": "recc.runtime.api",
+    "loads": "recc.runtime.api",
+}
+
+# In a checkout grammar/, backends/ and specs/ lie beside recc/; a wheel puts them inside it.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "grammar" / "__init__.py").is_file():
+    __path__.append(str(_checkout))
+del _checkout
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'recc' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
