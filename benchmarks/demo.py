@@ -1,0 +1,279 @@
+"""`make demo`: train a small byte-level language model on real text, on a CPU, with layers compiled from a spec.
+
+The mixing layers are `recc.Module`s made from `specs/gated_delta_net.rec`; the text is the source code of the
+Python standard library, which every machine has. The demo trains, measures bits per byte on files that it
+did not train on, checks that the parallel prefill equals the token-by-token decode, generates text with the
+decode step, and times the chunked path against the sequential one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sysconfig
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+import recc
+
+SPEC = "gated_delta_net"
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the model and of the run. `seconds` bounds training on a slow machine; steps end it on a fast one."""
+
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    length: int = 256
+    batch: int = 16
+    steps: int = 700
+    seconds: float = 150.0
+    peak_rate: float = 4e-3
+    corpus_bytes: int = 12_000_000
+    held_out_windows: int = 48
+    seed: int = 0
+
+
+class Mixer(nn.Module):
+    """Projections around the compiled recurrence: x -> gated_delta_net(q, k, v, g, beta) -> y."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads, self.size = heads, width // heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.gates = nn.Linear(width, 2 * heads)
+        self.out = nn.Linear(width, width, bias=False)
+        self.memory = recc.Module(SPEC, heads=heads, K=self.size, V=self.size)
+        # Decays that start between exp(-0.2) and exp(-0.002): memories of 5 to 500 tokens.
+        self.gates.bias.data[:heads] = torch.linspace(1.5, 6.0, heads)
+
+    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """q, k, v [..., heads, size] and g, beta [..., heads] from x [..., width]."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.size)).unbind(-3)
+        g, beta = self.gates(x).unflatten(-1, (2, self.heads)).unbind(-2)
+        return F.normalize(q, dim=-1), F.normalize(k, dim=-1), F.silu(v), F.logsigmoid(g), torch.sigmoid(beta)
+
+    def forward(self, x: Tensor, state=None) -> tuple[Tensor, object]:
+        """x [batch, time, width], all tokens at once."""
+        o, state = self.memory(*self.inputs(x), initial_state=state, return_final_state=True)
+        return self.out(self.size**0.5 * o.flatten(-2)), state
+
+    def step(self, x: Tensor, state) -> tuple[Tensor, object]:
+        """x [batch, width], one token; the state's size does not depend on how many came before."""
+        o, state = self.memory.step(*self.inputs(x), state)
+        return self.out(self.size**0.5 * o.flatten(-2)), state
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm_mix, self.norm_mlp = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.mix = Mixer(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+
+    def run(self, x: Tensor, state, mix) -> tuple[Tensor, object]:
+        y, state = mix(self.norm_mix(x), state)
+        x = x + y
+        return x + self.mlp(self.norm_mlp(x)), state
+
+
+class LanguageModel(nn.Module):
+    """Bytes in, logits of the next byte out."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.embed = nn.Embedding(256, config.width)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width)
+        self.head = nn.Linear(config.width, 256)
+
+    def forward(self, tokens: Tensor, states=None) -> tuple[Tensor, list]:
+        """tokens [batch, time] -> logits [batch, time, 256] and the state of each layer after the last token."""
+        x, after = self.embed(tokens), []
+        for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
+            x, state = block.run(x, state, block.mix)
+            after.append(state)
+        return self.head(self.norm(x)), after
+
+    def step(self, token: Tensor, states: list) -> tuple[Tensor, list]:
+        """token [batch] -> logits [batch, 256] and the next states."""
+        x, after = self.embed(token), []
+        for block, state in zip(self.blocks, states, strict=True):
+            x, state = block.run(x, state, block.mix.step)
+            after.append(state)
+        return self.head(self.norm(x)), after
+
+    def init_states(self, batch: int) -> list:
+        return [block.mix.memory.init_state(batch) for block in self.blocks]
+
+
+def corpus(limit: int) -> tuple[Tensor, Tensor]:
+    """Training and held-out bytes: the standard library's sources, every 16th file held out."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
+    files = [p for p in sorted(root.rglob("*.py")) if not skipped & set(p.relative_to(root).parts)]
+    train, held_out = bytearray(), bytearray()
+    for index, path in enumerate(files):
+        part = held_out if index % 16 == 7 else train
+        if len(part) < limit:
+            part += path.read_bytes() + b"\n"
+    return tuple(torch.frombuffer(part, dtype=torch.uint8) for part in (train, held_out))
+
+
+def windows(data: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Windows [len(starts), length + 1] of the bytes."""
+    return data[starts[:, None] + torch.arange(length + 1)].long()
+
+
+def loss_bits(model: LanguageModel, batch: Tensor) -> Tensor:
+    """Mean bits per byte of the batch."""
+    logits, _ = model(batch[:, :-1])
+    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()) / math.log(2)
+
+
+@torch.no_grad()
+def held_out_bits(model: LanguageModel, data: Tensor, config: Config) -> float:
+    starts = torch.linspace(0, len(data) - config.length - 1, config.held_out_windows).long()
+    parts = starts.split(config.batch)
+    return sum(loss_bits(model, windows(data, s, config.length)).item() * len(s) for s in parts) / len(starts)
+
+
+def train(model: LanguageModel, data: Tensor, config: Config) -> int:
+    """Trains until the steps or the seconds are used up; returns the number of steps."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.peak_rate, betas=(0.9, 0.95))
+    random = torch.Generator().manual_seed(config.seed)
+    bar = Progress(
+        TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[bits]:.2f} bits/byte"),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=console,
+    )  # fmt: skip
+    began, recent = time.perf_counter(), 8.0
+    with bar:
+        task = bar.add_task("", total=config.steps, bits=recent)
+        for done in range(config.steps):
+            progress = max(done / config.steps, (time.perf_counter() - began) / config.seconds)
+            if progress >= 1:
+                return done
+            rate = config.peak_rate * min(1.0, (done + 1) / 20) * max(0.02, math.cos(math.pi / 2 * progress))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            starts = torch.randint(len(data) - config.length - 1, (config.batch,), generator=random)
+            loss = loss_bits(model, windows(data, starts, config.length))
+            optimizer.zero_grad()
+            (loss * math.log(2)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            recent += 0.1 * (loss.item() - recent)
+            bar.update(task, advance=1, bits=recent)
+    return config.steps
+
+
+@torch.no_grad()
+def check_decode(model: LanguageModel, prompt: Tensor) -> float:
+    """The largest difference between the logits of one parallel pass and of token-by-token decoding."""
+    parallel, _ = model(prompt)
+    states, rows = model.init_states(prompt.shape[0]), []
+    for token in prompt.unbind(1):
+        logits, states = model.step(token, states)
+        rows.append(logits)
+    return (parallel - torch.stack(rows, 1)).abs().max().item()
+
+
+@torch.no_grad()
+def generate(model: LanguageModel, prompt: bytes, count: int, seed: int = 0, temperature: float = 0.7) -> bytes:
+    """`count` bytes after the prompt: one parallel prefill, then constant-memory steps."""
+    random = torch.Generator().manual_seed(seed)
+    logits, states = model(torch.tensor([list(prompt)]))
+    logits, made = logits[:, -1], bytearray()
+    for _ in range(count):
+        token = torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=random)[:, 0]
+        made.append(token.item())
+        logits, states = model.step(token, states)
+    return bytes(made)
+
+
+def speed(config: Config, rounds: int = 3, length: int = 1024) -> tuple[float, float]:
+    """Median seconds of forward + backward, chunked and sequential, in interleaved rounds."""
+    size = config.width // config.heads
+    random = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(2, length, config.heads, *shape, generator=random)
+
+    values = (draw(size), F.normalize(draw(size), dim=-1), draw(size), F.logsigmoid(draw() + 3), draw().sigmoid())
+    inputs = [value.requires_grad_() for value in values]
+    times: dict[str, list[float]] = {"chunk": [], "sequential": []}
+    ops = {name: recc.load(SPEC, strategy=name, K=size, V=size) for name in times}
+    for round_ in range(rounds + 1):
+        for name, op in ops.items():
+            began = time.perf_counter()
+            torch.autograd.grad(op(*inputs).square().sum(), inputs)
+            if round_:  # the first round warms up
+                times[name].append(time.perf_counter() - began)
+    return statistics.median(times["chunk"]), statistics.median(times["sequential"])
+
+
+def run(config: Config) -> dict[str, float]:
+    """The whole demo; returns the figures that it prints."""
+    torch.manual_seed(config.seed)
+    began = time.perf_counter()
+    data, held_out = corpus(config.corpus_bytes)
+    model = LanguageModel(config)
+    weights = sum(p.numel() for p in model.parameters())
+    console.print(f"[bold]recc demo[/]: a byte-level language model, {config.layers} layers compiled from "
+                  f"specs/{SPEC}.rec, {weights:,} weights")  # fmt: skip
+    console.print(f"text: the standard library's sources, {len(data):,} bytes to train on, {len(held_out):,} held out; "
+                  f"torch {torch.__version__}, {torch.get_num_threads()} threads")  # fmt: skip
+    start = held_out_bits(model, held_out, config)
+    steps = train(model, data, config)
+    end = held_out_bits(model, held_out, config)
+
+    prompt = b"class Parser:\n    def __init__(self"
+    difference = check_decode(model, windows(held_out, torch.tensor([0, 999]), 199)[:, :-1])
+    sample = generate(model, prompt, 400)
+    console.rule("generated with step(), prompt in bold")
+    console.print(f"[bold]{prompt.decode()}[/]", end="")
+    console.print(sample.decode(errors="replace"), markup=False)
+    console.rule()
+    chunked, sequential = speed(config)
+
+    table = Table(show_header=False, box=None)
+    table.add_row("held-out bits per byte, start", f"{start:.3f}")
+    table.add_row(f"held-out bits per byte, after {steps} steps", f"[bold]{end:.3f}[/]")
+    table.add_row("prefill against step, largest difference of logits", f"{difference:.1e}")
+    table.add_row("forward + backward, chunked", f"{1e3 * chunked:.1f} ms")
+    table.add_row("forward + backward, sequential", f"{1e3 * sequential:.1f} ms")
+    table.add_row("chunked over sequential", f"[bold]{chunked / sequential:.4f}[/] ({sequential / chunked:.1f}x faster)")
+    table.add_row("whole demo", f"{time.perf_counter() - began:.0f} s")
+    console.print(table)
+    return {"start": start, "end": end, "steps": steps, "difference": difference,
+            "chunk_s": chunked, "sequential_s": sequential}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=Config.steps)
+    parser.add_argument("--seconds", type=float, default=Config.seconds, help="bound on the training time")
+    args = parser.parse_args()
+    figures = run(Config(steps=args.steps, seconds=args.seconds))
+    assert figures["difference"] < 1e-3, f"prefill and step disagree by {figures['difference']}"
+    if args.steps >= Config.steps:
+        assert figures["end"] < 3.2, f"bits per byte did not fall below 3.2: {figures['end']:.3f}"
+
+
+if __name__ == "__main__":
+    main()
