@@ -1,0 +1,59 @@
+# `make demo` and `make test` each do all set-up alone, on a machine that has only Python >= 3.10 and make:
+# they make the virtual environment .venv in this folder and install into it what constraints.txt pins.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.recc-ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIN = $(shell sed -n 's/^$(1)==\([^ ;]*\).*/$(1)==\1/p' constraints.txt)
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+# One process a core; the benchmarks and the demo take two threads each, wherever they run.
+WORKERS ?= $(CORES)
+THREADS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test bench readme lint format clean
+
+help:
+	@echo 'make demo    train a small language model with layers compiled from a spec (under 4 minutes on 2 cores)'
+	@echo 'make test    the test suite (under 12 minutes on 2 cores); PYTEST_ARGS="-k name" selects'
+	@echo 'make bench   times against fla-core and the sequential loop; results in benchmarks/results/'
+	@echo 'make readme  regenerate the table of specs in README.md'
+	@echo 'make lint    ruff; make format rewrites'
+	@echo 'make setup   only the virtual environment'
+
+setup: $(READY)
+
+# torch first, alone and pinned; fla-core (a test oracle) without its dependencies, which would bring another torch.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "recc needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'setting up $(VENV): torch and what recc needs; this takes a few minutes the first time'
+	@$(PIP) $(call PIN,torch)
+	@$(PIP) setuptools wheel
+	@test "$$(uname -s)" != Linux || $(PIP) $(call PIN,triton)
+	@$(PIP) --no-build-isolation --editable '.[test,plot]'
+	@$(PIP) --no-deps $(call PIN,fla-core) $(call PIN,einops)
+	@touch $@
+
+demo: $(READY)
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/demo.py
+
+test: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+bench: $(READY)
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/foundation.py
+
+readme: $(READY)
+	@$(BIN)/python -m recc list --readme README.md
+
+lint: $(READY)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(READY)
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
