@@ -1,0 +1,1 @@
+"""Its place makes what tests share, such as `oracles`, importable by name."""

@@ -1,0 +1,111 @@
+"""Every spec against references that others wrote, or that follow from a closed form: values, final states, gradients.
+
+All in float64. The error allowed is what rounding leaves after some tens of steps; a larger one is a finding about an
+equation, not about a tolerance.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from oracles import ORACLES
+from torch import Tensor
+
+from recc.frontend import parse_text
+from recc.ir.interpreter import init_params, run
+from recc.ir.program import Recurrence
+from recc.runtime.samples import sample_inputs
+
+SPECS = Path(__file__).parents[2] / "specs"
+CASES = [(spec, source) for spec, sources in ORACLES.items() for source in sources]
+TOLERANCE = 1e-11  # relative to the largest entry
+# naive_retention computes its decays itself, so it has no gradient for them.
+NO_GRADIENT = {("retnet", "g")}
+
+Tensors = dict[str, Tensor]
+
+
+def load(spec: str) -> Recurrence:
+    path = SPECS / f"{spec}.rec"
+    (rec,) = parse_text(path.read_text(), str(path))
+    return rec
+
+
+def problem(rec: Recurrence, time: int = 21, seed: int = 0) -> tuple[Tensors, Tensors, Tensors]:
+    """Inputs from the declared domains, fresh params, and a random state to start from."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {name: size for name, size in rec.example.items() if name not in ("T", "heads")}
+    inputs = sample_inputs(rec, sizes, 2, time, 2, torch.float64, generator)
+    params = init_params(rec, sizes, 2, torch.float64, generator=generator)
+    _, shapes = run(rec, {name: x[:, :0] for name, x in inputs.items()}, params)
+    start = {s.name: torch.empty_like(shapes[s.name]).normal_(generator=generator) for s in rec.states if not s.delay}
+    start = {name: x.abs() if name == "z" else x for name, x in start.items()}  # a normaliser is a sum of features
+    return inputs, params, start
+
+
+def compare(actual: Tensor, expected: Tensor, what: str) -> None:
+    assert actual.shape == expected.shape, what
+    error = (actual - expected).abs().max() / expected.abs().max().clamp(min=1e-300)
+    assert error <= TOLERANCE, f"{what}: relative error {error:.1e}"
+
+
+def known(final: Tensors, names: Tensors) -> Tensors:
+    """The final states that an oracle knows, `C*exp(m)` being one state rescaled by another."""
+    result = {}
+    for name in names:
+        state, _, scale = name.partition("*exp(")
+        value = final[state]
+        if scale:
+            factor = final[scale.rstrip(")")].exp()
+            value = value * factor.reshape(factor.shape + (1,) * (value.dim() - factor.dim()))
+        result[name] = value
+    return result
+
+
+def check(function, spec: str, source: str, tensors: tuple[Tensors, Tensors, Tensors]) -> None:
+    """`function` (inputs, params, start) -> (outputs, final) against the oracle, values and gradients."""
+    for group in tensors:
+        for x in group.values():
+            x.requires_grad_()
+    outputs, final = function(*tensors)
+    expected, expected_final = ORACLES[spec][source](*tensors)
+    assert set(outputs) == set(expected)
+    ours, theirs = {**outputs, **known(final, expected_final)}, {**expected, **expected_final}
+    for name in theirs:
+        compare(ours[name], theirs[name], name)
+    leaves = {f"{kind} {name}": x for kind, group in zip(("input", "param", "state"), tensors, strict=True)
+              for name, x in group.items()}  # fmt: skip
+    weights = {name: torch.randn_like(x) for name, x in theirs.items()}
+    gradients = []
+    for values in (ours, theirs):
+        loss = sum((values[name] * weight.conj()).real.sum() if weight.is_complex() else (values[name] * weight).sum()
+                   for name, weight in weights.items())  # fmt: skip
+        gradients.append(torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
+    for name, mine, other in zip(leaves, *gradients, strict=True):
+        if other is None:
+            assert (spec, name.split()[1]) in NO_GRADIENT, name
+        else:
+            compare(mine, other, f"gradient of {name}")
+
+
+def test_every_spec_has_an_oracle():
+    assert {path.stem for path in SPECS.glob("*.rec")} == set(ORACLES)
+
+
+@pytest.mark.parametrize(("spec", "source"), CASES, ids=[f"{spec}: {source}" for spec, source in CASES])
+def test_the_reference_equals_its_oracle(spec: str, source: str):
+    rec = load(spec)
+    torch.manual_seed(0)
+    check(lambda x, p, s: run(rec, x, p, initial_state=s), spec, source, problem(rec))
+
+
+def test_mamba2_with_groups():
+    """One B and C for all heads, as the layer has it."""
+    rec = load("mamba2")
+    inputs, params, start = problem(rec)
+    inputs["B"], inputs["C"] = inputs["B"][:, :, :1].clone(), inputs["C"][:, :, :1].clone()
+    torch.manual_seed(0)
+    (source,) = ORACLES["mamba2"]
+    check(lambda x, p, s: run(rec, x, p, initial_state=s), "mamba2", source, (inputs, params, start))
