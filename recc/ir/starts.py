@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from recc.ir.evaluate import (
-    ELEMENTWISE,
     Shapes,
     Sizes,
     as_complex,
@@ -20,7 +19,7 @@ from recc.ir.evaluate import (
     fixed_sizes,
     function_of,
 )
-from recc.ir.node import COMPLEX, HEADS, Node, sort_axes
+from recc.ir.node import COMPLEX, HEADS, Node, sort_axes, walk
 from recc.ir.program import Param, Recurrence
 
 
@@ -67,6 +66,7 @@ def starting_state(
     strict: bool = True,
 ) -> dict[str, Tensor]:
     """The states in `given`, and the declared start of the others, as ``[rows, heads, *dims]``."""
+    known = {p.name: canonical(weights[p.name], p.axes, 0)[None] for p in rec.params if p.name in weights}
     states: dict[str, Tensor] = {}
     for state in rec.states:
         if state.name in given:
@@ -75,44 +75,45 @@ def starting_state(
                 raise ValueError(f"initial state `{state.name}` is {list(given[state.name].shape)}, expected {shape}")
             states[state.name] = given[state.name]
         elif state.init is not None:
-            value = _evaluate(state.init, shapes, rec, weights)
-            value = broadcast(state.init.axes, sort_axes(state.axes), shapes, state.dtype)(value)
+            value = broadcast(state.init.axes, sort_axes(state.axes), shapes, state.dtype)(
+                _evaluate(state.init, shapes, known)
+            )
             states[state.name] = declared(value, state.axes, 1).expand(rows, *shapes.shape(state.axes))
         elif strict:
             raise ValueError(f"state `{state.name}` has no declared start: pass it in `initial_state`")
     return states
 
 
-def _evaluate(node: Node, shapes: Shapes, rec: Recurrence, weights: Mapping[str, Tensor]) -> Tensor:
-    """An expression over constants and parameters."""
-    if node.op == "param":
-        axes = next(p.axes for p in rec.params if p.name == node["name"])
-        return canonical(weights[node["name"]], axes, 0)[None]
-    return function_of(node, shapes)(*[_evaluate(arg, shapes, rec, weights) for arg in node.args])
-
-
 def _fresh(param: Param, shapes: Shapes, generator: torch.Generator | None) -> Tensor:
     axes = sort_axes(param.axes)
     shape, kind = shapes.shape(axes), {"dtype": shapes.dtype, "device": shapes.device}
-
-    def value(node: Node) -> Tensor:
-        """``[*axes]`` or something that broadcasts to it; every random draw has the parameter's whole shape."""
-        args = [value(arg) for arg in node.args]
-        if node.op == "uniform":
-            low, high = args
-            return low + (high - low) * torch.rand(shape, generator=generator, **kind)
-        if node.op == "normal":
-            mean, deviation = args
-            return mean + deviation * torch.randn(shape, generator=generator, **kind)
-        if node.op in ELEMENTWISE:
-            return ELEMENTWISE[node.op](*args)
-        return function_of(node, shapes)()[0][tuple(slice(None) if axis in node.axes else None for axis in axes)]
-
-    if param.init is None:
+    if param.init is not None:
+        value = broadcast(param.init.axes, axes, shapes, param.dtype)(_evaluate(param.init, shapes, {}, generator))[0]
+    else:
         first = next((shapes.size(axis) for axis in param.axes if axis != HEADS), 1)
         parts = 2 if param.dtype == COMPLEX else 1
         drawn = torch.randn([parts, *shape], generator=generator, **kind) / math.sqrt(first * parts)
-        result = torch.complex(*drawn) if parts == 2 else drawn[0]
-    else:
-        result = value(param.init).expand(shape)
-    return declared(result, param.axes, 0).clone(memory_format=torch.contiguous_format)
+        value = torch.complex(*drawn) if parts == 2 else drawn[0]
+    return declared(value, param.axes, 0).clone(memory_format=torch.contiguous_format)
+
+
+def _evaluate(
+    root: Node, shapes: Shapes, params: Mapping[str, Tensor], generator: torch.Generator | None = None
+) -> Tensor:
+    """An expression over constants, sizes, random draws and `params`, ``[1, *its axes]`` in canonical order."""
+    values: dict[Node, Tensor] = {}
+    for node in walk(root):
+        args = [values[arg] for arg in node.args]
+        match node.op:
+            case "param":
+                values[node] = params[node["name"]]
+            case "uniform" | "normal":
+                draw = torch.rand if node.op == "uniform" else torch.randn
+                shape = [1, *shapes.shape(node.axes)]
+                drawn = draw(shape, generator=generator, dtype=shapes.dtype, device=shapes.device)
+                pairs = zip(node.args, args, strict=True)  # both may have fewer axes than the draw
+                first, second = (broadcast(a.axes, node.axes, shapes, a.dtype)(x) for a, x in pairs)
+                values[node] = first + drawn * (second - first if node.op == "uniform" else second)
+            case _:
+                values[node] = function_of(node, shapes)(*args)
+    return values[root]

@@ -61,8 +61,25 @@ def sequences(batch: int, time: int, heads: int, K: int = 3, V: int = 2, seed: i
 
 
 def test_every_op_of_the_registry_has_a_meaning():
-    leaves = {"const", "input", "param", "state", "size", "iota", "eye", "tile"}
+    leaves = {"const", "input", "param", "state", "size", "iota", "eye", "tile", "uniform", "normal"}
     assert set(OPS) - leaves - {"dot", "sum", "amax", "rename", "take", "put"} == set(ELEMENTWISE)
+
+
+@pytest.mark.parametrize("op", sorted(ELEMENTWISE))
+def test_ops_compute_what_the_registry_says_for_torch(op: str):
+    """The two texts of an op are written apart; they must mean the same."""
+    entry = OPS[op]
+    low, high = entry.domain
+    arguments = [torch.linspace(low, high, 9, dtype=torch.float64).roll(i) for i in range(entry.arity)]
+    if op == "where":
+        arguments[0] = arguments[0] > 0
+    names = {"torch": torch, "F": torch.nn.functional, "as_complex": torch.complex}
+    names["softplus"] = lambda x: torch.log1p(torch.exp(x))
+    text = entry.torch.format(*(f"x{i}" for i in range(entry.arity)))
+    if op in ("conj", "real", "imag"):
+        arguments[0] = torch.complex(arguments[0], arguments[0] ** 2)
+    theirs = eval(text, names, {f"x{i}": x for i, x in enumerate(arguments)})
+    torch.testing.assert_close(ELEMENTWISE[op](*arguments), theirs, rtol=1e-14, atol=1e-14)
 
 
 def test_a_running_sum_by_hand():
