@@ -1,0 +1,117 @@
+"""Step IR to Plan: what is hoisted, how the states cascade, and what class each component is, with reasons."""
+
+from __future__ import annotations
+
+from recc.analysis import cascade, jacobian, semiring
+from recc.analysis.affine import classify
+from recc.analysis.plan import Component, Nonlinear, Plan, Reason
+from recc.analysis.poly import Algebra, NotAffine
+from recc.analysis.reads import Read, WholeState, rewrite
+from recc.ir.node import Axis, Node, walk
+from recc.ir.ops import ZERO, leaf
+from recc.ir.printer import show
+from recc.ir.program import Recurrence
+
+__all__ = ["analyse", "Plan"]
+
+
+def analyse(rec: Recurrence) -> Plan:
+    """The plan of a recurrence: components in solving order, each classified, and what leaves the loop."""
+    groups = cascade.components(rec)
+    level = cascade.levels(rec, groups)
+    updates: dict[str, Node] = {}
+    components = []
+    for group in groups:
+        own = cascade.own_terms(rec, group)
+        updates |= own
+        components.append(_component(rec, group, own, level[group]))
+    hoisted, sunk = _moved(rec)
+    return Plan(rec, tuple(components), hoisted, sunk, updates)
+
+
+def old_leaf(rec: Recurrence, name: str, when: str = "old") -> Node:
+    state = rec.state(name)
+    return leaf("state", state.axes, state.dtype, state.span, name=name, when=when)
+
+
+def _component(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node], level: int) -> Component:
+    reads = tuple(axis for name in group for axis in _read_axes(rec, name, group))
+    reasons: tuple[Reason, ...] = ()
+    if len(group) == 1:
+        (name,) = group
+        old = old_leaf(rec, name)
+        try:
+            kind = classify(rec, old, updates[name], reads, Algebra([old]))
+            return Component(group, kind, reads, (_affine_reason(rec, name, kind),), level)
+        except NotAffine as error:
+            ring = semiring.match(updates[name], old)
+            if ring is not None:
+                why = Reason(f"{name}[t] is affine in {name}[t-1] over ({ring.kind}, +)", updates[name].span)
+                return Component(group, ring, reads, (why,), level)
+            reason = _nonlinear_reason(error, name)
+    else:
+        reason = _coupled_reason(rec, group, updates)
+    structure = jacobian.structure(rec, updates)
+    return Component(group, Nonlinear(structure, reason), reads, (reason, *reasons), level)
+
+
+def _affine_reason(rec: Recurrence, name: str, kind) -> Reason:
+    text = {
+        "zero": f"{name}[t] does not read {name}[t-1]: it only remembers",
+        "identity": f"{name}[t-1] enters with factor 1",
+        "scalar": f"{name}[t-1] enters with one factor per head, {show(kind.decay, rec.names)}",
+        "diagonal": f"{name}[t-1] enters elementwise, with factor {show(kind.decay, rec.names)}",
+        "diagonal+rank": f"{name}[t-1] enters elementwise, with factor {show(kind.decay, rec.names)}, and through "
+        f"{len(kind.ranks)} contraction{'s' if len(kind.ranks) != 1 else ''} over {kind.mixing}",
+        "dense": f"{name}[t-1] enters through a sum that mixes its elements",
+    }[kind.structure]
+    return Reason(text, rec.updates[name].span)
+
+
+def _nonlinear_reason(error: NotAffine, name: str) -> Reason:
+    return Reason(f"{name}[t-1] enters under something nonlinear: {error.why}", error.node.span)
+
+
+def _coupled_reason(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node]) -> Reason:
+    olds = [old_leaf(rec, name) for name in group]
+    listing = ", ".join(group)
+    for name in group:
+        try:
+            Algebra(olds).expand(updates[name])
+        except NotAffine as error:
+            return Reason(f"{listing} depend on each other, and {name}[t] is not affine in them: {error.why}", error.node.span)
+    return Reason(f"{listing} depend on each other: an affine block of {len(group)} coupled states", updates[group[0]].span)
+
+
+def _read_axes(rec: Recurrence, name: str, group: tuple[str, ...]) -> tuple[Axis | None, ...]:
+    """The axes that the outputs and the later states contract when they read `name`; None where they read it whole."""
+    leaves = [old_leaf(rec, name, when) for when in ("old", "new")]
+    algebra = Algebra(leaves)
+    found: list[Axis | None] = []
+
+    def note(read: Read) -> Node:
+        found.append(read.axis)
+        return ZERO
+
+    readers = [output.value for output in rec.outputs]
+    readers += [update for other, update in rec.updates.items() if other not in group]
+    for reader in readers:
+        try:
+            rewrite(reader, algebra, note)
+        except WholeState:
+            found.append(None)
+    return tuple(dict.fromkeys(found))
+
+
+def _moved(rec: Recurrence) -> tuple[tuple[tuple[str, Node], ...], tuple[tuple[str, Node], ...]]:
+    """What runs in parallel over time before the core (reads no state) and after it (no update reads it)."""
+    core = {node for update in rec.updates.values() for node in walk(update)}
+    named = {node: name for node, name in rec.names.items()} | {o.value: o.name for o in rec.outputs}
+    hoisted, sunk = [], []
+    for node, name in named.items():
+        stateful = any(below.op == "state" for below in walk(node))
+        if not stateful and node.args:
+            hoisted.append((name, node))
+        elif stateful and node not in core and node.op != "state":
+            sunk.append((name, node))
+    return tuple(hoisted), tuple(sunk)

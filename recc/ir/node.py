@@ -11,6 +11,7 @@ subexpressions free and equality an identity test. The span of a node is where i
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +22,9 @@ REAL, COMPLEX, BOOL = "real", "complex", "bool"
 
 # The axes that are not dims of a spec. In the step IR only `heads` occurs; lifting a step over time adds
 # the grid of chunks `@n` and the rows of a chunk `@t` (`@s` where two row axes meet, as in a score).
-GRID, HEADS, ROW, COL = "@n", "heads", "@t", "@s"
-_RANK = {GRID: 0, HEADS: 1, ROW: 2, COL: 3}
+# A leading @ keeps them apart from whatever a spec calls its dims.
+GRID, HEADS, ROW, RANK, COL, RANK2 = "@n", "heads", "@t", "@r", "@s", "@r'"
+_ORDER = {axis: place for place, axis in enumerate((GRID, HEADS, ROW, RANK, COL, RANK2))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,24 @@ class Node:
 
 
 def dim_of(axis: Axis) -> str:
-    """The dim that an axis label belongs to: ``dim_of("K''") == "K"``."""
-    return axis.rstrip("'")
+    """The dim that an axis label belongs to: ``dim_of("K''") == dim_of("K'7") == "K"``."""
+    return axis.partition("'")[0]
 
 
 def axis_key(axis: Axis) -> tuple[int, str]:
-    return (_RANK.get(axis, 9), axis)
+    return (_ORDER.get(axis, len(_ORDER)), axis)
+
+
+_digests: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
+
+
+def digest(node: Node) -> str:
+    """A name for the expression that is the same in every process: a hash of its structure."""
+    for below in walk(node) if node not in _digests else ():
+        if below not in _digests:
+            parts = (below.op, str(below.attrs), below.axes, below.dtype, *(_digests[arg] for arg in below.args))
+            _digests[below] = hashlib.blake2s(repr(parts).encode(), digest_size=12).hexdigest()
+    return _digests[node]
 
 
 def sort_axes(axes: Iterable[Axis]) -> tuple[Axis, ...]:
@@ -93,6 +107,11 @@ def make(
         node = Node(op, args, items, sort_axes(axes), dtype, span)
         _interned[key] = node
     return node
+
+
+def result_dtype(args: Iterable[Node]) -> str:
+    """complex if any argument is, else real."""
+    return COMPLEX if any(arg.dtype == COMPLEX for arg in args) else REAL
 
 
 def walk(*roots: Node) -> Iterator[Node]:

@@ -14,9 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from recc.ir.node import BOOL, COMPLEX, REAL, Axis, Node, Span, make, sort_axes
-
-Grads = "tuple[Node | None, ...]"
+from recc.ir.node import BOOL, COMPLEX, REAL, Axis, Node, Span, make, result_dtype
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def build(op: str, *args: Node, span: Span | None = None, **attrs: Any) -> Node:
     if simpler is not None:
         return simpler
     axes = [axis for arg in args for axis in arg.axes]
-    dtype = entry.dtype or (COMPLEX if any(arg.dtype == COMPLEX for arg in args) else REAL)
+    dtype = entry.dtype or (result_dtype(args))
     return make(op, args, axes, dtype, span)
 
 
@@ -126,8 +124,7 @@ def _dot(a: Node, b: Node, *, over: tuple[Axis, ...], span: Span | None = None) 
         inside_b = tuple(x for x in missing if x in b.axes)
         return _dot(total(a, inside_a), total(b, inside_b), over=here, span=span)
     axes = [axis for axis in a.axes + b.axes if axis not in over]
-    dtype = COMPLEX if COMPLEX in (a.dtype, b.dtype) else REAL
-    return make("dot", (a, b), axes, dtype, span, over=over)
+    return make("dot", (a, b), axes, result_dtype((a, b)), span, over=over)
 
 
 def _sum(a: Node, *, over: tuple[Axis, ...], span: Span | None = None) -> Node:
@@ -317,6 +314,11 @@ _op("put", 1, linear="sum", vjp=lambda y, g: (build("take", g, axis=y["axis"], i
 # after (`new`) this step's update. `size` is a dim's size as a number, `iota` 0, 1, 2 ... along an axis.
 for _name in ("const", "input", "param", "state", "size", "iota", "eye", "tile"):
     _op(_name, 0)
+
+# Random numbers, one for each element along the node's axes: only in the initialiser of a param. `draw` tells
+# apart two draws of one initialiser.
+_op("uniform", 2)
+_op("normal", 2)
 
 
 def broadcast_back(cotangent: Node, arg: Node) -> Node:

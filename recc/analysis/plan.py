@@ -1,0 +1,109 @@
+"""What the analysis finds out about a recurrence: facts, each with the reason for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recc.ir.node import Axis, Node, Span
+from recc.ir.program import Recurrence
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something holds or is refused, in the spec's own names, and where. Errors and `explain` print the same object."""
+
+    text: str
+    span: Span | None = None
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Write:
+    """An outer product added to a memory: key[mixing axis] times value[the other axes].
+
+    value = `const` + sum over r of `of_read[r]` * y_r, with y_r the r-th rank read of the old state.
+    """
+
+    key: Node
+    const: Node
+    of_read: tuple[tuple[int, Node], ...] = ()
+
+
+@dataclass(frozen=True)
+class Affine:
+    """state' = decay * state + sum_r u_r (w_r . state) + writes + bias; see docs/derivation.md.
+
+    decay: elementwise factor; log_decay: its logarithm where the factor is known to be positive, else None.
+    mixing: the axis that the rank terms (or, without those, the reads) contract; None if nothing does.
+    writes hold the keys of both the rank terms' u and of what is added, merged where they share a key.
+    matrix: whether everything added is such a product (then a chunk form exists); else `bias` holds all that is added.
+    """
+
+    structure: str  # zero, identity, scalar, diagonal, diagonal+rank, dense
+    decay: Node
+    log_decay: Node | None
+    mixing: Axis | None = None
+    ranks: tuple[Node, ...] = ()
+    writes: tuple[Write, ...] = ()
+    bias: Node | None = None
+    not_matrix: Reason | None = None
+    time_invariant: bool = False
+
+
+@dataclass(frozen=True)
+class Semiring:
+    """state' = (+)(gain (x) state, bias) over (max, +) or (logsumexp, +)."""
+
+    kind: str  # max, logsumexp
+    gain: Node
+    bias: Node
+
+
+@dataclass(frozen=True)
+class Nonlinear:
+    """jacobian: diagonal, block-k (k states coupled elementwise), head-block-dense or dense."""
+
+    jacobian: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Component:
+    """States that must be solved together: a strongly connected component of the step's dependencies."""
+
+    states: tuple[str, ...]
+    kind: Affine | Semiring | Nonlinear
+    reads: tuple[Axis | None, ...]  # axes that readers contract; None among them: the whole state is read
+    reasons: tuple[Reason, ...] = ()
+    level: int = 0  # how many components must be solved before
+
+    @property
+    def class_name(self) -> str:
+        match self.kind:
+            case Affine():
+                return "affine"
+            case Semiring(kind):
+                return f"semiring ({kind}, +)"
+            case Nonlinear():
+                return "nonlinear"
+
+    @property
+    def structure(self) -> str:
+        match self.kind:
+            case Affine(structure):
+                return structure
+            case Semiring():
+                return "scalar" if not set(self.kind.gain.axes) - {"heads"} else "diagonal"
+            case Nonlinear(jacobian):
+                return jacobian
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The recurrence with its components in the order in which they are solved."""
+
+    recurrence: Recurrence
+    components: tuple[Component, ...]
+    hoisted: tuple[tuple[str, Node], ...]
+    sunk: tuple[tuple[str, Node], ...]
+    updates: dict[str, Node] = field(default_factory=dict)  # in terms of old states of the own component

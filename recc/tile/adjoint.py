@@ -1,0 +1,40 @@
+"""Reverse mode on expressions: cotangents flow from users to arguments by the op registry's rules.
+
+It serves tile programs and step programs alike; the result is again made of nodes of the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from recc.ir.node import BOOL, Node, walk
+from recc.ir.ops import OPS, ZERO, add, broadcast_back, is_zero
+
+
+def cotangents(seeds: Iterable[tuple[Node, Node]], wrt: Iterable[Node]) -> dict[Node, Node]:
+    """d(sum of seed . output)/d(leaf) for each leaf in `wrt`; literal 0 where nothing depends on it.
+
+    seeds: pairs (output, its cotangent). Raises KeyError for an op that has no derivative.
+    """
+    seeds, wrt = list(seeds), list(wrt)
+    roots = [output for output, _ in seeds]
+    order = list(walk(*roots))
+    targets = set(wrt)
+    matters: set[Node] = set()  # nodes that some target flows into
+    for node in order:
+        if node in targets or any(arg in matters for arg in node.args):
+            matters.add(node)
+    flow: dict[Node, Node] = {}
+    for output, seed in seeds:
+        flow[output] = add(flow.get(output, ZERO), broadcast_back(seed, output))
+    for node in reversed(order):
+        if node not in flow or node not in matters or not node.args or is_zero(flow[node]):
+            continue
+        rule = OPS[node.op].vjp
+        if rule is None:
+            raise KeyError(f"op {node.op!r} has no derivative")
+        for arg, cotangent in zip(node.args, rule(node, flow[node]), strict=True):
+            if cotangent is None or arg not in matters or arg.dtype == BOOL or is_zero(cotangent):
+                continue
+            flow[arg] = add(flow.get(arg, ZERO), broadcast_back(cotangent, arg))
+    return {leaf: flow.get(leaf, ZERO) for leaf in wrt}
