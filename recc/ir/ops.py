@@ -99,6 +99,8 @@ def _simplify(op: str, args: tuple[Node, ...]) -> Node | None:
                 return b if is_const(a, 1) else a
             if is_const(a, -1) or is_const(b, -1):
                 return neg(b if is_const(a, -1) else a)
+            if b.op == "ones" and set(b.axes) <= set(a.axes):
+                return a
         case "div", (a, b):
             return a if is_const(b, 1) else const(0) if is_zero(a) else None
         case "neg", (a,):
@@ -155,11 +157,12 @@ def _rename(a: Node, *, mapping: tuple[tuple[Axis, Axis], ...], span: Span | Non
     return make("rename", (a,), axes, a.dtype, span, mapping=tuple(sorted(table.items())))
 
 
-def _take(a: Node, *, axis: Axis, index: int, span: Span | None = None) -> Node:
-    """Element `index` (from 0; negative from the end) along `axis`."""
+def _take(a: Node, *, axis: Axis, index: int, size: Any = None, span: Span | None = None) -> Node:
+    """Element `index` (from 0; negative from the end) along `axis`, of `size` elements (default: the dim's size)."""
     if axis not in a.axes:
         return a
-    return make("take", (a,), [x for x in a.axes if x != axis], a.dtype, span, axis=axis, index=index)
+    size = axis if size is None else size
+    return make("take", (a,), [x for x in a.axes if x != axis], a.dtype, span, axis=axis, index=index, size=size)
 
 
 def _put(a: Node, *, axis: Axis, index: int, size: Any, span: Span | None = None) -> Node:
@@ -307,12 +310,12 @@ _op("dot", 2, linear="each", vjp=_vjp_dot)
 _op("sum", 1, linear="sum", vjp=lambda y, g: (g,))
 _op("amax", 1, vjp=_vjp_amax)
 _op("rename", 1, linear="sum", vjp=_vjp_rename)
-_op("take", 1, linear="sum", vjp=lambda y, g: (build("put", g, axis=y["axis"], index=y["index"], size=y["axis"]),))
-_op("put", 1, linear="sum", vjp=lambda y, g: (build("take", g, axis=y["axis"], index=y["index"]),))
+_op("take", 1, linear="sum", vjp=lambda y, g: (build("put", g, axis=y["axis"], index=y["index"], size=y["size"]),))
+_op("put", 1, linear="sum", vjp=lambda y, g: (build("take", g, axis=y["axis"], index=y["index"], size=y["size"]),))
 
 # Leaves. `input`, `param` and `state` carry the spec's name; `state` also whether it is read before (`old`) or
 # after (`new`) this step's update. `size` is a dim's size as a number, `iota` 0, 1, 2 ... along an axis.
-for _name in ("const", "input", "param", "state", "size", "iota", "eye", "tile"):
+for _name in ("const", "input", "param", "state", "size", "iota", "eye", "tile", "carry", "ones", "position"):
     _op(_name, 0)
 
 # Random numbers, one for each element along the node's axes: only in the initialiser of a param. `draw` tells

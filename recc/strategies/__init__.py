@@ -1,0 +1,96 @@
+"""The strategies, and the choice among them: refuse with a reason, compare costs, lower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recc.analysis.plan import Affine, Component, Plan, Reason
+from recc.ir.node import HEADS, dim_of
+from recc.strategies.chunk import Chunk
+from recc.strategies.lowering import lower
+from recc.strategies.scan import Scan
+from recc.strategies.sequential import Sequential
+from recc.tile.program import TileProgram
+
+STRATEGIES = {strategy.name: strategy for strategy in (Chunk, Scan, Sequential)}
+TYPICAL = 64  # the size assumed for a dim when costs are compared
+
+
+class Refused(Exception):
+    """A strategy was asked for that cannot serve the recurrence; `reason` says why and where."""
+
+    def __init__(self, strategy: str, component: Component, reason: Reason) -> None:
+        super().__init__(reason.text)
+        self.strategy, self.component, self.reason = strategy, component, reason
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The strategy of each component, and for each why the others were not taken."""
+
+    strategies: dict[tuple[str, ...], type]
+    refused: dict[tuple[str, ...], tuple[tuple[str, Reason], ...]]
+    chunk: int
+
+    def name(self, component: Component) -> str:
+        return self.strategies[component.states].name
+
+    @property
+    def parallel(self) -> bool:
+        return self.chunk > 1
+
+
+def choose(plan: Plan, strategy: str | None = None, chunk: int | None = None) -> Choice:
+    """The cheapest strategy for each component, or `strategy` where it was asked for. Raises Refused.
+
+    A component that is too small for the strategy asked for (a delay under `chunk`) keeps its own choice. If one
+    component needs the sequential strategy, the recurrence runs token by token.
+    """
+    chosen, refused = {}, {}
+    for component in plan.components:
+        reasons = {name: s.refuses(component, plan) for name, s in STRATEGIES.items()}
+        open_to = [name for name, reason in reasons.items() if reason is None]
+        chosen[component.states] = STRATEGIES[min(open_to, key=lambda name: _cost(name, component, plan))]
+        refused[component.states] = tuple((name, reason) for name, reason in reasons.items() if reason is not None)
+    if strategy is not None:
+        _force(plan, strategy, chosen, refused)
+    if any(s is Sequential for s in chosen.values()):
+        chosen = dict.fromkeys(chosen, Sequential)
+        return Choice(chosen, refused, 1)
+    return Choice(chosen, refused, chunk or 64)
+
+
+def _force(plan: Plan, strategy: str, chosen: dict, refused: dict) -> None:
+    served = False
+    first: Refused | None = None
+    for component in plan.components:
+        reason = dict(refused[component.states]).get(strategy)
+        if reason is None:
+            chosen[component.states] = STRATEGIES[strategy]
+            served = True
+        elif _is_memory(component) or STRATEGIES[strategy] is Scan:
+            first = first or Refused(strategy, component, reason)
+    if first is not None or (not served and plan.components):
+        component = plan.components[0]
+        raise first or Refused(strategy, component, dict(refused[component.states])[strategy])
+
+
+def _is_memory(component: Component) -> bool:
+    """Whether a component holds more than a helper of another (a stabiliser, a delay)."""
+    return not (isinstance(component.kind, Affine) and component.kind.structure == "zero") and component.class_name in (
+        "affine",
+        "nonlinear",
+    )
+
+
+def _cost(name: str, component: Component, plan: Plan) -> float:
+    state = plan.recurrence.state(component.states[0])
+    sizes = [plan.recurrence.dims.get(dim_of(axis)) or TYPICAL for axis in state.axes if axis != HEADS]
+    whole = 1.0
+    for size in sizes:
+        whole *= size
+    rows = sizes[0] if sizes else 1
+    return STRATEGIES[name].cost(whole, rows, whole / rows, 64)
+
+
+__all__ = ["STRATEGIES", "Choice", "Refused", "TileProgram", "choose", "lower"]

@@ -90,6 +90,19 @@ def _gap(high: Node, low: Node, span: Span | None = None) -> Node:
 _register("gap", 2, _gap, lambda y, g: (mul(g, y), neg(mul(g, y))))
 
 
+def _tail(b: Node, span: Span | None = None) -> Node:
+    """exp(b[end] - b[t]) up to row `end`, 0 after it: what is left of row t when the chunk ends."""
+    return make("tail", (b,), b.axes, REAL, span)
+
+
+def _vjp_tail(y: Node, g: Node) -> tuple:
+    weight = mul(g, y)
+    return (sub(build("put_end", total(weight, (ROW,))), weight),)
+
+
+_register("tail", 1, _tail, _vjp_tail)
+
+
 def _decay(bx: Node, by: Node, *, strict: bool, span: Span | None = None) -> Node:
     """exp(bx[t] - by[s]) for s <= t (s < t when strict), else 0. Scalar decays only: no dims."""
     axes = [axis for b in (bx, by) for axis in b.axes] + [ROW, COL]
@@ -170,7 +183,7 @@ _register(
     "stack",
     -1,
     _stack,
-    lambda y, g: tuple(build("take", g, axis=y["axis"], index=i) for i in range(len(y.args))),
+    lambda y, g: tuple(build("take", g, axis=y["axis"], index=i, size=len(y.args)) for i in range(len(y.args))),
     "sum",
 )
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from recc.ir.node import GRID, ROW, Node, rebuild
-from recc.ir.ops import ZERO, add, is_zero, leaf
+from recc.ir.ops import is_zero, leaf
 from recc.tile.adjoint import cotangents
 from recc.tile.ops import leave
 
@@ -56,7 +56,7 @@ def tile(name: str, axes: Iterable[str], dtype: str, rows: bool) -> Node:
 
 def adjoint(program: TileProgram) -> TileProgram:
     """The backward pass of `program`, derived by reverse mode."""
-    saved = {c.name: leaf("tile", c.old.axes, c.old.dtype, name=_key(c.name)) for c in program.carries}
+    saved = {c.name: leaf("tile", c.old.axes, c.old.dtype, name=state_key(c.name)) for c in program.carries}
     seeds, loads = [], dict(program.loads)
     for name, value in program.stores.items():
         seed = leaf("tile", value.axes, value.dtype, name=f"d_{name}")
@@ -64,7 +64,7 @@ def adjoint(program: TileProgram) -> TileProgram:
         seeds.append((value, seed))
     entering = {}
     for c in program.carries:
-        entering[c.name] = leaf("tile", c.old.axes, c.old.dtype, name=f"d_{_key(c.name)}_out")
+        entering[c.name] = leaf("tile", c.old.axes, c.old.dtype, name=f"d_{state_key(c.name)}_out")
         seeds.append((c.new, entering[c.name]))
     wrt = [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
     grads = cotangents(seeds, wrt)
@@ -73,12 +73,12 @@ def adjoint(program: TileProgram) -> TileProgram:
     new = dict(zip(order, rebuild([_finish(grads[n]) for n in order], olds.get), strict=True))
     top = max((c.level for c in program.carries), default=0)
     carries = tuple(
-        Carry(c.name, entering[c.name], _like(new[c.old], c.old), top - c.level) for c in reversed(program.carries)
+        Carry(c.name, entering[c.name], new[c.old], top - c.level) for c in reversed(program.carries)
     )
     return TileProgram(
         f"{program.name} backward",
         program.chunk,
-        {**loads, **{_key(name): node for name, node in saved.items()}},
+        {**loads, **{state_key(name): node for name, node in saved.items()}},
         program.params,
         carries,
         {f"d_{name}": new[node] for name, node in program.loads.items() if not is_zero(new[node])},
@@ -104,11 +104,6 @@ def _finish(node: Node) -> Node:
     return rebuild([node], rule)[0]
 
 
-def _like(node: Node, old: Node) -> Node:
-    """`node` with the axes of the leaf it becomes: a literal 0 stands for zeros of that shape."""
-    return add(node, ZERO) if not is_zero(node) else ZERO
-
-
-def _key(name: str) -> str:
+def state_key(name: str) -> str:
     """A state's name as an identifier: a delayed value `x[t-2]` becomes `x_2`."""
     return "S_" + name.replace("[t-", "_").replace("]", "") if "[" in name else f"S_{name}"

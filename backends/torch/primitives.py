@@ -1,0 +1,342 @@
+"""The tile operations that torch has no single call for. Generated files carry this text along.
+
+`dim` is a negative axis number; `end` is None when every chunk is full, else the last valid row of each chunk
+[n], int64. Log decays are natural logarithms, cumulative and in float64; what they become has the working dtype.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def softplus(x):
+    """log(1 + exp(x)) without torch's switch to x above a threshold, so that it is smooth in float64 too."""
+    return torch.logaddexp(x, x.new_zeros(()))
+
+
+def as_complex(real, imag):
+    """real + i imag, either of which may be a number."""
+    if not torch.is_tensor(real):
+        real = imag.new_tensor(real)
+    if not torch.is_tensor(imag):
+        imag = real.new_tensor(imag)
+    return torch.complex(*torch.broadcast_tensors(real, imag))
+
+
+def put(x, dim, index, size):
+    """Zeros with a new axis `dim` of `size`, holding x at `index`."""
+    shape = list(x.shape)
+    shape.insert(len(shape) + 1 + dim, size)
+    out = x.new_zeros(shape)
+    out.select(dim, index).copy_(x)
+    return out
+
+
+# --- rows -------------------------------------------------------------------------------------------------
+
+
+def cumsum(x, dim):
+    """Inclusive sums down the rows, in float64: differences of log decays must not lose what is small."""
+    return x.double().cumsum(dim)
+
+
+def rcumsum(x, dim):
+    """Inclusive sums up the rows; the transpose of cumsum."""
+    return x.double().flip(dim).cumsum(dim).flip(dim).to(x.dtype)
+
+
+def _end_index(end, x, dim):
+    shape = list(x.shape)
+    shape[dim] = 1
+    view = [1] * x.dim()
+    view[0] = x.shape[0]
+    return end.view(view).expand(shape)
+
+
+def at_end(x, end, dim):
+    """The last valid row of each chunk."""
+    if end is None:
+        return x.select(dim, -1)
+    return x.gather(dim, _end_index(end, x, dim)).squeeze(dim)
+
+
+def put_end(x, dim, end, rows):
+    """Zeros with x in the last valid row."""
+    if end is None:
+        return put(x, dim, rows - 1, rows)
+    shape = list(x.shape)
+    shape.insert(len(shape) + 1 + dim, rows)
+    out = x.new_zeros(shape)
+    return out.scatter_(dim, _end_index(end, out, dim), x.unsqueeze(dim))
+
+
+def _valid(x, dim, end):
+    view = [1] * x.dim()
+    view[dim] = x.shape[dim]
+    rows = torch.arange(x.shape[dim], device=x.device).view(view)
+    view[dim] = 1
+    view[0] = x.shape[0]
+    return rows <= end.view(view)
+
+
+def until_end(x, dim, end, fill=0.0):
+    """x with the rows after the last valid one filled."""
+    return x if end is None else torch.where(_valid(x, dim, end), x, fill)
+
+
+def shift(x, init, dim):
+    """Rows moved down by one, `init` in front."""
+    init = init.unsqueeze(dim).expand([*x.shape[:dim], 1, *(x.shape[dim:][1:])])
+    return torch.cat([init, x.narrow(dim, 0, x.shape[dim] - 1)], dim)
+
+
+def unshift(x, dim):
+    """Rows moved up by one, zero at the last: the transpose of shift."""
+    zero = torch.zeros_like(x.narrow(dim, 0, 1))
+    return torch.cat([x.narrow(dim, 1, x.shape[dim] - 1), zero], dim)
+
+
+# --- decays and scores --------------------------------------------------------------------------------------
+
+
+def decay_of(exponent, dtype):
+    """exp of a log decay."""
+    return exponent.to(dtype).exp_() if exponent.dtype != dtype else exponent.exp()
+
+
+def tail(b, dim, end, dtype):
+    """exp(b[end] - b[t]) up to the last valid row, 0 after it."""
+    gap = at_end(b, end, dim).unsqueeze(dim) - b
+    return until_end(gap, dim, end, -math.inf).to(dtype).exp_()
+
+
+def triangle(rows, strict, like):
+    """1 where s <= t (s < t when strict), else 0; [t, s]."""
+    return like.new_ones(rows, rows).tril_(-1 if strict else 0)
+
+
+def decay_matrix(bx, by, strict, dtype):
+    """exp(bx[t] - by[s]) where s <= t (s < t when strict), else 0; rows are the last axis of bx and by."""
+    gap = (bx.unsqueeze(-1) - by.unsqueeze(-2)).to(dtype)
+    rows = torch.arange(gap.shape[-1], device=gap.device)
+    late = rows.unsqueeze(-1) < rows if not strict else rows.unsqueeze(-1) <= rows
+    return gap.masked_fill_(late, -math.inf).exp_()
+
+
+# A decay of its own for each channel k does not factor out of a score. It does within a pair of row blocks,
+# measured from the row between them: exp(bx[t] - by[s]) = exp(bx[t] - ref) exp(ref - by[s]) with both exponents <= 0.
+# Halving a chunk again and again meets every pair s < t exactly once, at the level where its two halves part.
+
+
+def _levels(rows):
+    half = 1
+    while half < rows:
+        yield half
+        half *= 2
+
+
+def _halves(x, half):
+    """Rows in blocks of 2 * half, as (lower rows, upper rows): [..., blocks, half, K]."""
+    blocks = x.unflatten(-2, (-1, 2 * half))
+    return blocks[..., :half, :], blocks[..., half:, :]
+
+
+def _sides(bx, by, half, dtype):
+    """The decays of the later rows and of the earlier ones, both measured from the last earlier row."""
+    _, later = _halves(bx, half)
+    earlier, _ = _halves(by, half)
+    ref = earlier[..., -1:, :]
+    return (later - ref).to(dtype).exp_(), (ref - earlier).to(dtype).exp_()
+
+
+def score(x, bx, y, by, strict):
+    """[t, s] = sum_k x[t, k] y[s, k] exp(bx[t, k] - by[s, k]), masked; rows a power of two."""
+    rows, dtype = x.shape[-2], x.dtype
+    lead = torch.broadcast_shapes(x.shape[:-2], bx.shape[:-2], y.shape[:-2])
+    out = x.new_zeros(*lead, rows, rows)
+    for half in _levels(rows):
+        later, earlier = _sides(bx, by, half, dtype)
+        block = (_halves(x, half)[1] * later) @ (_halves(y, half)[0] * earlier).mT
+        _corner(out, half).copy_(block)
+    if not strict:
+        out.diagonal(dim1=-2, dim2=-1).copy_((x * y * decay_of(bx - by, dtype)).sum(-1))
+    return out
+
+
+def _corner(a, half):
+    """The blocks of [t, s] that pair the later with the earlier rows of each 2 * half: a view [..., blocks, half, half]."""
+    rows = a.shape[-1]
+    count, stride = rows // (2 * half), a.stride()
+    shape = [*a.shape[:-2], count, half, half]
+    strides = [*stride[:-2], 2 * half * (stride[-2] + stride[-1]), stride[-2], stride[-1]]
+    return a.as_strided(shape, strides, a.storage_offset() + half * stride[-2])
+
+
+def score_rows(a, bx, y, by, strict):
+    """[t, k] = sum_s a[t, s] y[s, k] exp(bx[t, k] - by[s, k])."""
+    dtype = a.dtype
+    lead = torch.broadcast_shapes(a.shape[:-2], bx.shape[:-2], y.shape[:-2])
+    shape = (*lead, a.shape[-2], y.shape[-1])
+    if strict:
+        out = a.new_zeros(shape)
+    else:
+        out = (a.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * y * decay_of(bx - by, dtype)).expand(shape).contiguous()
+    for half in _levels(a.shape[-1]):
+        later, earlier = _sides(bx, by, half, dtype)
+        _halves(out, half)[1].add_(later * (_corner(a, half) @ (_halves(y, half)[0] * earlier)))
+    return out
+
+
+def score_cols(a, bx, x, by, strict):
+    """[s, k] = sum_t a[t, s] x[t, k] exp(bx[t, k] - by[s, k])."""
+    dtype = a.dtype
+    lead = torch.broadcast_shapes(a.shape[:-2], bx.shape[:-2], x.shape[:-2])
+    shape = (*lead, a.shape[-1], x.shape[-1])
+    if strict:
+        out = a.new_zeros(shape)
+    else:
+        out = (a.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * x * decay_of(bx - by, dtype)).expand(shape).contiguous()
+    for half in _levels(a.shape[-1]):
+        later, earlier = _sides(bx, by, half, dtype)
+        _halves(out, half)[0].add_(earlier * (_corner(a, half).mT @ (_halves(x, half)[1] * later)))
+    return out
+
+
+def unit_inverse(lower, axes):
+    """(I - lower)^-1 of strictly lower triangular matrices [t, s] or, with ranks, [t, r, s, r']."""
+    shape = lower.shape
+    if axes == 4:
+        size = shape[-1] * shape[-2]
+        lower = lower.reshape(*shape[:-4], size, size)
+    size = lower.shape[-1]
+    eye = torch.eye(size, dtype=lower.dtype, device=lower.device)
+    inverse = torch.linalg.solve_triangular(eye - lower, eye.expand_as(lower), upper=False, unitriangular=True)
+    return inverse.reshape(shape)
+
+
+# --- scans ----------------------------------------------------------------------------------------------------
+
+
+def _compose(kind):
+    """(gain of two steps in a row, a gain applied to a value, the sum of two values)"""
+    if kind == "linear":
+        return torch.mul, torch.mul, torch.add
+    return torch.add, torch.add, torch.maximum if kind == "max" else torch.logaddexp
+
+
+def _every(x, start, dim, count=None):
+    """Every second row from `start`."""
+    index = [slice(None)] * x.dim()
+    index[dim] = slice(start, None if count is None else start + 2 * count, 2)
+    return x[tuple(index)]
+
+
+def _prefix(a, x, dim, gains, act, plus):
+    """h[t] = act(a[t], h[t-1]) plus x[t] for all rows by odd-even reduction: depth log T, work linear in T. h[-1] is
+    nothing: row 0 is x[0]."""
+    rows = x.shape[dim]
+    if rows == 1:
+        return x
+    pairs = rows // 2
+    a_odd, x_odd = _every(a, 1, dim, pairs), _every(x, 1, dim, pairs)
+    a_pair = gains(a_odd, _every(a, 0, dim, pairs))
+    x_pair = plus(act(a_odd, _every(x, 0, dim, pairs)), x_odd)
+    odd = _prefix(a_pair, x_pair, dim, gains, act, plus)
+    out = torch.empty_like(x)
+    _every(out, 1, dim).copy_(odd)
+    _every(out, 0, dim, 1).copy_(x.narrow(dim, 0, 1))
+    evens = (rows - 1) // 2
+    if evens:
+        later = plus(act(_every(a, 2, dim, evens), odd.narrow(dim, 0, evens)), _every(x, 2, dim, evens))
+        _every(out, 2, dim, evens).copy_(later)
+    return out
+
+
+def scan(a, x, init, dim, kind):
+    """All rows of h[t] = a[t] h[t-1] + x[t] with h[-1] = init (or the same over max or logsumexp)."""
+    gains, act, plus = _compose(kind)
+    shape = torch.broadcast_shapes(a.shape, x.shape)
+    first = plus(act(a.select(dim, 0), init), x.select(dim, 0))
+    x = x.expand(shape).to(first.dtype, copy=True)
+    x.select(dim, 0).copy_(first)
+    return _prefix(a, x, dim, gains, act, plus)
+
+
+def rscan(a, g, tail, dim, end):
+    """All rows of l[t] = a[t+1] l[t+1] + g[t], and at row `end` l = tail + g. Rows after `end` get what they have in g."""
+    rows = a.shape[dim]
+    value = g if g is not None else put_end(tail, dim, end, rows)
+    if g is not None and tail is not None:
+        value = g + put_end(tail, dim, end, rows)
+    value = value.expand(torch.broadcast_shapes(a.shape, value.shape))
+    gains = unshift(a, dim)  # row t now holds a[t+1]
+    if end is not None:  # nothing flows back over the end of a chunk
+        gains = torch.where(_valid(gains, dim, end - 1), gains, 0.0)
+    return _prefix(gains.flip(dim), value.flip(dim).contiguous(), dim, *_compose("linear")).flip(dim)
+
+
+def span_gain(a, dim, kind, end):
+    """The gain of a whole chunk."""
+    if kind == "linear":
+        return until_end(a, dim, end, 1.0).prod(dim)
+    return until_end(a, dim, end).sum(dim)
+
+
+def _total(a, x, dim, gains, act, plus):
+    """The last row of _prefix, without the others."""
+    while x.shape[dim] > 1:
+        rows = x.shape[dim]
+        pairs = rows // 2
+        a_odd, x_odd = _every(a, 1, dim, pairs), _every(x, 1, dim, pairs)
+        x_pair = plus(act(a_odd, _every(x, 0, dim, pairs)), x_odd)
+        a_pair = gains(a_odd, _every(a, 0, dim, pairs))
+        if rows % 2:
+            x_pair = torch.cat([x_pair, x.narrow(dim, rows - 1, 1)], dim)
+            a_pair = torch.cat([a_pair, a.narrow(dim, rows - 1, 1)], dim)
+        a, x = a_pair, x_pair
+    return x.select(dim, 0)
+
+
+def span_sum(a, x, dim, kind, end):
+    """What a whole chunk leaves of its inputs when nothing enters it."""
+    shape = torch.broadcast_shapes(a.shape, x.shape)
+    a, x = a.expand(shape), x.expand(shape)
+    if end is not None:
+        a = until_end(a, dim, end, 1.0 if kind == "linear" else 0.0)
+        x = until_end(x, dim, end, 0.0 if kind == "linear" else -math.inf)
+    return _total(a, x, dim, *_compose(kind))
+
+
+def span_rsum(a, g, dim, end):
+    """a[0] l[0] of rscan(a, g, None)."""
+    # a[0] (g[0] + a[1] (g[1] + ...)): the forward sum of a[t] g[t], decayed by the gains before it, seen from the back.
+    shape = torch.broadcast_shapes(a.shape, g.shape)
+    a = until_end(a, dim, end, 1.0).expand(shape)
+    g = until_end(g.expand(shape), dim, end)
+    return _total(a.flip(dim), (a * g).flip(dim), dim, *_compose("linear"))
+
+
+# --- the loop over chunks ---------------------------------------------------------------------------------------
+
+
+def leave(state, count, done):
+    """The first `count` sequences' states; those of sequences that have ended are appended to `done`."""
+    if state.shape[0] > count:
+        done.append(state[count:])
+        state = state[:count]
+    return state
+
+
+def arrive(state, ends, count):
+    """`state` with the cotangents of the sequences that end here appended, up to `count` of them."""
+    if state.shape[0] < count:
+        state = torch.cat([state, ends[state.shape[0] : count]])
+    return state
+
+
+def joined(parts, like):
+    """The parts along the first axis; without any, nothing of `like`."""
+    return torch.cat(parts) if parts else like[:0]
+
+

@@ -1,0 +1,329 @@
+"""Expressions of tiles as torch source text: one operand layout (a node's sorted axes), no decisions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
+from recc.ir.ops import OPS, is_zero
+
+# How tightly a text binds: a name or call, a product, a sum, anything else.
+ATOM, UNARY, POWER, PRODUCT, SUM, LOOSE = 0, 1, 1, 2, 3, 4
+_BINDS = {"add": SUM, "sub": SUM, "mul": PRODUCT, "div": PRODUCT, "neg": UNARY, "pow": POWER,
+          "lt": LOOSE, "le": LOOSE, "gt": LOOSE, "ge": LOOSE, "eq": LOOSE, "ne": LOOSE}  # fmt: skip
+_NEED_TENSOR = {"maximum", "minimum", "logaddexp", "complex"}
+_STATIC = {"exp": "math.exp", "log": "math.log", "sqrt": "math.sqrt", "sin": "math.sin", "cos": "math.cos",
+           "tanh": "math.tanh", "abs": "abs", "log1p": "math.log1p", "expm1": "math.expm1", "erf": "math.erf"}  # fmt: skip
+_LETTERS = {GRID: "n", HEADS: "h", ROW: "t", COL: "s"}
+
+
+def is_static(node: Node) -> bool:
+    """Whether a node is a number that is known when the program starts: constants and dim sizes."""
+    return all(below.op in ("const", "size") or (below.args and below.op in OPS) for below in walk(node)) and not node.axes
+
+
+def inlinable(node: Node) -> bool:
+    """Whether a node's text may stand inside its only user's: elementwise ops and relabelling."""
+    return node.op in _BINDS or node.op in ("rename",) or (OPS[node.op].torch != "" and node.op != "stopgrad")
+
+
+class Text:
+    """Prints a node, given the text of what already has a name.
+
+    named(node) returns the variable that holds a node in this place, or None to print it in line.
+    sizes(axis) returns the text of an axis' size.
+    """
+
+    def __init__(self, named: Callable[[Node], str | None], sizes: Callable[[Axis], str]) -> None:
+        self.named, self.sizes = named, sizes
+
+    def __call__(self, node: Node) -> str:
+        return self._print(node)[0]
+
+    def define(self, node: Node) -> str:
+        """The text that computes `node` itself, even where it has a name."""
+        return self._compute(node)[0]
+
+    # --- printing ------------------------------------------------------------------------------------------
+
+    def _print(self, node: Node) -> tuple[str, int]:
+        name = self.named(node)
+        return (name, ATOM) if name is not None else self._compute(node)
+
+    def _compute(self, node: Node) -> tuple[str, int]:
+        if is_static(node):
+            return self._static(node)
+        special = getattr(self, f"_op_{node.op}", None)
+        if special is not None:
+            return special(node), ATOM
+        entry = OPS[node.op]
+        level = _BINDS.get(node.op, ATOM)
+        parts = []
+        for place, arg in enumerate(node.args):
+            if is_static(arg) and node.op in _NEED_TENSOR:
+                parts.append(f"like.new_tensor({self(arg)})")
+                continue
+            text, binds = self._aligned(arg, node.axes)
+            if level and (binds > level or (binds == level and place == 1 and node.op in ("sub", "div", "pow"))):
+                text = f"({text})"
+            elif level == 0 and entry.torch.startswith("{0}.") and binds > ATOM:
+                text = f"({text})"
+            parts.append(text)
+        return entry.torch.format(*parts), level
+
+    def _aligned(self, node: Node, axes: tuple[Axis, ...]) -> tuple[str, int]:
+        """`node` as an operand that broadcasts against `axes`."""
+        text, binds = self._print(node)
+        if is_static(node):
+            return text, binds
+        index = [":" if axis in node.axes else "None" for axis in axes]
+        while index and index[0] == "None":
+            index.pop(0)
+        while index and index[-1] == ":":
+            index.pop()
+        if not index:
+            return text, binds
+        return f"{text if binds == ATOM else f'({text})'}[{', '.join(index)}]", ATOM
+
+    def _atom(self, node: Node) -> str:
+        text, binds = self._print(node)
+        return text if binds == ATOM else f"({text})"
+
+    def _static(self, node: Node) -> tuple[str, int]:
+        if node.op == "const":
+            value = float(node["value"])
+            if math.isinf(value) or math.isnan(value):
+                return f'float("{value}")', ATOM
+            return (repr(value), ATOM) if value >= 0 else (f"({value!r})", ATOM)
+        if node.op == "size":
+            return self.sizes(node["dim"]), ATOM
+        args = [self._static(arg) for arg in node.args]
+        if node.op in _STATIC:
+            return f"{_STATIC[node.op]}({args[0][0]})", ATOM
+        if node.op in ("add", "sub", "mul", "div", "neg", "pow"):
+            return "(" + OPS[node.op].torch.format(*(text for text, _ in args)) + ")", ATOM
+        tensors = (f"torch.tensor({text}, dtype=torch.float64)" for text, _ in args)
+        return f"({OPS[node.op].torch.format(*tensors)}).item()", ATOM
+
+    def _dim(self, node: Node, axis: Axis) -> int:
+        return node.axes.index(axis) - len(node.axes)
+
+    # --- structure -------------------------------------------------------------------------------------------
+
+    def _op_mul(self, node: Node) -> str:
+        a, b = node.args
+        if b.op == "ones":
+            return self._expanded(a, node)
+        if a.op == "ones":
+            return self._expanded(b, node)
+        parts = []
+        for arg in node.args:
+            text, binds = self._aligned(arg, node.axes)
+            parts.append(text if binds <= PRODUCT else f"({text})")
+        return "(" + " * ".join(parts) + ")"
+
+    def _expanded(self, a: Node, node: Node) -> str:
+        if is_static(a):
+            sizes = ", ".join(self.sizes(axis) for axis in node.axes)
+            return f"like.new_full(({sizes},), {self(a)})"
+        text, binds = self._aligned(a, node.axes)
+        sizes = ["-1" if axis in a.axes else self.sizes(axis) for axis in node.axes]
+        return f"{text if binds == ATOM else f'({text})'}.expand({', '.join(sizes)})"
+
+    def _op_ones(self, node: Node) -> str:
+        return f"like.new_ones({', '.join(self.sizes(axis) for axis in node.axes)})"
+
+    def _op_position(self, node: Node) -> str:
+        return f"torch.arange(1, {self.sizes(ROW)} + 1, dtype=torch.float64, device=like.device)"
+
+    def _op_iota(self, node: Node) -> str:
+        return f"torch.arange({self.sizes(node.axes[0])}, dtype=like.dtype, device=like.device)"
+
+    def _op_eye(self, node: Node) -> str:
+        return f"torch.eye({self.sizes(node.axes[0])}, dtype=like.dtype, device=like.device)"
+
+    def _op_rename(self, node: Node) -> str:
+        table = dict(node["mapping"])
+        source = [table.get(axis, axis) for axis in node.args[0].axes]
+        if tuple(source) == node.axes:
+            return self._atom(node.args[0])
+        if len(source) > 1 and (*source[:-2], source[-1], source[-2]) == node.axes:
+            return f"{self._atom(node.args[0])}.mT"
+        return f"{self._atom(node.args[0])}.permute({', '.join(str(source.index(axis)) for axis in node.axes)})"
+
+    def _op_sum(self, node: Node) -> str:
+        return f"{self._atom(node.args[0])}.sum({self._dims(node)})"
+
+    def _op_amax(self, node: Node) -> str:
+        return f"{self._atom(node.args[0])}.amax({self._dims(node)})"
+
+    def _dims(self, node: Node) -> str:
+        dims = [self._dim(node.args[0], axis) for axis in node.args[0].axes if axis in node["over"]]
+        return str(dims[0]) if len(dims) == 1 else str(tuple(dims))
+
+    def _op_take(self, node: Node) -> str:
+        return f"{self._atom(node.args[0])}.select({self._dim(node.args[0], node['axis'])}, {node['index']})"
+
+    def _op_put(self, node: Node) -> str:
+        size = node["size"] if isinstance(node["size"], int) else self.sizes(node["size"])
+        return f"put({self(node.args[0])}, {self._dim(node, node['axis'])}, {node['index']}, {size})"
+
+    def _op_stack(self, node: Node) -> str:
+        inner = tuple(axis for axis in node.axes if axis != node["axis"])
+        parts = [self._aligned(arg, inner)[0] for arg in node.args]
+        return f"torch.stack(torch.broadcast_tensors({', '.join(parts)}), {self._dim(node, node['axis'])})"
+
+    def _op_dot(self, node: Node) -> str:
+        a, b = node.args
+        over = node["over"]
+        batch = tuple(axis for axis in a.axes if axis in b.axes and axis not in over)
+        left = tuple(axis for axis in a.axes if axis not in b.axes)
+        right = tuple(axis for axis in b.axes if axis not in a.axes)
+        if not left and not right:
+            first, second = self._aligned(a, a.axes), self._aligned(b, a.axes)
+            product = " * ".join(text if binds <= PRODUCT else f"({text})" for text, binds in (first, second))
+            dims = [i - len(a.axes) for i, axis in enumerate(a.axes) if axis in over]
+            return f"({product}).sum({dims[0] if len(dims) == 1 else tuple(dims)})"
+        if len(left) == len(right) == len(over) == 1:
+            matrix = self._matmul(a, b, batch, left[0], right[0], over[0], node.axes)
+            if matrix is not None:
+                return matrix
+        letters = self._letters(a.axes + b.axes)
+        spell = ["".join(letters[axis] for axis in axes) for axes in (a.axes, b.axes, node.axes)]
+        return f'torch.einsum("{spell[0]},{spell[1]}->{spell[2]}", {self(a)}, {self(b)})'
+
+    def _matmul(self, a: Node, b: Node, batch: tuple, left: Axis, right: Axis, over: Axis, out: tuple) -> str | None:
+        if out == (*batch, right, left):
+            a, b, left, right = b, a, right, left
+        elif out != (*batch, left, right):
+            return None
+        sides = []
+        for node, order in ((a, (*batch, left, over)), (b, (*batch, over, right))):
+            if node.axes == order:
+                sides.append(self._atom(node))
+            elif node.axes == (*order[:-2], order[-1], order[-2]):
+                sides.append(f"{self._atom(node)}.mT")
+            else:
+                return None
+        return f"({sides[0]} @ {sides[1]})"
+
+    @staticmethod
+    def _letters(axes: tuple[Axis, ...]) -> dict[Axis, str]:
+        chosen: dict[Axis, str] = {}
+        spare = iter("abcdefgijklmopqruvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        for axis in dict.fromkeys(axes):
+            wish = _LETTERS.get(axis) or dim_of(axis)[0].lower()
+            if wish in chosen.values() or wish in _LETTERS.values() and axis not in _LETTERS or not wish.isalpha():
+                wish = next(letter for letter in spare if letter not in chosen.values())
+            chosen[axis] = wish
+        return chosen
+
+    # --- rows ------------------------------------------------------------------------------------------------
+
+    def _on_row(self, function: str, node: Node, dim: int, *more: str) -> str:
+        return f"{function}({', '.join([self(node.args[0]), str(dim), *more])})"
+
+    def _op_cumsum(self, node: Node) -> str:
+        return self._on_row("cumsum", node, self._dim(node, ROW))
+
+    def _op_rcumsum(self, node: Node) -> str:
+        return self._on_row("rcumsum", node, self._dim(node, ROW))
+
+    def _op_end(self, node: Node) -> str:
+        return self._on_row("at_end", node, self._dim(node.args[0], ROW), "end")
+
+    def _op_put_end(self, node: Node) -> str:
+        return self._on_row("put_end", node, self._dim(node, ROW), "end", self.sizes(ROW))
+
+    def _op_first(self, node: Node) -> str:
+        return f"{self._atom(node.args[0])}.select({self._dim(node.args[0], ROW)}, 0)"
+
+    def _op_put_first(self, node: Node) -> str:
+        return f"put({self(node.args[0])}, {self._dim(node, ROW)}, 0, {self.sizes(ROW)})"
+
+    def _op_until_end(self, node: Node) -> str:
+        return self._on_row("until_end", node, self._dim(node, ROW), "end")
+
+    def _op_tail(self, node: Node) -> str:
+        return self._on_row("tail", node, self._dim(node, ROW), "end", "like.dtype")
+
+    def _op_shift(self, node: Node) -> str:
+        inner = tuple(axis for axis in node.axes if axis != ROW)
+        rows = self._whole(node.args[0], node)
+        init = self._aligned(node.args[1], inner)[0]
+        return f"shift({rows}, {init}, {self._dim(node, ROW)})"
+
+    def _op_unshift(self, node: Node) -> str:
+        return self._on_row("unshift", node, self._dim(node, ROW))
+
+    def _whole(self, node: Node, like: Node) -> str:
+        """`node` with every axis of `like`, in case it broadcasts."""
+        return self._aligned(node, like.axes)[0]
+
+    # --- decays, scores, systems, scans ------------------------------------------------------------------------
+
+    def _op_gap(self, node: Node) -> str:
+        high, low = node.args
+        if is_zero(low):
+            return f"decay_of({self(high)}, like.dtype)"
+        return f"decay_of({self._whole(high, node)} - {self._whole(low, node)}, like.dtype)"
+
+    def _op_decay(self, node: Node) -> str:
+        bx, by = node.args
+        if is_zero(bx) and is_zero(by):
+            return f"triangle({self.sizes(ROW)}, {node['strict']}, like)"
+        # heads and grid may be missing on one side; rows are the last axis of both
+        return f"decay_matrix({self(bx)}, {self(by)}, {node['strict']}, like.dtype)"
+
+    def _op_score(self, node: Node) -> str:
+        return self._scored("score", node)
+
+    def _op_score_rows(self, node: Node) -> str:
+        return self._scored("score_rows", node)
+
+    def _op_score_cols(self, node: Node) -> str:
+        return self._scored("score_cols", node)
+
+    def _scored(self, function: str, node: Node) -> str:
+        tile_axes = (GRID, HEADS, ROW, node["over"])
+        first_axes = (GRID, HEADS, ROW, COL) if function != "score" else tile_axes
+        axes = [first_axes, tile_axes, tile_axes, tile_axes]
+        parts = [self._aligned(arg, wish)[0] for arg, wish in zip(node.args, axes, strict=True)]
+        return f"{function}({', '.join(parts)}, {node['strict']})"
+
+    def _op_inverse(self, node: Node) -> str:
+        return f"unit_inverse({self(node.args[0])}, {len([a for a in node.axes if a not in (GRID, HEADS)])})"
+
+    def _op_scan(self, node: Node) -> str:
+        inner = tuple(axis for axis in node.axes if axis != ROW)
+        a, x = (self._whole(arg, node) for arg in node.args[:2])
+        init = self._aligned(node.args[2], inner)[0]
+        return f'scan({a}, {x}, {init}, {self._dim(node, ROW)}, "{node["kind"]}")'
+
+    def _op_rscan(self, node: Node) -> str:
+        inner = tuple(axis for axis in node.axes if axis != ROW)
+        a = self._whole(node.args[0], node)
+        g = "None" if is_zero(node.args[1]) else self._whole(node.args[1], node)
+        tail = "None" if is_zero(node.args[2]) else self._aligned(node.args[2], inner)[0]
+        return f"rscan({a}, {g}, {tail}, {self._dim(node, ROW)}, end)"
+
+    def _op_span_gain(self, node: Node) -> str:
+        return f'span_gain({self(node.args[0])}, {self._dim(node.args[0], ROW)}, "{node["kind"]}", end)'
+
+    def _op_span_sum(self, node: Node) -> str:
+        axes = (*node.axes, ROW)
+        full = tuple(sorted(axes, key=_axis_place))
+        a, x = (self._aligned(arg, full)[0] for arg in node.args)
+        return f'span_sum({a}, {x}, {full.index(ROW) - len(full)}, "{node["kind"]}", end)'
+
+    def _op_span_rsum(self, node: Node) -> str:
+        full = tuple(sorted((*node.axes, ROW), key=_axis_place))
+        a, g = (self._aligned(arg, full)[0] for arg in node.args)
+        return f"span_rsum({a}, {g}, {full.index(ROW) - len(full)}, end)"
+
+
+def _axis_place(axis: Axis) -> tuple[int, str]:
+    from recc.ir.node import axis_key
+
+    return axis_key(axis)

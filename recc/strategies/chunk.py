@@ -1,0 +1,183 @@
+"""The chunk form of an affine matrix memory: matrix products inside a chunk, one state per chunk between them.
+
+With b the inclusive cumulative log decay and y_r[t] = w_r[t] . S[t-1], a chunk that starts from S0 satisfies
+(docs/derivation.md; score is masked, its exponents are never positive)
+
+    (I - L) Y = (w exp b_prev) S0 + score(w, b_prev, key, b) V        L = score(w, b_prev, key, b) c, strictly lower
+    U         = V + c Y                                                what is written under each key
+    read(q)   = (q exp b) S0 + score(q, b, key, b) U
+    S0'       = exp(b_end) S0 + (key exp(b_end - b))^T U
+"""
+
+from __future__ import annotations
+
+from recc.analysis.plan import Affine, Component, Plan, Reason
+from recc.analysis.reads import Read
+from recc.ir.node import COL, GRID, HEADS, RANK, RANK2, ROW, Axis, Node
+from recc.ir.ops import ONE, ZERO, add, build, dot, is_zero, leaf, mul, rename, sub
+from recc.strategies.lowering import Lowering, spread
+
+
+class Chunk:
+    """Matrix products of chunk x chunk and chunk x state; any rank, scalar or per-channel decay."""
+
+    name = "chunk"
+
+    @staticmethod
+    def refuses(component: Component, plan: Plan) -> Reason | None:
+        kind, listing = component.kind, ", ".join(component.states)
+        span = plan.updates[component.states[0]].span
+        if not isinstance(kind, Affine):
+            why = component.reasons[0]
+            return Reason(
+                f"`chunk` needs an update that is affine in the state: {why.text}",
+                why.span,
+                "drop `--strategy`, or use `--strategy sequential`",
+            )
+        if kind.structure == "zero":
+            return Reason(f"{listing} only remembers its last value: there is nothing to accumulate", span)
+        if kind.not_matrix is not None:
+            return Reason(f"`chunk` needs a matrix memory: {listing}: {kind.not_matrix.text}", kind.not_matrix.span or span)
+        if None in component.reads:
+            return Reason(f"`chunk` never forms {listing} itself, and it is read whole, not by a contraction over one axis", span)
+        if set(component.reads) - {kind.mixing}:
+            others = ", ".join(str(axis) for axis in component.reads)
+            return Reason(f"`chunk` serves reads that contract {kind.mixing}; {listing} is read over {others}", span)
+        if kind.log_decay is None:
+            return Reason(
+                f"`chunk` needs a decay with a logarithm, and that of {listing} may be zero or negative",
+                kind.decay.span or span,
+                "write it as exp(g) with `input g <= 0`",
+            )
+        if set(kind.log_decay.axes) - {HEADS, kind.mixing}:
+            return Reason(f"`chunk` needs a decay that depends on {kind.mixing} at most, and that of {listing} has the axes "
+                          f"{' x '.join(kind.log_decay.axes)}", kind.decay.span or span)  # fmt: skip
+        if any(set(c.axes) - {HEADS} for write in kind.writes for _, c in write.of_read):
+            return Reason(f"`chunk` needs rank terms that treat the columns of {listing} alike", span)
+        return None
+
+    @staticmethod
+    def cost(state: float, rows: float, cols: float, chunk: int) -> float:
+        return 2 * state + chunk * (rows + cols)
+
+    @staticmethod
+    def lower(low: Lowering, component: Component) -> None:
+        (name,) = component.states
+        kind = component.kind
+        assert isinstance(kind, Affine) and kind.mixing is not None
+        memory = _Memory(low, name, kind, kind.mixing)
+        low.leave(component, name, memory.leaving)
+        for when in ("old", "new"):
+            low.readers[low.leaf(name, when)] = memory.read
+
+
+class _Memory:
+    """The tiles of one memory within a chunk."""
+
+    def __init__(self, low: Lowering, name: str, kind: Affine, mixing: Axis) -> None:
+        self.low, self.mixing, self.carry = low, mixing, low.carry(name)
+        self.columns = tuple(axis for axis in low.rec.state(name).axes if axis not in (HEADS, mixing))
+        assert kind.log_decay is not None
+        log_decay = low.lift(kind.log_decay)
+        self.channel = mixing in log_decay.axes
+        if is_zero(log_decay):
+            self.b = self.b_before = ZERO
+        elif ROW in log_decay.axes:
+            self.b = build("cumsum", log_decay)
+            self.b_before = sub(self.b, log_decay)
+        else:  # a decay that does not change over time: b[t] = (t + 1) g
+            position = leaf("position", (ROW,))
+            self.b, self.b_before = mul(position, log_decay), mul(sub(position, ONE), log_decay)
+        self.keys = [spread(low.lift(write.key), (ROW, mixing)) for write in kind.writes]
+        self.written = self._solve(kind)
+        self._name(name)
+        self.leaving = self._leave()
+
+    def _name(self, state: str) -> None:
+        for node, name in ((self.b, f"b_{state}"), *((u, f"u_{state}") for u in self.written)):
+            if node.args:
+                self.low.names.setdefault(node, name)
+
+    # --- the pieces of the theorem ----------------------------------------------------------------------
+
+    def score(self, x: Node, bx: Node, key: Node, strict: bool) -> Node:
+        """[ROW, COL]: what row t reads of what row s wrote."""
+        if self.channel:
+            return build("score", x, bx, key, self.b, over=self.mixing, strict=strict)
+        gram = dot(x, rename(key, {ROW: COL}), (self.mixing,))
+        return mul(gram, build("decay", bx, self.b, strict=strict))
+
+    def _solve(self, kind: Affine) -> list[Node]:
+        """U: the value written under each key, rank reads of the old state included."""
+        fixed = [self._columns(self.low.lift(write.const)) for write in kind.writes]
+        if not kind.ranks:
+            return fixed
+        reads = self._rank_reads(kind, fixed)
+        written = []
+        for write, value in zip(kind.writes, fixed, strict=True):
+            for r, scale in write.of_read:
+                value = add(value, mul(self.low.lift(scale), reads[r]))
+            written.append(value)
+        return written
+
+    def _rank_reads(self, kind: Affine, fixed: list[Node]) -> list[Node]:
+        """Y: the rank reads y_r[t] = w_r[t] . S[t-1] of every row, solved against the chunk's start."""
+        ws = [spread(self.low.lift(w), (ROW, self.mixing)) for w in kind.ranks]
+        grid = [[self.score(w, self.b_before, key, True) for key in self.keys] for w in ws]
+        count = len(ws)
+        lower = [[ZERO] * count for _ in ws]
+        inner = [ZERO] * count
+        for r, scores in enumerate(grid):
+            for score, write, value in zip(scores, kind.writes, fixed, strict=True):
+                for other, scale in write.of_read:
+                    coefficient = rename(self.low.lift(scale), {ROW: COL})
+                    lower[r][other] = add(lower[r][other], mul(score, coefficient))
+                if not is_zero(value):
+                    inner[r] = add(inner[r], dot(score, rename(value, {ROW: COL}), (COL,)))
+        outer = [mul(w, build("gap", self.b_before, ZERO)) for w in ws]
+        if count == 1:
+            inverse = build("inverse", lower[0][0])
+            return [self._solved(inverse, outer[0], inner[0], {ROW: COL})]
+        full = [self._full(entry) for row in lower for entry in row]
+        rows = [build("stack", *full[r * count : (r + 1) * count], axis=RANK2) for r in range(count)]
+        inverse = build("inverse", build("stack", *rows, axis=RANK))
+        shared = [self._columns(spread(value, (ROW,))) for value in inner]
+        outer_all, inner_all = build("stack", *outer, axis=RANK), build("stack", *shared, axis=RANK)
+        solved = self._solved(inverse, outer_all, inner_all, {ROW: COL, RANK: RANK2})
+        return [build("take", solved, axis=RANK, index=r, size=count) for r in range(count)]
+
+    def _solved(self, inverse: Node, outer: Node, inner: Node, moved: dict[Axis, Axis]) -> Node:
+        # The state's factor is solved for by itself: the loop over chunks is then one matrix product.
+        over = tuple(moved.values())
+        of_state = dot(inverse, rename(outer, moved), over)
+        own = ZERO if is_zero(inner) else dot(inverse, rename(inner, moved), over)
+        return add(dot(of_state, self.carry, (self.mixing,)), own)
+
+    def _leave(self) -> Node:
+        b = spread(self.b, (GRID,)) if not is_zero(self.b) else ZERO  # each chunk has an end of its own
+        result = self.carry if is_zero(b) else mul(build("gap", build("end", b), ZERO), self.carry)
+        for key, value in zip(self.keys, self.written, strict=True):
+            if is_zero(value):
+                continue
+            kept = build("until_end", spread(key, (GRID,))) if is_zero(b) else mul(key, build("tail", b))
+            result = add(result, dot(kept, spread(value, (ROW,)), (ROW,)))
+        return result
+
+    def read(self, read: Read) -> Node:
+        """query . S on every row, before or after the row's own update."""
+        after = read.state["when"] == "new"
+        b = self.b if after else self.b_before
+        query = spread(self.low.lift(read.query), (ROW, self.mixing))
+        result = dot(mul(query, build("gap", b, ZERO)), self.carry, (self.mixing,))
+        for key, value in zip(self.keys, self.written, strict=True):
+            if not is_zero(value):
+                score = self.score(query, b, key, not after)
+                result = add(result, dot(score, rename(spread(value, (ROW,)), {ROW: COL}), (COL,)))
+        return result
+
+    def _columns(self, value: Node) -> Node:
+        return value if is_zero(value) else spread(value, self.columns)
+
+    def _full(self, entry: Node) -> Node:
+        return spread(entry, (ROW, COL))
+

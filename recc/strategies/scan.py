@@ -1,0 +1,63 @@
+"""An associative scan over the tokens of a chunk, for transitions that act elementwise.
+
+h[t] = a[t] h[t-1] + x[t] with real, signed or complex a, and the same over (max, +) and (logsumexp, +). Products are
+formed as they are, without logarithms, so a factor may be zero or negative. A state that does not read its old value
+is a shift.
+"""
+
+from __future__ import annotations
+
+from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason, Semiring
+from recc.ir.node import GRID, ROW, Node
+from recc.ir.ops import build
+from recc.strategies.lowering import Lowering, spread
+
+
+class Scan:
+    """Work-efficient, depth log T; the trajectory of one chunk exists at a time."""
+
+    name = "scan"
+
+    @staticmethod
+    def refuses(component: Component, plan: Plan) -> Reason | None:
+        kind = component.kind
+        listing = ", ".join(component.states)
+        if isinstance(kind, Nonlinear):
+            return Reason(
+                f"`scan` needs an update that is affine in the state: {kind.reason.text}",
+                kind.reason.span,
+                "drop `--strategy`, or use `--strategy sequential`",
+            )
+        if isinstance(kind, Affine) and kind.structure in ("diagonal+rank", "dense"):
+            return Reason(
+                f"`scan` needs a transition that acts elementwise, and that of {listing} is {kind.structure}",
+                plan.updates[component.states[0]].span,
+                "drop `--strategy`; `recc explain` lists what can run it",
+            )
+        return None
+
+    @staticmethod
+    def cost(state: float, rows: float, cols: float, chunk: int) -> float:
+        return 8 * state
+
+    @staticmethod
+    def lower(low: Lowering, component: Component) -> None:
+        (name,) = component.states
+        carry = low.carry(name)
+        kind = component.kind
+        if isinstance(kind, Affine) and kind.structure == "zero":
+            new = _on_rows(low, name, low.lift(kind.bias))
+        elif isinstance(kind, Affine):
+            gain, bias = low.lift(kind.decay), low.lift(kind.bias)
+            new = build("scan", spread(gain, (GRID, ROW)), _on_rows(low, name, bias), carry, kind="linear")
+        else:
+            assert isinstance(kind, Semiring)
+            gain, bias = low.lift(kind.gain), low.lift(kind.bias)
+            new = build("scan", spread(gain, (GRID, ROW)), _on_rows(low, name, bias), carry, kind=kind.kind)
+        low.table[low.leaf(name, "new")] = new
+        low.table[low.leaf(name)] = build("shift", new, carry)
+        low.leave(component, name, build("end", new))
+
+
+def _on_rows(low: Lowering, name: str, value: Node) -> Node:
+    return spread(value, (GRID, *low.rec.state(name).axes, ROW))
