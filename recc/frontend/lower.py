@@ -1,0 +1,379 @@
+"""Syntax tree to step IR: infers the type of every expression and builds its node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from recc.frontend import ast, messages, types
+from recc.frontend.check import Facts, Ref
+from recc.frontend.diagnostics import Bag
+from recc.frontend.emit import SIGNS, Emit, Refused
+from recc.frontend.prelude import CONSTANTS, FUNCTIONS
+from recc.frontend.scope import Definition, Scope, Symbol, whole
+from recc.frontend.types import Value, axes_of
+from recc.ir.node import BOOL, COMPLEX, HEADS, Node, Span
+from recc.ir.ops import const, leaf
+from recc.ir.program import Domain, Input, Output, Param, Recurrence, State
+
+MAX_WORK = 100_000  # expressions evaluated, with functions and micro-steps unfolded
+MAX_CALLS = 20  # functions inside functions
+
+
+def lower(scope: Scope, facts: Facts, bag: Bag, text: str, path: str) -> Recurrence | None:
+    """The recurrence of `scope`, or None when `bag` holds an error (then all type errors are in it, too)."""
+    return _Lowering(scope, facts, bag).run(text, path)
+
+
+class _Lowering:
+    def __init__(self, scope: Scope, facts: Facts, bag: Bag) -> None:
+        self.scope, self.facts, self.bag = scope, facts, bag
+        self.emit = Emit(bag, scope.dims)
+        self.values: dict[str, Value | None] = {}  # locals and outputs
+        self.micro: dict[tuple[str, int], Value | None] = {}  # by micro-step; 0 is the start
+        self.delays: dict[tuple[str, int], State] = {}
+        self.updates: dict[str, Node] = {}
+        self.names: dict[Node, str] = {}
+        self.work = 0
+        self.calls = 0
+
+    def run(self, text: str, path: str) -> Recurrence | None:
+        scope = self.scope
+        params = [self._param(symbol) for symbol in scope.of_kind("param")]
+        inputs = [
+            Input(s.name, axes_of(s.dims, s.shared), s.dtype, self._domain(s), s.span) for s in scope.of_kind("input")
+        ]
+        states = [self._state(symbol) for symbol in scope.of_kind("state")]
+        self._definitions()
+        outputs = [self._output(symbol) for symbol in scope.outputs]
+        example = self._example()
+        if self.bag.has_errors:
+            return None
+        return Recurrence(
+            name=scope.block.name.text,
+            doc=scope.block.doc,
+            dims=dict(scope.dims),
+            inputs=tuple(inputs),
+            params=tuple(params),
+            states=(*states, *self.delays.values()),
+            outputs=tuple(output for output in outputs if output),
+            updates=self.updates,
+            names=self.names,
+            example=example,
+            text=text,
+            path=path,
+        )
+
+    # --- declarations ---------------------------------------------------------------------------------------
+
+    def _param(self, symbol: Symbol) -> Param:
+        axes = axes_of(symbol.dims, symbol.shared)
+        self.emit.random_axes, self.emit.random_dims, self.emit.draws = axes, symbol.dims, 0
+        init = self._initialiser(symbol) if symbol.declaration.init is not None else self._default(symbol)
+        self.emit.random_axes = None
+        return Param(symbol.name, axes, symbol.dtype, init, self._domain(symbol), symbol.span)
+
+    def _default(self, symbol: Symbol) -> Node | None:
+        """normal(0, 1 / sqrt(size of the first dim))."""
+        e, span = self.emit, symbol.span
+        size = e.size(symbol.dims[0]) if symbol.dims else e.number(1)
+        deviation = e.op("div", e.number(1), e.op("sqrt", size, span=span), span=span) if symbol.dims else e.number(1)
+        draw = lambda: FUNCTIONS["normal"].make(e, [e.number(0), deviation], None, span)  # noqa: E731
+        return (e.op("complex", draw(), draw(), span=span) if symbol.dtype == COMPLEX else draw()).node
+
+    def _state(self, symbol: Symbol) -> State:
+        init = self._initialiser(symbol) if symbol.declaration.init is not None else None
+        return State(symbol.name, axes_of(symbol.dims, symbol.shared), symbol.dtype, init, symbol.span)
+
+    def _initialiser(self, symbol: Symbol) -> Node | None:
+        expr = symbol.declaration.init
+        value = self.value(expr, {}, None)
+        if value is not None and self._fits(symbol, value, expr.span, "its initialiser"):
+            return value.node
+        return None
+
+    def _domain(self, symbol: Symbol) -> Domain:
+        bounds = symbol.declaration.domain
+        if bounds is None:
+            return Domain(unit=symbol.unit)
+        if symbol.dtype == COMPLEX:
+            self.bag.add(messages.domain_of_complex(symbol.name, bounds.span))
+        low, high = self._bound(bounds.low), self._bound(bounds.high)
+        if low is not None and high is not None and low > high:
+            self.bag.add(messages.empty_domain(low, high, bounds.span))
+        return Domain(low, high, symbol.unit)
+
+    def _bound(self, expr: ast.Expr | None) -> float | None:
+        value = None if expr is None else self.value(expr, {}, None)
+        if value is None:
+            return None
+        number = self.emit.numbers.get(value.node)
+        if number is None:
+            self.bag.add(messages.bound_not_constant(expr.span))
+        return number if number is None else float(number)
+
+    def _example(self) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for item in (item for example in self.scope.examples for item in example.items):
+            name, value = item.name.text, whole(item.value) if item.value else None
+            if name not in ("T", HEADS) and name not in self.scope.dims:
+                self.bag.add(messages.unknown_dim(name, ["T", HEADS, *self.scope.dims], item.name.span))
+            elif value is None or (value < 1 and name != "T"):
+                self.bag.add(messages.not_a_size(f"the example's `{name}`", (item.value or item).span))
+            elif name in sizes:
+                self.bag.add(messages.defined_twice(name, item.name.span, item.name.span))
+            else:
+                sizes[name] = value
+        return sizes
+
+    # --- definitions ----------------------------------------------------------------------------------------
+
+    def _definitions(self) -> None:
+        """Values of all locals in the order of computation, then the micro-steps, then the updates of states."""
+        facts = self.facts
+        poisoned = facts.broken | {d.key for d in facts.definitions.values() if d.key not in {o.key for o in facts.order}}
+        for key in poisoned:
+            self.values[key[0]] = None
+        order = [definition for definition in facts.order if definition.key not in poisoned]
+        for definition in order:
+            if definition.part == "local":
+                self.values[definition.name] = self._local(definition, None)
+            elif definition.part == "micro_start":
+                value = self.value(definition.value, {}, None)
+                self.micro[definition.name, 0] = self._update(definition, value)
+        for step in range(1, self.scope.step_count + 1):
+            for definition in order:
+                if definition.micro:
+                    value = self._local(definition, step) if definition.part == "micro_local" else None
+                    if definition.part == "micro_state":
+                        value = self._update(definition, self.value(definition.value, {}, step))
+                    self.micro[definition.name, step] = value
+        for definition in order:
+            value = None
+            if definition.part == "state":
+                value = self._update(definition, self.value(definition.value, {}, None))
+            elif definition.part == "micro_state":
+                value = self.micro.get((definition.name, self.scope.step_count))
+            if value is not None:
+                self.updates[definition.name] = value.node
+
+    def _local(self, definition: Definition, step: int | None) -> Value | None:
+        value = self.value(definition.value, {}, step)
+        symbol = self.scope.symbols[definition.name]
+        if value is not None and symbol.kind == "output" and not self._fits(symbol, value, definition.value.span, "its value"):
+            return None
+        if value is not None and value.node.args:  # a leaf has its own name
+            self.names.setdefault(value.node, definition.name if step is None else f"{definition.name}[{step}]")
+        return value
+
+    def _update(self, definition: Definition, value: Value | None) -> Value | None:
+        symbol = self.scope.symbols[definition.name]
+        if value is None or not self._fits(symbol, value, definition.value.span, "its update"):
+            return None
+        return Value(value.node, symbol.dims, not symbol.shared)
+
+    def _fits(self, symbol: Symbol, value: Value, span: Span, what: str) -> bool:
+        """Whether `value` may stand for `symbol`; reports why not. A number fits every type."""
+        problem = None
+        plain = not value.dims and (value.node in self.emit.numbers or what == "its initialiser")
+        if value.dtype == BOOL:
+            problem = messages.bool_stored(symbol.name, symbol.kind, span)
+        elif value.dtype == COMPLEX and symbol.dtype != COMPLEX and (symbol.dims is not None or symbol.kind != "output"):
+            problem = messages.complex_stored(symbol.name, symbol.kind, what, span)
+        elif symbol.dims is not None and not plain and not self._same(symbol.dims, value.dims, what):
+            problem = messages.type_differs(symbol.name, symbol.kind, symbol.dims, value.dims, what, span, symbol.span)
+        elif value.heads and symbol.shared:
+            problem = messages.heads_into_shared(symbol.name, symbol.kind, what, span, symbol.span)
+        if problem is not None:
+            self.bag.add(problem)
+        return problem is None
+
+    @staticmethod
+    def _same(declared: tuple[str, ...], dims: tuple[str, ...], what: str) -> bool:
+        if what == "its initialiser":  # broadcasts, as every value does
+            return all(declared.count(dim) == dims.count(dim) for dim in dims)
+        return sorted(declared) == sorted(dims)
+
+    def _output(self, symbol: Symbol) -> Output | None:
+        behind = self.scope.symbols[symbol.name]
+        if behind.kind == "state":
+            value = self._state_leaf(behind, "new", behind.span)
+            if symbol.dims is not None and not self._fits(symbol, value, symbol.span, "its value"):
+                return None
+        else:
+            value = self.values.get(symbol.name)
+        if value is None:
+            return None
+        # Without a type the output is what its value is; with one it is per head unless it says `shared`.
+        inferred = symbol.dims is None
+        dims = value.dims if inferred else symbol.dims
+        shared = symbol.shared or (inferred and not value.heads)
+        if symbol.shared and value.heads:
+            self.bag.add(messages.heads_into_shared(symbol.name, "output", "its value", symbol.span, symbol.span))
+        dtype = COMPLEX if symbol.dtype == COMPLEX else value.dtype
+        return Output(symbol.name, axes_of(dims, shared), dtype, value.node, symbol.span)
+
+    # --- expressions ----------------------------------------------------------------------------------------
+
+    def value(self, expr: ast.Expr, args: Mapping[str, Value | None], step: int | None) -> Value | None:
+        """The typed value of `expr`; None when it, or what it reads, has an error that is reported already.
+
+        args: of the function being unfolded; step: the micro-step (from 1) being unrolled.
+        """
+        self.work += 1
+        if self.work > MAX_WORK:
+            if self.work == MAX_WORK + 1:
+                self.bag.add(messages.expands_too_far(MAX_WORK, expr.span))
+            return None
+        try:
+            match expr:
+                case ast.Number():
+                    return self.emit.number(float(expr.text), expr.span)
+                case ast.Name():
+                    return self._read(self.facts.refs.get(id(expr)), args, step)
+                case ast.Index():
+                    ref = self.facts.refs.get(id(expr))
+                    if ref is not None and ref.kind == "take":
+                        return self._take(self.value(expr.base, args, step), step, expr.span)
+                    return self._read(ref, args, step)
+                case ast.Unary():
+                    arg = self.value(expr.arg, args, step)
+                    if arg is None or expr.sign == "+":
+                        return arg
+                    return self.emit.op("neg", arg, span=expr.span)
+                case ast.Binary() | ast.Comparison():
+                    left, right = self.value(expr.left, args, step), self.value(expr.right, args, step)
+                    if left is None or right is None:
+                        return None
+                    if expr.sign == "@":
+                        return self.emit.matmul(left, right, expr.span)
+                    return self.emit.op(SIGNS[expr.sign], left, right, span=expr.span)
+                case ast.Attribute():
+                    return self._attribute(expr, self.value(expr.base, args, step))
+                case ast.Call():
+                    return self._call(expr, args, step)
+                case ast.Tuple():
+                    raise self.emit.refuse(messages.tuple_as_value(expr.span))
+        except Refused:
+            return None
+        raise AssertionError(expr)
+
+    def _attribute(self, expr: ast.Attribute, base: Value | None) -> Value | None:
+        if expr.name.text != "T":
+            raise self.emit.refuse(messages.unknown_attribute(expr.name.text, ("T",), expr.name.span))
+        if base is None:
+            return None
+        self.emit.rank(".T", base, 2, expr.span)
+        return types.transpose(base)
+
+    def _call(self, call: ast.Call, args: Mapping[str, Value | None], step: int | None) -> Value | None:
+        name = call.function.text
+        symbol = self.scope.symbols.get(name)
+        if symbol is not None and symbol.kind == "function":
+            return self._unfold(call, symbol, [self.value(arg, args, step) for arg in call.args])
+        function = FUNCTIONS.get(name)
+        if function is None or (symbol is not None and symbol.kind == "broken"):
+            return None
+        over = None
+        for key, expr in call.keywords:
+            if key.text != "over" or not function.over:
+                raise self.emit.refuse(messages.unknown_keyword(key.text, function.signature, key.span))
+            over = self._dim_names(expr)
+        if not function.low <= len(call.args) <= function.high:
+            raise self.emit.refuse(messages.argument_count(name, function.signature, len(call.args), call.span))
+        if function.takes == "dim":
+            return function.make(self.emit, [], self._dim_names(call.args[0]), call.span)
+        values = [self.value(arg, args, step) for arg in call.args]
+        if None in values:
+            return None
+        return function.make(self.emit, values, over, call.span)
+
+    def _dim_names(self, expr: ast.Expr) -> tuple[str, ...]:
+        items = expr.items if isinstance(expr, ast.Tuple) else (expr,)
+        names = []
+        for item in items:
+            name = item.text if isinstance(item, ast.Name) else None
+            if name is None or (name not in self.scope.dims and name != HEADS):
+                symbol = self.scope.symbols.get(name or "")
+                if symbol is not None and symbol.kind == "broken":
+                    raise Refused
+                raise self.emit.refuse(messages.dim_expected(name, [*self.scope.dims, HEADS], item.span))
+            names.append(name)
+        return tuple(dict.fromkeys(names))
+
+    def _unfold(self, call: ast.Call, symbol: Symbol, values: list[Value | None]) -> Value | None:
+        function = symbol.function
+        if call.keywords:
+            signature = f"{symbol.name}({', '.join(param.text for param in function.params)})"
+            raise self.emit.refuse(messages.unknown_keyword(call.keywords[0][0].text, signature, call.keywords[0][0].span))
+        if len(values) != len(function.params):
+            signature = f"{symbol.name}({', '.join(param.text for param in function.params)})"
+            raise self.emit.refuse(messages.argument_count(symbol.name, signature, len(values), call.span))
+        if self.calls >= MAX_CALLS:
+            raise self.emit.refuse(messages.expands_too_deep(MAX_CALLS, call.span))
+        self.calls += 1
+        try:
+            return self.value(function.body, dict(zip((p.text for p in function.params), values, strict=True)), None)
+        finally:
+            self.calls -= 1
+
+    # --- references -----------------------------------------------------------------------------------------
+
+    def _read(self, ref: Ref | None, args: Mapping[str, Value | None], step: int | None) -> Value | None:
+        if ref is None or ref.kind == "broken":
+            return None
+        symbol = self.scope.symbols.get(ref.name)
+        value: Value | None
+        match ref.kind:
+            case "argument":
+                return args[ref.name]
+            case "constant":
+                return self.emit.number(CONSTANTS[ref.name], ref.span)
+            case "dim":
+                return self.emit.size(ref.name)
+            case "step":
+                return self.emit.number(step, ref.span)
+            case "state":
+                return self._read_state(symbol, ref, step)
+            case "input" | "param":
+                node = leaf(ref.kind, axes_of(symbol.dims, symbol.shared), symbol.dtype, ref.span, name=ref.name)
+                value = Value(node, symbol.dims, not symbol.shared)
+            case _:
+                definition = self.facts.definitions.get((ref.name, False))
+                if definition is not None and definition.part == "micro_local":
+                    return self.micro.get((ref.name, step))
+                value = self.values.get(ref.name)
+        if value is not None and ref.lag:
+            value = self._delayed(ref, value)
+        return self._take(value, step, ref.span) if ref.step == "now" else value
+
+    def _read_state(self, symbol: Symbol, ref: Ref, step: int | None) -> Value | None:
+        if ref.step is None:
+            return self._state_leaf(symbol, "old" if ref.lag else "new", ref.span)
+        at = step - (ref.step == "before")
+        if at == 0 and (symbol.name, True) not in self.facts.definitions:
+            return self._state_leaf(symbol, "old", ref.span)
+        return self.micro.get((symbol.name, at))
+
+    def _state_leaf(self, symbol: Symbol, when: str, span: Span) -> Value:
+        node = leaf("state", axes_of(symbol.dims, symbol.shared), symbol.dtype, span, name=symbol.name, when=when)
+        return Value(node, symbol.dims, not symbol.shared)
+
+    def _delayed(self, ref: Ref, value: Value) -> Value:
+        """The value `ref.lag` steps ago, kept in hidden states: ``x[t-1]`` is fed by x, ``x[t-2]`` by ``x[t-1]``."""
+        axes = axes_of(value.dims, not value.heads)
+        node = value.node
+        for lag in range(1, ref.lag + 1):
+            name = f"{ref.name}[t-{lag}]"
+            if (ref.name, lag) not in self.delays:
+                self.delays[ref.name, lag] = State(name, axes, value.dtype, const(0), ref.span, delay=True)
+                self.updates[name] = node
+            node = leaf("state", axes, value.dtype, ref.span, name=name, when="old")
+        return Value(node, value.dims, value.heads)
+
+    def _take(self, value: Value | None, step: int | None, span: Span) -> Value | None:
+        if value is None or step is None:
+            return None
+        index, dim = self.scope.step
+        if dim not in value.dims:
+            raise self.emit.refuse(messages.no_step_axis(dim, index, value.dims, span))
+        return self.emit.take(value, dim, step - 1)
