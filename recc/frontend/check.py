@@ -159,7 +159,7 @@ class _Reader:
                 self.bag.add(messages.index_of_argument(name, span))
                 return None
             return Ref("argument", name, 0, None, span)
-        if name in CONSTANTS and not items:
+        if name in (*CONSTANTS, HEADS) and not items:
             return Ref("constant", name, 0, None, span)
         if name == HEADS and not items:
             return Ref("dim", name, 0, None, span)

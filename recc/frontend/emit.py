@@ -138,8 +138,7 @@ class Emit:
         return tuple(dims)
 
     def sum(self, value: Value, axes: Sequence[str]) -> Value:
-        heads = Value(leaf("size", (), dim=HEADS))
-        sizes = {axis: (heads if axis == HEADS else self.size(axis.rstrip("'"))).node for axis in axes}
+        sizes = {axis: self.size(axis.rstrip("'")).node for axis in axes}
         return self._reduced(value, axes, types.add_up(value, axes, sizes))
 
     def max(self, value: Value, axes: Sequence[str]) -> Value:

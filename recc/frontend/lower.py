@@ -327,7 +327,7 @@ class _Lowering:
             case "argument":
                 return args[ref.name]
             case "constant":
-                return self.emit.number(CONSTANTS[ref.name], ref.span)
+                return self.emit.size(HEADS) if ref.name == HEADS else self.emit.number(CONSTANTS[ref.name], ref.span)
             case "dim":
                 return self.emit.size(ref.name)
             case "step":

@@ -202,6 +202,8 @@ _function("logmatmulexp(a, b)", 2)(_semiring("logmatmulexp", "logsumexp"))
 
 @_function("eye(dim)", 1, takes="dim")
 def _eye(e: Emit, args: list[Value], over, span: Span) -> Value:
+    if over == (HEADS,):
+        raise e.refuse(messages.dim_expected(HEADS, [dim for dim in e.sizes], span))
     if over[0] == HEADS:
         raise e.refuse(messages.eye_of_heads(span))
     return types.eye(over[0])

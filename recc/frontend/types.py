@@ -115,4 +115,5 @@ def eye(dim: str) -> Value:
 
 
 def iota(dim: str) -> Value:
-    return Value(leaf("iota", (dim,), dim=dim), () if dim == HEADS else (dim,), dim == HEADS)
+    node = leaf("iota", (dim,), dim=dim)
+    return Value(node, (), True) if dim == HEADS else Value(node, (dim,))
