@@ -64,11 +64,16 @@ def fold(x: Tensor) -> Tensor:
 
 
 def decayed(log_decay: Tensor) -> Tensor:
-    """``[batch, time t, time s, ...]``: what remains at t of what was written at s, 0 before that."""
-    total = log_decay.cumsum(1)
-    time = log_decay.shape[1]
-    seen = torch.ones(time, time, dtype=torch.bool).tril().reshape(1, time, time, *[1] * (log_decay.dim() - 2))
-    return (total[:, :, None] - total[:, None]).masked_fill(~seen, -math.inf).exp()
+    """``[batch, time t, time s, ...]``: what remains at t of what was written at s, 0 before that.
+
+    The decays between s and t are added up, not subtracted from each other's totals, so strong ones cost no digits.
+    """
+    time = torch.arange(log_decay.shape[1])
+    t, s, r = time[:, None, None], time[:, None], time
+    between = ((s < r) & (r <= t)).to(log_decay.dtype)
+    total = torch.einsum("tsr,br...->bts...", between, log_decay)
+    seen = (time[:, None] >= time).reshape(1, len(time), len(time), *[1] * (log_decay.dim() - 2))
+    return total.masked_fill(~seen, -math.inf).exp()
 
 
 # --- memories with a decay ----------------------------------------------------------------------------------
@@ -158,7 +163,10 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     n = torch.einsum("btsh,bshk->bthk", weight, x["k"]) + since[..., None] * n0[:, None]
     q = x["q"] / x["q"].shape[-1] ** 0.5
     norm = (q * n).sum(-1, keepdim=True).abs().clamp(min=1)
-    return {"h": torch.einsum("bthk,bthkv->bthv", q, C) / norm}, {"C*exp(m)": C[:, -1], "n*exp(m)": n[:, -1]}
+    reached = x["i"] + log_f.flip(1).cumsum(1).flip(1) - log_f  # each token's exponent at the last one
+    m = torch.maximum(reached.amax(1), s["m"] + log_f.sum(1))
+    final = {"C*exp(m)": C[:, -1], "n*exp(m)": n[:, -1], "m": m}
+    return {"h": torch.einsum("bthk,bthkv->bthv", q, C) / norm}, final
 
 
 # --- memories that erase ------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def _fresh(param: Param, shapes: Shapes, generator: torch.Generator | None) -> T
     else:
         first = next((shapes.size(axis) for axis in param.axes if axis != HEADS), 1)
         parts = 2 if param.dtype == COMPLEX else 1
-        drawn = torch.randn([parts, *shape], generator=generator, **kind) / math.sqrt(first * parts)
+        drawn = torch.randn([parts, *shape], generator=generator, **kind) / math.sqrt(first)
         value = torch.complex(*drawn) if parts == 2 else drawn[0]
     return declared(value, param.axes, 0).clone(memory_format=torch.contiguous_format)
 
