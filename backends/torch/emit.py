@@ -218,7 +218,7 @@ class _Function:
         sliced = self._slices(inside, carries, local)
         for node in inside:
             self._assign(node, local, "        ")
-        leaving = [self._printer(local)(c.new) for c in carries]
+        leaving = [self._leaving(c, local) for c in carries]
         body, self.lines = self.lines, before
         names = [self.variables[c.old] for c in carries]
         backward = self.program.reverse
@@ -249,6 +249,11 @@ class _Function:
             self.variables[carry.old] = name
         if any(re.search(r"\bn\b", line) for line in [*body, *leaving]):
             self.lines.append(f"    n = {names[0]}.shape[0]")
+
+    def _leaving(self, carry: Carry, local: dict[Node, str]) -> str:
+        if is_static(carry.new):  # a cotangent that nothing flows into
+            return f"torch.full_like({self.variables[carry.old]}, {self._printer(local)(carry.new)})"
+        return self._printer(local)(carry.new)
 
     def _slices(self, inside: list[Node], carries: list[Carry], local: dict[Node, str]) -> list[str]:
         """Lines that take this chunk's part of what was computed over all chunks."""

@@ -54,7 +54,7 @@ def _end_index(end, x, dim):
     return end.view(view).expand(shape)
 
 
-def at_end(x, end, dim):
+def at_end(x, dim, end):
     """The last valid row of each chunk."""
     if end is None:
         return x.select(dim, -1)
@@ -107,7 +107,7 @@ def decay_of(exponent, dtype):
 
 def tail(b, dim, end, dtype):
     """exp(b[end] - b[t]) up to the last valid row, 0 after it."""
-    gap = at_end(b, end, dim).unsqueeze(dim) - b
+    gap = at_end(b, dim, end).unsqueeze(dim) - b
     return until_end(gap, dim, end, -math.inf).to(dtype).exp_()
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
-from recc.ir.ops import OPS, is_zero
+from recc.ir.ops import OPS, ZERO, build, is_zero
 
 # How tightly a text binds: a name or call, a product, a sum, anything else.
 ATOM, UNARY, POWER, PRODUCT, SUM, LOOSE = 0, 1, 1, 2, 3, 4
@@ -175,7 +175,7 @@ class Text:
         return f"torch.stack(torch.broadcast_tensors({', '.join(parts)}), {self._dim(node, node['axis'])})"
 
     def _op_dot(self, node: Node) -> str:
-        a, b = node.args
+        a, b = (self._matching(arg, node) for arg in node.args)
         over = node["over"]
         batch = tuple(axis for axis in a.axes if axis in b.axes and axis not in over)
         left = tuple(axis for axis in a.axes if axis not in b.axes)
@@ -192,6 +192,11 @@ class Text:
         letters = self._letters(a.axes + b.axes)
         spell = ["".join(letters[axis] for axis in axes) for axes in (a.axes, b.axes, node.axes)]
         return f'torch.einsum("{spell[0]},{spell[1]}->{spell[2]}", {self(a)}, {self(b)})'
+
+    @staticmethod
+    def _matching(arg: Node, node: Node) -> Node:
+        """torch multiplies matrices of one dtype only."""
+        return arg if arg.dtype == node.dtype else build("complex", arg, ZERO)
 
     def _matmul(self, a: Node, b: Node, batch: tuple, left: Axis, right: Axis, over: Axis, out: tuple) -> str | None:
         if out == (*batch, right, left):

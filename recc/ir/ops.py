@@ -10,7 +10,7 @@ Adding a function to the language is adding an entry.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,6 +185,17 @@ def leaf(op: str, axes: tuple[Axis, ...] = (), dtype: str = REAL, span: Span | N
     return make(op, (), axes, dtype, span, **attrs)
 
 
+def ones(axes: tuple[Axis, ...]) -> Node:
+    """1 along `axes`: a product with it repeats a value."""
+    return leaf("ones", axes)
+
+
+def spread(node: Node, axes: Iterable[Axis]) -> Node:
+    """`node` with all of `axes`: repeated along those that it lacks."""
+    missing = tuple(axis for axis in axes if axis not in node.axes)
+    return mul(node, ones(missing)) if missing else node
+
+
 # Short names for the ops that recc itself writes.
 def add(a: Node, b: Node) -> Node: return build("add", a, b)  # fmt: skip
 def sub(a: Node, b: Node) -> Node: return build("sub", a, b)  # fmt: skip
@@ -307,7 +318,7 @@ _op("imag", 1, vjp=lambda y, g: (build("complex", ZERO, g),), torch="torch.imag(
 _op("complex", 2, vjp=lambda y, g: (build("real", g), build("imag", g)), torch="as_complex({0}, {1})", dtype=COMPLEX, user=True)
 
 _op("dot", 2, linear="each", vjp=_vjp_dot)
-_op("sum", 1, linear="sum", vjp=lambda y, g: (g,))
+_op("sum", 1, linear="sum", vjp=lambda y, g: (spread(g, y["over"]),))
 _op("amax", 1, vjp=_vjp_amax)
 _op("rename", 1, linear="sum", vjp=_vjp_rename)
 _op("take", 1, linear="sum", vjp=lambda y, g: (build("put", g, axis=y["axis"], index=y["index"], size=y["size"]),))

@@ -52,12 +52,27 @@ def choose(plan: Plan, strategy: str | None = None, chunk: int | None = None) ->
         open_to = [name for name, reason in reasons.items() if reason is None]
         chosen[component.states] = STRATEGIES[min(open_to, key=lambda name: _cost(name, component, plan))]
         refused[component.states] = tuple((name, reason) for name, reason in reasons.items() if reason is not None)
+    _share_scores(plan, chosen, refused)
     if strategy is not None:
         _force(plan, strategy, chosen, refused)
     if any(s is Sequential for s in chosen.values()):
         chosen = dict.fromkeys(chosen, Sequential)
         return Choice(chosen, refused, 1)
     return Choice(chosen, refused, chunk or 64)
+
+
+def _share_scores(plan: Plan, chosen: dict, refused: dict) -> None:
+    """A state with the transition of a chunked memory (its normaliser, say) is one more column of it: its scores,
+    decays and systems are there already, and only a column's work is added."""
+
+    def transition(component: Component) -> tuple | None:
+        kind = component.kind
+        return (kind.decay, kind.ranks, kind.mixing) if isinstance(kind, Affine) else None
+
+    memories = {transition(c) for c in plan.components if chosen[c.states] is Chunk}
+    for component in plan.components:
+        if transition(component) in memories and "chunk" not in dict(refused[component.states]):
+            chosen[component.states] = Chunk
 
 
 def _force(plan: Plan, strategy: str, chosen: dict, refused: dict) -> None:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from recc.analysis.plan import Affine, Component, Plan, Reason
 from recc.analysis.reads import Read
 from recc.ir.node import COL, GRID, HEADS, RANK, RANK2, ROW, Axis, Node
-from recc.ir.ops import ONE, ZERO, add, build, dot, is_zero, leaf, mul, rename, sub
-from recc.strategies.lowering import Lowering, spread
+from recc.ir.ops import ONE, ZERO, add, build, dot, is_zero, leaf, mul, rename, spread, sub
+from recc.strategies.lowering import Lowering
 
 
 class Chunk:

@@ -6,13 +6,13 @@ A strategy solves one component: it registers, in a `Lowering`, how the componen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from recc.analysis.plan import Component, Plan
 from recc.analysis.poly import Algebra
 from recc.analysis.reads import Read, rewrite
-from recc.ir.node import GRID, ROW, Axis, Node, dim_of, substitute, walk
-from recc.ir.ops import leaf, mul
+from recc.ir.node import GRID, ROW, Node, substitute, walk
+from recc.ir.ops import leaf, spread
 from recc.tile.program import Carry, TileProgram, state_key, tile
 
 
@@ -69,16 +69,6 @@ class Lowering:
         if any(below in self.readers for below in walk(node)):
             return None
         return substitute([node], self.table)[0]
-
-
-def spread(node: Node, axes: Iterable[Axis]) -> Node:
-    """`node` with all of `axes`: repeated along those that it lacks."""
-    missing = tuple(axis for axis in axes if axis not in node.axes)
-    return mul(node, ones(missing)) if missing else node
-
-
-def ones(axes: tuple[Axis, ...]) -> Node:
-    return leaf("ones", axes, dims=tuple(dim_of(axis) for axis in axes))
 
 
 def lower(plan: Plan, strategies: dict[tuple[str, ...], object], chunk: int) -> TileProgram:

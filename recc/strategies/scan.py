@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason, Semiring
 from recc.ir.node import GRID, ROW, Node
-from recc.ir.ops import build
-from recc.strategies.lowering import Lowering, spread
+from recc.ir.ops import build, spread
+from recc.strategies.lowering import Lowering
 
 
 class Scan:

@@ -1,0 +1,130 @@
+"""A recurrence's torch code: the generated tile functions, and the standalone file around them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import pprint
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from recc.analysis.plan import Plan
+from recc.backends.torch.emit import function, identifier, step_function
+from recc.backends.torch.text import Text, is_static
+from recc.ir.node import sort_axes, substitute
+from recc.ir.ops import leaf, spread
+from recc.ir.program import Recurrence
+from recc.strategies import Choice, Sequential, lower
+from recc.strategies.lowering import Lowering
+from recc.tile.program import TileProgram, adjoint, finish, state_key
+
+SUPPORT = ("primitives", "layout", "op")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """functions: the text of forward_tiles, backward_tiles, step_tiles and initial_tiles. meta: what Op needs beside them."""
+
+    functions: str
+    meta: dict[str, Any]
+
+
+def generate(plan: Plan, choice: Choice) -> Generated:
+    """The tile functions of a plan under a choice of strategies."""
+    rec = plan.recurrence
+    program = lower(plan, choice.strategies, choice.chunk)
+    backward = finish(adjoint(program))
+    lowering = Lowering(plan, 1)
+    for component in plan.components:
+        Sequential.lower(lowering, component)
+    step = lowering.program()
+    order = {c.name: place for place, c in enumerate(program.carries)}
+    step = TileProgram(**{**step.__dict__, "carries": tuple(sorted(step.carries, key=lambda c: order[c.name]))})
+    parts = [
+        function(finish(program), "forward_tiles", f"All chunks of {rec.name}: outputs, states that leave, states that enter."),
+        function(backward, "backward_tiles", f"The backward pass of {rec.name}: cotangents of inputs, params and initial states."),
+        step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
+        _initial(rec, program),
+    ]
+    functions = "\n\n".join(parts)
+    meta = _meta(plan, choice, program, backward)
+    meta["digest"] = hashlib.blake2s((functions + repr(meta)).encode(), digest_size=6).hexdigest()
+    return Generated(functions, meta)
+
+
+def _initial(rec: Recurrence, program: TileProgram) -> str:
+    """`initial_tiles(params...)`: each state's value before the first token; a number, a tensor, or None."""
+    params = {p.name: leaf("param", p.axes, p.dtype, name=p.name) for p in rec.params}
+    names = {node: identifier(name) for name, node in params.items()}
+    sizes = {a: f"{names[n]}.shape[{i}]" for n in params.values() for i, a in enumerate(n.axes)}
+    lines = [f"def initial_tiles({', '.join(names.values())}):", '    """The states before the first token."""']
+    if names:
+        lines.append(f"    like = {next(iter(names.values()))}")
+    values = []
+    for carry in program.carries:
+        state = rec.state(carry.name)
+        if state.init is None:
+            values.append("None")
+        elif is_static(state.init) and state.init.op == "const":
+            values.append(repr(float(state.init["value"])))
+        else:
+            (init,) = substitute([state.init], {})
+            value = spread(init, tuple(a for a in state.axes if a in sizes or a in init.axes))
+            values.append(Text(names.get, lambda a: sizes.get(a, a))(value))
+    lines.append(f"    return ({', '.join(values)},)" if values else "    return ()")
+    return "\n".join(lines) + "\n"
+
+
+def _meta(plan: Plan, choice: Choice, program: TileProgram, backward: TileProgram) -> dict[str, Any]:
+    rec = plan.recurrence
+
+    def item(declared: Any, **more: Any) -> dict[str, Any]:
+        tile = tuple(axis for axis in sort_axes(declared.axes))
+        return {"name": declared.name, "axes": tuple(declared.axes), "tile": tile, "dtype": declared.dtype, **more}
+
+    gradients = [*backward.stores, *backward.sums, *(f"d_{state_key(c.name)}" for c in backward.carries)]
+    return {
+        "name": rec.name,
+        "doc": rec.doc,
+        "chunk": choice.chunk,
+        "strategy": ", ".join(dict.fromkeys(choice.name(c) for c in plan.components)) or "parallel",
+        "dims": dict(rec.dims),
+        "inputs": [item(i, domain=(i.domain.low, i.domain.high, i.domain.unit)) for i in rec.inputs],
+        "params": [item(p) for p in rec.params],
+        "states": [item(rec.state(c.name), key=state_key(c.name)) for c in program.carries],
+        "outputs": [item(o) for o in rec.outputs],
+        "initial": True,
+        "gradients": gradients,
+    }
+
+
+def standalone(generated: Generated, rec: Recurrence) -> str:
+    """One file that imports torch alone: support text, tile functions, and the op under the recurrence's name."""
+    name = identifier(rec.name)
+    head = f'"""{rec.name}, compiled by recc from this spec:\n\n{_quoted(rec.text)}\n"""\n\nimport math\n\nimport torch\nimport torch.nn.functional as F\n'
+    support = [_without_imports(_support_text(part)) for part in SUPPORT]
+    meta = pprint.pformat(generated.meta, width=116, sort_dicts=False)
+    use = f"META = {meta}\n\n{name} = Op(META, forward_tiles, backward_tiles, step_tiles, initial_tiles)\n"
+    return "\n\n".join([head, generated.functions.rstrip(), *support, use])
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.replace("\\", "\\\\").replace('"""', "'''").strip().splitlines())
+
+
+def _support_text(part: str) -> str:
+    return resources.files("recc.backends.torch").joinpath(f"{part}.py").read_text(encoding="utf-8")
+
+
+def _without_imports(text: str) -> str:
+    """A support module's text without its docstring's quotes and imports: the head of the file has those."""
+    tree = ast.parse(text)
+    drop = {n for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) for n in range(node.lineno, node.end_lineno + 1)}
+    doc = tree.body[0]
+    lines = text.splitlines()
+    comment = [f"# {line}".rstrip() for line in ast.get_docstring(tree).splitlines()]
+    body = [line for number, line in enumerate(lines, 1) if number > doc.end_lineno and number not in drop]
+    return "\n".join(["# " + "-" * 100, *comment, "", *"\n".join(body).strip().splitlines()]) + "\n"
+
+
