@@ -44,6 +44,8 @@ class _Function:
         self.levels = sorted({carry.level for carry in program.carries})
         self.stage = self._stages()
         self.users = self._count_users()
+        self.roots = set(program.roots)
+        self.operands = self._loop_operands()  # computed once, before the loop that takes its parts
         self.variables: dict[Node, str] = {}  # what has a name over all chunks
         self.used: set[str] = set()
         self.lines: list[str] = []
@@ -74,6 +76,15 @@ class _Function:
         """What runs inside the loop of a level: it depends on the level's carries and a leaving state depends on it."""
         stage = self.levels.index(level) + 1
         return [node for node in walk(*(c.new for c in carries)) if self.stage[node] == stage and node.args]
+
+    def _loop_operands(self) -> set[Node]:
+        operands: set[Node] = set()
+        for level in self.levels:
+            carries = [c for c in self.program.carries if c.level == level]
+            inside = set(self._loop_nodes(carries, level))
+            operands |= {arg for node in inside for arg in node.args if arg not in inside}
+            operands |= {c.new for c in carries if c.new not in inside}
+        return operands
 
     # --- names ---------------------------------------------------------------------------------------------
 
@@ -154,13 +165,7 @@ class _Function:
 
     def _needed_over_all_chunks(self) -> set[Node]:
         """Nodes that some phase over all chunks computes: for a store or sum, or as an operand of a loop."""
-        roots = [*self.program.stores.values(), *self.program.sums.values()]
-        for level in self.levels:
-            carries = [c for c in self.program.carries if c.level == level]
-            inside = set(self._loop_nodes(carries, level))
-            roots += [arg for node in inside for arg in node.args if arg not in inside]
-            roots += [c.new for c in carries if c.new not in inside]
-        return set(walk(*roots))
+        return set(walk(*self.program.stores.values(), *self.program.sums.values(), *self.operands))
 
     def _order(self, nodes: set[Node]) -> list[Node]:
         return [node for node in walk(*self.program.roots) if node in nodes]
@@ -183,17 +188,14 @@ class _Function:
         printer = self._printer(variables)
         text = printer.define(node)
         cheap = self.users.get(node, 0) <= 1 or node.op == "rename"
-        if cheap and inlinable(node) and len(text) < WIDTH and node not in self.program.names and node not in self.roots:
+        kept = node in self.program.names or node in self.roots or (node in self.operands and variables is self.variables)
+        if cheap and inlinable(node) and len(text) < WIDTH and not kept:
             return
         if variables is self.variables:
             name = self._claim(node, self._wish(node))
         else:
             name = variables[node] = self._local(node)
         self.lines.append(f"{indent}{name} = {_bare(text)}")
-
-    @property
-    def roots(self) -> set[Node]:
-        return set(self.program.roots)
 
     def _local(self, node: Node) -> str:
         wish, count = f"{self._wish(node)}_c", 2

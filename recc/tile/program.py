@@ -64,7 +64,7 @@ def adjoint(program: TileProgram) -> TileProgram:
         seeds.append((value, seed))
     entering = {}
     for c in program.carries:
-        entering[c.name] = leaf("tile", c.old.axes, c.old.dtype, name=f"d_{state_key(c.name)}_out")
+        entering[c.name] = leaf("tile", c.old.axes, c.old.dtype, name=f"d_{state_key(c.name)}")
         seeds.append((c.new, entering[c.name]))
     wrt = [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
     grads = cotangents(seeds, wrt)
