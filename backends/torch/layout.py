@@ -51,6 +51,10 @@ class Layout:
         self.index = (last - row if self.reverse else first + row).to(device)
         self.end = torch.clamp(left - 1, max=self.rows - 1).to(device)
 
+    def segments(self, length):
+        """The places of all sequences in groups of `length`, in order."""
+        return [Segment(self, self.spans[at : at + length]) for at in range(0, len(self.spans), length)]
+
     def tiles(self, x, dims, dtype, fill=True):
         """[batch, time, (heads,) dims] to [n, (heads,) rows, sorted dims]; without rows where a chunk is one token.
 
@@ -110,6 +114,19 @@ class Layout:
             return x.contiguous()
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         return out.index_copy_(0, self.order, x.contiguous())
+
+
+class Segment:
+    """Some successive places of a layout: the spans of their chunks, counted from the segment's first."""
+
+    def __init__(self, layout, spans):
+        self.lo, self.hi = spans[0][0], spans[-1][1]
+        self.spans = [(lo - self.lo, hi - self.lo) for lo, hi in spans]
+        self.end = None if layout.end is None else layout.end[self.lo : self.hi]
+
+    def of(self, tiles):
+        """The segment's part of each tile."""
+        return [x[self.lo : self.hi] for x in tiles]
 
 
 def chunk_bound(batch, time, rows, sequences):

@@ -12,7 +12,7 @@ from typing import Any
 from recc.analysis.plan import Plan
 from recc.backends.torch.emit import function, identifier, step_function
 from recc.backends.torch.text import Text, is_static
-from recc.ir.node import sort_axes, substitute
+from recc.ir.node import GRID, sort_axes, substitute, walk
 from recc.ir.ops import leaf, spread
 from recc.ir.program import Recurrence
 from recc.strategies import Choice, Sequential, lower
@@ -20,6 +20,7 @@ from recc.strategies.lowering import Lowering
 from recc.tile.program import TileProgram, adjoint, finish, state_key
 
 SUPPORT = ("primitives", "layout", "op")
+CHECKPOINT = 32  # tokens between the states that a sequential pass keeps, where states are large
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,22 @@ def _meta(plan: Plan, choice: Choice, program: TileProgram, backward: TileProgra
         "states": [item(rec.state(c.name), key=state_key(c.name)) for c in program.carries],
         "outputs": [item(o) for o in rec.outputs],
         "initial": True,
+        "checkpoint": CHECKPOINT if choice.chunk == 1 and _expands(rec) else 1,
+        "working": _working_tiles(program),
         "gradients": gradients,
     }
+
+
+def _expands(rec: Recurrence) -> bool:
+    """Whether a state has more dims than what is read and written for a token: then states are dear to keep."""
+    widest = max((len(item.axes) for item in (*rec.inputs, *rec.outputs)), default=0)
+    return any(len(state.axes) > widest for state in rec.states)
+
+
+def _working_tiles(program: TileProgram) -> list[tuple[str, ...]]:
+    """The axes of the largest tiles, those that are no part of another's."""
+    every = {tuple(a for a in node.axes if a != GRID) for node in walk(*program.roots) if GRID in node.axes and node.args}
+    return sorted(axes for axes in every if not any(set(axes) < set(other) for other in every))
 
 
 def standalone(generated: Generated, rec: Recurrence) -> str:

@@ -4,9 +4,14 @@ Layout [batch, time, heads, dims]; inputs that are scalar per head are [batch, t
 heads axis. States are float32 (float64 when an input is), outputs have the dtype of the first input.
 """
 
+import math
+
 import torch
 
 from recc.backends.torch.layout import Layout, chunk_bound
+
+# Elements of the largest tile that is worked on at a time: what stays in a CPU's caches, what fills a GPU.
+BUDGET = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 class ArgumentError(ValueError):
@@ -216,19 +221,28 @@ class Op:
         working, layout = _working(inputs), self._layout(inputs, cu_seqlens, reverse)
         tiles = [layout.tiles(x, _places(item), _like(working, item)) for x, item in zip(inputs, self.inputs)]
         fixed = [_order(x, item).to(_like(working, item)) for x, item in zip(params, self.params)]
-        enter = [layout.states(x, _places(item), _like(working, item)) for x, item in zip(states, self.states)]
-        results = self._forward_tiles(layout.spans, layout.end, *tiles, *fixed, *enter)
-        count, carried = len(self.outputs), len(self.states)
+        held = [layout.states(x, _places(item), _like(working, item)) for x, item in zip(states, self.states)]
+        count, carried, every = len(self.outputs), len(self.states), self.meta["checkpoint"]
+        outputs, saved = [[] for _ in self.outputs], [[] for _ in self.states]
+        for segment in layout.segments(self._per_segment(layout, tiles, fixed, held)):
+            results = self._forward_tiles(segment.spans, segment.end, *segment.of(tiles), *fixed, *held)
+            held = results[count : count + carried]
+            for parts, value in zip(outputs, results):
+                parts.append(value)
+            kept = [slice(*span) for span in segment.spans[::every]]
+            for parts, entered in zip(saved, results[count + carried :]):
+                parts.extend([entered] if every == 1 else [entered[span] for span in kept])
+        outputs = [torch.cat(parts) if parts else self._nothing(item, tiles, fixed, held)
+                   for parts, item in zip(outputs, self.outputs)]  # fmt: skip
         first = inputs[0].dtype
-        outputs = [layout.tensor(x, _places(item), _like(first, item)) for x, item in zip(results[:count], self.outputs)]
-        finals = [layout.back(x, _places(item), _like(working, item)) for x, item in zip(results[count:], self.states)]
-        bound = chunk_bound(layout.batch, layout.time, self.rows, None if cu_seqlens is None else cu_seqlens.shape[0] - 1)
-        saved = [_padded(x, bound) for x in results[count + carried :]]
+        outputs = [layout.tensor(x, _places(item), _like(first, item)) for x, item in zip(outputs, self.outputs)]
+        finals = [layout.back(x, _places(item), _like(working, item)) for x, item in zip(held, self.states)]
+        saved = [_padded(parts, x, self._bound(layout, cu_seqlens)) for parts, x in zip(saved, held)]
         return *outputs, *finals, *saved
 
     def _run_backward(self, *arguments):
         *tensors, cu_seqlens, reverse = arguments
-        carried, count = len(self.states), len(self.outputs)
+        carried, count, every = len(self.states), len(self.outputs), self.meta["checkpoint"]
         grads, tensors = tensors[: count + carried], tensors[count + carried :]
         saved, tensors = tensors[:carried], tensors[carried:]
         inputs, params, states = self._split(tensors)
@@ -236,20 +250,65 @@ class Op:
         tiles = [layout.tiles(x, _places(item), _like(working, item)) for x, item in zip(inputs, self.inputs)]
         fixed = [_order(x, item).to(_like(working, item)) for x, item in zip(params, self.params)]
         into = [layout.tiles(x, _places(item), _like(working, item), fill=False) for x, item in zip(grads, self.outputs)]
-        leave = [layout.states(x, _places(item), _like(working, item)) for x, item in zip(grads[count:], self.states)]
-        saved = [x[: layout.n] for x in saved]
-        results = dict(zip(self.meta["gradients"],
-                           self._backward_tiles(layout.spans, layout.end, *tiles, *into, *saved, *fixed, *reversed(leave))))  # fmt: skip
+        held = [layout.states(x, _places(item), _like(working, item)) for x, item in zip(grads[count:], self.states)]
+        names, found = self.meta["gradients"], {}
+        length = self._per_segment(layout, tiles, fixed, held) if every == 1 else every
+        at = sum(hi - lo for lo, hi in layout.spans[::every])
+        for segment in reversed(layout.segments(length)):
+            loads = segment.of(tiles)
+            size = sum(hi - lo for lo, hi in segment.spans[::every])
+            entered = [x[at - size : at] for x in saved]
+            at -= size
+            if every > 1:  # only the segment's first states were kept: the others are run again
+                entered = self._forward_tiles(segment.spans, segment.end, *loads, *fixed, *entered)[count + carried :]
+            results = self._backward_tiles(segment.spans, segment.end, *loads, *segment.of(into), *entered, *fixed, *reversed(held))
+            held = list(results[len(results) - carried :][::-1])
+            for name, value in zip(names, results[: len(results) - carried]):
+                found.setdefault(name, []).append(value)
         out = []
         for x, item in zip(inputs, self.inputs):
-            grad = results.get(f"d_{item['name']}")
-            out.append(torch.zeros_like(x) if grad is None else layout.tensor(grad, _places(item), x.dtype))
+            parts = found.get(f"d_{item['name']}")
+            out.append(layout.tensor(torch.cat(parts[::-1]), _places(item), x.dtype) if parts else torch.zeros_like(x))
         for x, item in zip(params, self.params):
-            grad = results.get(f"d_{item['name']}")
-            out.append(torch.zeros_like(x) if grad is None else _unorder(grad, item, lead=0).to(x.dtype).expand(x.shape).contiguous())
-        for x, item in zip(states, self.states):
-            out.append(layout.back(results[f"d_{item['key']}"], _places(item), x.dtype))
+            parts = found.get(f"d_{item['name']}")
+            out.append(_unorder(sum(parts), item).to(x.dtype).expand(x.shape).contiguous() if parts else torch.zeros_like(x))
+        for x, item, value in zip(states, self.states, held):
+            out.append(layout.back(value, _places(item), x.dtype))
         return tuple(out)
+
+    def _per_segment(self, layout, tiles, params, states):
+        """How many places of a sequence are worked on at a time: as many as keep the largest tile within a budget."""
+        sizes = self._tile_sizes(tiles, params, states)
+        largest = max((math.prod(sizes[_dim(axis)] for axis in axes) for axes in self.meta["working"]), default=1)
+        budget = BUDGET.get(states[0].device.type if states else tiles[0].device.type, BUDGET["cuda"])
+        widest = layout.spans[0][1] if layout.spans else 1
+        every = self.meta["checkpoint"]
+        return max(1, budget // max(1, largest * widest * every)) * every
+
+    def _tile_sizes(self, tiles, params, states):
+        sizes = {"@t": self.rows, "@s": self.rows, "@r": 1, "@r'": 1}
+        row = [] if self.rows == 1 else ["@t"]
+        for x, item in zip(tiles, self.inputs):
+            heads = [axis for axis in item["tile"] if axis == "heads"]
+            sizes |= dict(zip([*heads, *row, *(a for a in item["tile"] if a != "heads")], x.shape[1:]))
+        for x, item in [*zip(params, self.params)]:
+            sizes |= dict(zip(item["tile"], x.shape))
+        for x, item in zip(states, self.states):
+            sizes |= dict(zip(item["tile"], x.shape[1:]))
+        return sizes
+
+    def _bound(self, layout, cu_seqlens):
+        sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        return chunk_bound(layout.batch, layout.time, self.rows * self.meta["checkpoint"], sequences)
+
+    def _nothing(self, item, tiles, params, states):
+        """A tile of no chunk: what an output is when there is no token."""
+        sizes = self._tile_sizes(tiles, params, states)
+        heads = ["heads"] if "heads" in item["tile"] else []
+        row = [] if self.rows == 1 else ["@t"]
+        shape = [sizes[axis] for axis in [*heads, *row, *(a for a in item["tile"] if a != "heads")]]
+        like = tiles[0]
+        return torch.empty(0, *shape, dtype=_like(like.dtype, item), device=like.device)
 
     def _split(self, tensors):
         a, b = len(self.inputs), len(self.inputs) + len(self.params)
@@ -269,7 +328,8 @@ class Op:
         outputs = [first.new_empty(batch, time, *(sizes[a] for a in item["axes"]), dtype=_like(first.dtype, item))
                    for item in self.outputs]  # fmt: skip
         finals = [x.new_empty(x.shape) for x in states]
-        bound = chunk_bound(batch, time, self.rows, None if cu_seqlens is None else cu_seqlens.shape[0] - 1)
+        sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        bound = chunk_bound(batch, time, self.rows * self.meta["checkpoint"], sequences)
         saved = [first.new_empty(bound, *(sizes[a] for a in item["tile"]), dtype=_like(working, item)) for item in self.states]
         return *outputs, *finals, *saved
 
@@ -374,8 +434,10 @@ def _share(x, item, heads, axis):
     return x.repeat_interleave(heads // x.shape[axis], dim=axis)
 
 
-def _padded(x, bound):
-    return x if x.shape[0] == bound else torch.cat([x, x.new_zeros(bound - x.shape[0], *x.shape[1:])])
+def _padded(parts, like, bound):
+    """`parts` one after the other, with zeros up to `bound` entries."""
+    missing = bound - sum(part.shape[0] for part in parts)
+    return torch.cat([*parts, like.new_zeros(missing, *like.shape[1:])]) if missing or len(parts) != 1 else parts[0]
 
 
 def _check_offsets(cu_seqlens, batch, time):
