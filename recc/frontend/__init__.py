@@ -1,10 +1,16 @@
-"""The front end: the text of a .rec file to recurrences in the step IR, or to diagnostics."""
+"""The front end: the text of a .rec file to recurrences in the step IR, or to diagnostics.
+
+Each stage is one function over a whole block: `parse` (text to tree), `declare` (names), `check` (references, time,
+causality), `lower` (shapes, dtypes, nodes). No stage stops at an error, so that all of a file come out at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from recc.frontend.diagnostics import Bag, Diagnostic, SpecError
+from recc.frontend.messages import naming, shapes
+from recc.ir.node import Span
 from recc.ir.program import Recurrence
 
 __all__ = ["Diagnostic", "SpecError", "check_text", "parse_text"]
@@ -17,7 +23,7 @@ def parse_text(text: str, path: str = "<spec>", dims: Mapping[str, int] | None =
 
     Raises SpecError with all diagnostics when the spec has any error.
     """
-    found, bag = _compile(text, path, dims)
+    found, bag = _compile(text, path, dims or {})
     if bag.has_errors:
         raise SpecError(bag.sorted(), text)
     return found
@@ -25,25 +31,33 @@ def parse_text(text: str, path: str = "<spec>", dims: Mapping[str, int] | None =
 
 def check_text(text: str, path: str = "<spec>", dims: Mapping[str, int] | None = None) -> list[Diagnostic]:
     """All diagnostics of a spec, warnings too, in the order of the text."""
-    return _compile(text, path, dims)[1].sorted()
+    return _compile(text, path, dims or {})[1].sorted()
 
 
-def _compile(text: str, path: str, dims: Mapping[str, int] | None) -> tuple[list[Recurrence], Bag]:
+def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurrence], Bag]:
     # Imported here: who only wants the diagnostics' classes need not wait for the parser.
-    from recc.frontend import messages
     from recc.frontend.check import check
     from recc.frontend.lower import lower
     from recc.frontend.parse import parse
-    from recc.frontend.scope import declare
+    from recc.frontend.scope import MAX_SIZE, declare
 
     bag = Bag(path)
-    found, first = [], {}
+    found: list[Recurrence] = []
+    first: dict[str, Span] = {}
+    known: dict[str, None] = {}
     for block in parse(text, bag):
-        if block.name.text in first:
-            bag.add(messages.defined_twice(block.name.text, block.name.span, first[block.name.text]))
-        first.setdefault(block.name.text, block.name.span)
-        scope = declare(block, bag, dims or {})
+        name = block.name
+        if name.text in first:
+            bag.add(naming.defined_twice(name.text, name.span, first[name.text]))
+        first.setdefault(name.text, name.span)
+        scope = declare(block, bag, dims)
+        known |= dict.fromkeys(scope.dims)
         recurrence = lower(scope, check(scope, bag), bag, text, path)
         if recurrence is not None:
             found.append(recurrence)
+    for dim, size in dims.items():
+        if first and dim not in known:
+            bag.add(naming.no_such_dim(dim, list(known)))
+        elif type(size) is not int or not 1 <= size <= MAX_SIZE:
+            bag.add(shapes.not_a_size(f"the size given for dim `{dim}`", 1, MAX_SIZE, None))
     return found, bag

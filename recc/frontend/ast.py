@@ -58,6 +58,7 @@ class Comparison:
     left: Expr
     right: Expr
     span: Span
+    sign_span: Span
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from recc.frontend import ast, messages
+from recc.frontend import ast
 from recc.frontend.diagnostics import Bag
+from recc.frontend.messages import naming, shapes, syntax, timing
 from recc.frontend.prelude import CONSTANTS, FUNCTIONS
 from recc.frontend.scope import Definition, Scope, Symbol, step_offset, time_offset
 from recc.ir.node import HEADS, Span
@@ -73,7 +74,7 @@ class _Reader:
         order, cycles = topological(functions, lambda name: [call.text for call in calls[name]])
         for cycle in cycles:
             first = functions[cycle[0]]
-            self.bag.add(messages.function_calls_itself(cycle, first.name.span))
+            self.bag.add(naming.function_calls_itself(cycle, first.name.span))
             for name in cycle:
                 self.scope.symbols[name].kind = "broken"
         for name in order:
@@ -116,14 +117,14 @@ class _Reader:
         for ref in self.expression(root, micro=False):
             allowed = ref.kind in ("dim", "constant") or (ref.kind == "param" and symbol.kind == "state")
             if not allowed and ref.kind != "broken":
-                self.bag.add(messages.initialiser_reads(symbol.name, symbol.kind, ref.name, ref.kind, ref.span))
+                self.bag.add(naming.initialiser_reads(symbol.name, symbol.kind, ref.name, ref.kind, ref.span))
 
     def bounds(self, domain: ast.Bounds) -> None:
         """Resolves the bounds of a domain: they are numbers."""
         for bound in (domain.low, domain.high):
             for ref in self.expression(bound, micro=False) if bound is not None else ():
                 if ref.kind not in ("dim", "constant", "broken"):
-                    self.bag.add(messages.bound_not_constant(bound.span))
+                    self.bag.add(shapes.bound_not_constant(bound.span))
 
     def _call(self, call: ast.Call, found: list[Ref]) -> None:
         name = call.function.text
@@ -133,7 +134,7 @@ class _Reader:
             found += [Ref(ref.kind, ref.name, ref.lag, ref.step, call.span) for ref in self.inside.get(name, ())]
         elif name not in FUNCTIONS:
             known = [*FUNCTIONS, *(other.name for other in self.scope.of_kind("function"))]
-            self.bag.add(messages.unknown_function(name, symbol and symbol.kind, known, call.function.span))
+            self.bag.add(naming.unknown_function(name, symbol and symbol.kind, known, call.function.span))
 
     def _dims(self, expr: ast.Expr) -> None:
         """Marks the dims that `over=` names; whether they fit is a matter of shapes."""
@@ -145,24 +146,25 @@ class _Reader:
         index = self.scope.step[0] if self.scope.step else None
         if len(expr.items) == 1 and index and step_offset(expr.items[0], index) == "now":
             if not micro:
-                self.bag.add(messages.step_outside(index, expr.items[0].span))
+                self.bag.add(timing.step_outside(index, expr.items[0].span))
                 return
             self.facts.refs[id(expr)] = Ref("take", "", 0, "now", expr.span)
         else:
-            self.bag.add(messages.index_of_expression(expr.span))
+            self.bag.add(syntax.index_of_expression(expr.span))
 
-    def _reference(
-        self, name: str, items: tuple[ast.Expr, ...], span: Span, micro: bool, args: set[str]
-    ) -> Ref | None:
+    def _reference(self, name: str, items: tuple[ast.Expr, ...], span: Span, micro: bool, args: set[str]) -> Ref | None:
         if name in args:
             if items:
-                self.bag.add(messages.index_of_argument(name, span))
+                self.bag.add(syntax.index_of_argument(name, span))
                 return None
             return Ref("argument", name, 0, None, span)
-        if name in (*CONSTANTS, HEADS) and not items:
+        if name in CONSTANTS and not items:
             return Ref("constant", name, 0, None, span)
         if name == HEADS and not items:
             return Ref("dim", name, 0, None, span)
+        if name in (*CONSTANTS, HEADS):
+            self.bag.add(timing.time_of_constant(name, "constant" if name in CONSTANTS else "dim", span))
+            return None
         symbol = self.scope.symbols.get(name)
         if symbol is None:
             self._unknown(name, span, args)
@@ -171,7 +173,7 @@ class _Reader:
         if symbol.kind == "broken":
             return Ref("broken", name, 0, None, span)
         if symbol.kind == "function":
-            self.bag.add(messages.wrong_kind(name, "is a function: call it", span, symbol.span))
+            self.bag.add(naming.function_as_value(name, span))
             return None
         time, step, good = self._indices(symbol, items, span)
         if not good:
@@ -180,11 +182,11 @@ class _Reader:
 
     def _unknown(self, name: str, span: Span, args: set[str]) -> None:
         if name == "t":
-            self.bag.add(messages.time_as_value(span))
+            self.bag.add(naming.time_as_value(span))
         elif name in FUNCTIONS:
-            self.bag.add(messages.function_as_value(name, span))
+            self.bag.add(naming.function_as_value(name, span))
         else:
-            self.bag.add(messages.unknown_name(name, [*self.scope.symbols, *args, *CONSTANTS], span))
+            self.bag.add(naming.unknown_name(name, [*self.scope.symbols, *args, *CONSTANTS], span))
 
     def _indices(self, symbol: Symbol, items: tuple[ast.Expr, ...], span: Span) -> tuple[int | None, str | None, bool]:
         """The time and the micro-step that `items` name, and whether they name any such thing."""
@@ -196,7 +198,7 @@ class _Reader:
             return time, None, True
         step = step_offset(rest[0], index) if index and len(rest) == 1 else None
         if step is None:
-            self.bag.add(messages.bad_index(symbol.name, symbol.kind, index, rest[0].span))
+            self.bag.add(timing.bad_index(symbol.name, symbol.kind, index, rest[0].span))
             return None, None, False
         return time, step, True
 
@@ -205,25 +207,25 @@ class _Reader:
         index = self.scope.step[0] if self.scope.step else ""
         problem = None
         if time is not None and time > 0:
-            problem = messages.future(name, time, kind, span)
+            problem = timing.future(name, time, kind, span)
         elif kind in ("dim", "param", "step") and time is not None:
-            problem = messages.time_of_constant(name, kind, span)
+            problem = timing.time_of_constant(name, kind, span)
         elif kind == "step" and not micro:
-            problem = messages.step_outside(name, span)
+            problem = timing.step_outside(name, span)
         elif step is not None and not micro:
-            problem = messages.step_outside(index, span)
+            problem = timing.step_outside(index, span)
         elif kind in ("dim", "step") and step is not None:
-            problem = messages.time_of_constant(name, kind, span)
+            problem = timing.time_of_constant(name, kind, span)
         elif kind == "state":
             problem = self._state_problem(symbol, time, step, span)
         elif time is not None and -time > MAX_DELAY:
-            problem = messages.delay_too_long(name, -time, MAX_DELAY, span)
+            problem = timing.delay_too_long(name, -time, MAX_DELAY, span)
         else:
             own = self.facts.definitions.get((name, False))
             if own is not None and own.part == "micro_local" and (time not in (None, 0) or step != "now"):
-                problem = messages.micro_local_read(name, index, micro, span)
+                problem = timing.micro_local_read(name, index, micro, span)
             elif step in ("before", "start"):
-                problem = messages.step_of_value(name, index, span)
+                problem = timing.step_of_value(name, index, span)
         if problem is not None:
             add(problem)
             return None
@@ -232,14 +234,14 @@ class _Reader:
     def _state_problem(self, symbol: Symbol, time: int | None, step: str | None, span: Span):
         name = symbol.name
         if time is None:
-            return messages.bare_state(name, span)
+            return timing.bare_state(name, span)
         if time < -1:
-            return messages.state_too_far_back(name, -time, span)
+            return timing.state_too_far_back(name, -time, span)
         if step is not None:
             own = self.facts.definitions.get((name, False))
             if own is None or own.part != "micro_state" or time != 0 or step == "start":
                 index = self.scope.step[0] if self.scope.step else "r"
-                return messages.step_of_state(name, index, own is not None and own.part == "micro_state", span)
+                return timing.step_of_state(name, index, own is not None and own.part == "micro_state", span)
         return None
 
 
@@ -285,7 +287,9 @@ def _order(scope: Scope, facts: Facts, reads: dict[Key, list[Ref]], bag: Bag) ->
 
     def now(key: Key) -> list[Key]:
         # S[t] inside a step needs the whole update; S[t,r-1] and S[t-1] are there already.
-        here = [(ref.name, False) for ref in reads[key] if ref.lag == 0 and ref.step != "before"]
+        here = [
+            (ref.name, False) for ref in reads[key] if ref.lag == 0 and ref.step != "before" and ref.kind != "broken"
+        ]
         if known[key].part == "micro_state" and (known[key].name, True) in known:
             here.append((known[key].name, True))
         return [other for other in here if other in known]
@@ -296,13 +300,14 @@ def _order(scope: Scope, facts: Facts, reads: dict[Key, list[Ref]], bag: Bag) ->
 
     _, cycles = topological(known, now)
     for cycle in cycles:
-        bag.add(_cycle_message(scope, facts, reads, cycle))
-        facts.broken |= set(cycle)
+        if not facts.broken & set(cycle):
+            bag.add(_cycle_message(scope, facts, reads, cycle))
+            facts.broken |= set(cycle)
     order, loops = topological(known, ever)
     for loop in loops:
         if not facts.broken & set(loop):
             ref = next(r for r in reads[loop[0]] if (r.name, False) == loop[1 % len(loop)])
-            bag.add(messages.own_past(loop[0][0], ref.span))
+            bag.add(timing.own_past(loop[0][0], ref.span))
             facts.broken |= set(loop)
     facts.order = [known[key] for key in order]
     _past_of_states(scope, facts, reads, ever, bag)
@@ -320,7 +325,7 @@ def _past_of_states(scope: Scope, facts: Facts, reads: dict[Key, list[Ref]], edg
         for ref in refs:
             if ref.lag > 0 and ref.kind in ("local", "output") and (ref.name, False) in stateful:
                 if not facts.broken & {key, (ref.name, False)}:
-                    bag.add(messages.past_of_stateful(ref.name, ref.lag, stateful[ref.name, False], ref.span))
+                    bag.add(timing.past_of_stateful(ref.name, ref.lag, stateful[ref.name, False], ref.span))
                     facts.broken.add(key)
 
 
@@ -332,19 +337,22 @@ def _cycle_message(scope: Scope, facts: Facts, reads: dict[Key, list[Ref]], cycl
     names = [f"{name}[t]" if (name, part) in states else name for name, part in cycle]
     ref = next((r for r in reads[cycle[0]] if r.lag == 0 and (r.name, False) == cycle[1 % len(cycle)]), None)
     span = ref.span if ref else facts.definitions[cycle[0]].target
-    return messages.state_cycle(names, span) if states else messages.local_cycle(names, span)
+    return timing.state_cycle(names, span) if states else timing.local_cycle(names, span)
 
 
 def _complete(scope: Scope, facts: Facts, bag: Bag) -> None:
     """States without an update, outputs without a value, names that nothing reads."""
     for symbol in scope.of_kind("state"):
-        if (symbol.name, False) not in facts.definitions:
-            bag.add(messages.never_updated(symbol.name, symbol.span))
+        start, update = (facts.definitions.get((symbol.name, key)) for key in (True, False))
+        if start is not None and (update is None or update.part != "micro_state"):
+            bag.add(timing.start_without_steps(symbol.name, start.target))
+        elif update is None and not symbol.spoiled:
+            bag.add(timing.never_updated(symbol.name, symbol.span))
     for symbol in scope.outputs:
         if scope.symbols[symbol.name].kind == "output" and (symbol.name, False) not in facts.definitions:
-            bag.add(messages.never_defined(symbol.name, symbol.span))
+            bag.add(naming.never_defined(symbol.name, symbol.span))
     if not scope.outputs and not any(isinstance(s, ast.Broken) for s in scope.block.statements):
-        bag.add(messages.no_output(scope.block.name.text, scope.block.name.span))
+        bag.add(naming.no_output(scope.block.name.text, scope.block.name.span))
     for symbol in scope.symbols.values():
         if not symbol.used and symbol.kind in ("dim", "input", "param", "state", "local", "function"):
-            bag.add(messages.unused(symbol.name, symbol.kind, symbol.span))
+            bag.add(naming.unused(symbol.name, symbol.kind, symbol.span))

@@ -54,7 +54,9 @@ class Bag:
 
     def sorted(self) -> list[Diagnostic]:
         """All diagnostics in the order of the text."""
-        return sorted(self._items.values(), key=lambda d: (d.span.line, d.span.col, d.code) if d.span else (0, 0, d.code))
+        return sorted(
+            self._items.values(), key=lambda d: (d.span.line, d.span.col, d.code) if d.span else (0, 0, d.code)
+        )
 
 
 class SpecError(Exception):
@@ -116,7 +118,9 @@ def _window(item: Diagnostic, lines: list[str]) -> str:
             out.append("...")
         source, shift = _clip(lines[number - 1], [span for span, _, _ in marks if span.line == number])
         out.append(f"{number:>{gutter}} | {source}".rstrip())
-        here = [_columns(span, sign, text, lines[number - 1], shift) for span, text, sign in marks if span.line == number]
+        here = [
+            _columns(span, sign, text, lines[number - 1], shift) for span, text, sign in marks if span.line == number
+        ]
         out += [f"{blank} {row}".rstrip() for row in _underline(here)]
         last = number
     if item.notes or item.helps:

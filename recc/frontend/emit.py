@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from recc.frontend import messages, types
-from recc.frontend.diagnostics import Bag, Diagnostic
+from recc.frontend import types
+from recc.frontend.diagnostics import Bag, Diagnostic, Label
+from recc.frontend.messages import shapes
 from recc.frontend.types import Value
 from recc.ir.node import BOOL, COMPLEX, HEADS, Node, Span
 from recc.ir.ops import OPS, build, const, leaf
@@ -34,7 +36,10 @@ class Refused(Exception):
 
 
 class Emit:
-    """Builds typed values. `sizes` are the sizes of dims, None where only the tensors know."""
+    """Builds typed values. `sizes` are the sizes of dims, None where only the tensors know.
+
+    `calls` are the places of the functions being unfolded: an error in a function's body points at its call, too.
+    """
 
     def __init__(self, bag: Bag, sizes: dict[str, int | None]) -> None:
         self.bag, self.sizes = bag, sizes
@@ -43,8 +48,11 @@ class Emit:
         self.random_axes: tuple[str, ...] | None = None
         self.random_dims: tuple[str, ...] = ()
         self.draws = 0
+        self.calls: list[Span] = []
 
     def refuse(self, diagnostic: Diagnostic) -> Refused:
+        if self.calls:
+            diagnostic = replace(diagnostic, labels=(*diagnostic.labels, Label(self.calls[0], "called here")))
         self.bag.add(diagnostic)
         return Refused()
 
@@ -60,15 +68,15 @@ class Emit:
         fixed = self.sizes.get(dim)
         return Value(leaf("size", (), dim=dim)) if fixed is None else self.number(fixed)
 
-    def op(self, name: str, *values: Value, span: Span) -> Value:
-        """The elementwise operation `name`; operands broadcast by dim name."""
+    def op(self, name: str, *values: Value, span: Span, at: Span | None = None) -> Value:
+        """The elementwise operation `name`; operands broadcast by dim name. `at`: its sign, for errors."""
         self._dtypes(name, values, span)
         dims = types.merge(values)
         if dims and isinstance(dims[0], Value):
-            raise self.refuse(messages.ambiguous(_WORDS.get(name, name), *dims, span))
+            raise self.refuse(shapes.ambiguous(_WORDS.get(name, name), *dims, at or span))
         known = [self.numbers.get(value.node) for value in values]
         if name == "div" and known[1] == 0:
-            raise self.refuse(messages.division_by_zero(span))
+            raise self.refuse(shapes.division_by_zero(span))
         heads = any(value.heads for value in values)
         if name == "where" and known[0] is not None:
             return Value(values[1 if known[0] else 2].node, dims, heads)
@@ -79,11 +87,11 @@ class Emit:
                 if isinstance(result, complex) or not math.isfinite(result):
                     raise OverflowError
             except (ArithmeticError, ValueError):
-                raise self.refuse(messages.not_a_number(span)) from None
+                raise self.refuse(shapes.not_a_number(span)) from None
         try:
             node = build(name, *(value.node for value in values), span=span)
         except OverflowError:
-            raise self.refuse(messages.not_a_number(span)) from None
+            raise self.refuse(shapes.not_a_number(span)) from None
         if result is not None:
             if node.op == "const":
                 return Value(self.number(result, span).node, dims, heads)
@@ -94,36 +102,38 @@ class Emit:
         word = _WORDS.get(name, name)
         if name == "where":
             if values[0].dtype != BOOL:
-                raise self.refuse(messages.condition_expected(values[0].node.span or span))
+                raise self.refuse(shapes.condition_expected(values[0], span))
             values = values[1:]
-        if any(value.dtype == BOOL for value in values):
-            raise self.refuse(messages.bool_as_number(word, span))
+        for value in values:
+            if value.dtype == BOOL:
+                raise self.refuse(shapes.bool_as_number(word, value, span))
         real_only = OPS[name].real_only or name in _ORDERED or name == "complex"
-        if real_only and any(value.dtype == COMPLEX for value in values):
-            raise self.refuse(messages.complex_refused(word, span))
+        for value in values:
+            if real_only and value.dtype == COMPLEX:
+                raise self.refuse(shapes.complex_refused(word, value, span))
 
     def real(self, word: str, value: Value, span: Span) -> None:
         """Refuses a complex or boolean value."""
         if value.dtype == COMPLEX:
-            raise self.refuse(messages.complex_refused(word, span))
+            raise self.refuse(shapes.complex_refused(word, value, span))
         if value.dtype == BOOL:
-            raise self.refuse(messages.bool_as_number(word, span))
+            raise self.refuse(shapes.bool_as_number(word, value, span))
 
     def rank(self, word: str, value: Value, rank: int, span: Span) -> None:
         if len(value.dims) != rank:
-            raise self.refuse(messages.wrong_rank(word, rank, value.dims, span))
+            raise self.refuse(shapes.wrong_rank(word, rank, value, span))
 
-    def matmul(self, a: Value, b: Value, span: Span) -> Value:
-        self.pair("@", a, b, span)
+    def matmul(self, a: Value, b: Value, at: Span) -> Value:
+        self.pair("@", a, b, at)
         return types.product(a, b, self.size(a.dims[-1]).node)
 
     def pair(self, word: str, a: Value, b: Value, span: Span) -> None:
         """Refuses operands that a matrix product does not take."""
         for value in (a, b):
             if value.dtype == BOOL:
-                raise self.refuse(messages.bool_as_number(word, span))
+                raise self.refuse(shapes.bool_as_number(word, value, span))
         if not (1 <= len(a.dims) <= 2 and 1 <= len(b.dims) <= 2) or a.dims[-1] != b.dims[0]:
-            raise self.refuse(messages.product_mismatch(word, a.dims, b.dims, span))
+            raise self.refuse(shapes.product_mismatch(word, a, b, span, self.sizes))
 
     def over(self, word: str, value: Value, dims: Sequence[str] | None, span: Span) -> tuple[str, ...]:
         """The axis labels that a reduction over `dims` (None: all) runs along."""
@@ -132,9 +142,9 @@ class Emit:
         for dim in dims:
             if dim == HEADS:
                 if not value.heads:
-                    raise self.refuse(messages.heads_of_shared(word, span))
+                    raise self.refuse(shapes.heads_of_shared(word, value, span))
             elif value.dims.count(dim) != 1:
-                raise self.refuse(messages.over_missing(word, dim, value.dims, span))
+                raise self.refuse(shapes.over_missing(word, dim, value, span))
         return tuple(dims)
 
     def sum(self, value: Value, axes: Sequence[str]) -> Value:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from recc.frontend import messages
 from recc.frontend.diagnostics import Bag
+from recc.frontend.messages import syntax
+from recc.frontend.words import KEYWORDS
 from recc.ir.node import Span
 
 MAX_FILE = 1_000_000  # characters
 MAX_LINE = 20_000  # characters of one logical line
 MAX_NESTING = 50  # brackets
 
-KEYWORDS = ("recurrence", "dim", "input", "param", "state", "output", "steps", "def", "example")
 _OPENING = {"(": ")", "[": "]"}
-_STARTS_ANEW = re.compile(r"(?:%s)\b|[A-Za-z_]\w*(?:\[[^\]]*\])?\s*=[^=]" % "|".join(KEYWORDS))
+_STARTS_ANEW = re.compile(rf"(?:{'|'.join(KEYWORDS)})\b|[A-Za-z_]\w*(?:\[[^\]]*\])?\s*=[^=]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Line:
 def split(text: str, bag: Bag) -> list[Line]:
     """The logical lines of `text`. Reports brackets and docstrings that don't close, and what is no text at all."""
     if len(text) > MAX_FILE:
-        bag.add(messages.too_large("this file", f"{len(text):,} characters", f"{MAX_FILE:,}", Span(1, 1, 1, 2)))
+        bag.add(syntax.too_long("this file", len(text), MAX_FILE, Span(1, 1, 1, 2)))
         return []
     physical = text.split("\n")
     if physical[-1] == "":
@@ -51,7 +51,7 @@ def split(text: str, bag: Bag) -> list[Line]:
             body = "\n".join(physical[first:at])
             if good and len(body) > MAX_LINE:
                 span = Span(first + 1, 1, first + 1, 2)
-                bag.add(messages.too_large("this line", f"{len(body):,} characters", f"{MAX_LINE:,}", span))
+                bag.add(syntax.too_long("this line", len(body), MAX_LINE, span))
                 good = False
             lines.append(Line("statement", body, first + 1, good))
     return lines
@@ -65,7 +65,7 @@ def _docstring_end(physical: list[str], at: int, bag: Bag) -> int:
     for end in range(at + 1, len(physical)):
         if '"""' in physical[end]:
             return end + 1
-    bag.add(messages.docstring_not_closed(Span(at + 1, start + 1, at + 1, start + 4)))
+    bag.add(syntax.docstring_not_closed(Span(at + 1, start + 1, at + 1, start + 4)))
     return len(physical)
 
 
@@ -85,21 +85,21 @@ def _statement_end(physical: list[str], at: int, bag: Bag) -> tuple[int, bool]:
             if char in _OPENING:
                 stack.append((char, span))
                 if len(stack) > MAX_NESTING:
-                    bag.add(messages.too_deep(MAX_NESTING, span))
+                    bag.add(syntax.too_deep(MAX_NESTING, span))
                     return at + 1, False
             elif char in ")]":
                 if not stack:
-                    bag.add(messages.bracket_not_opened(char, span))
+                    bag.add(syntax.bracket_not_opened(char, span))
                     return at + 1, False
                 opening, opened = stack.pop()
                 if _OPENING[opening] != char:
-                    bag.add(messages.brackets_differ(opening, opened, char, span))
+                    bag.add(syntax.brackets_differ(opening, opened, char, span))
                     return at + 1, False
         at += 1
         if not stack:
             return at, True
     opening, opened = stack[-1]
-    bag.add(messages.bracket_not_closed(opening, opened))
+    bag.add(syntax.bracket_not_closed(opening, opened))
     return at, False
 
 

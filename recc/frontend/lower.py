@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from recc.frontend import ast, messages, types
+from recc.frontend import ast, types
 from recc.frontend.check import Facts, Ref
 from recc.frontend.diagnostics import Bag
 from recc.frontend.emit import SIGNS, Emit, Refused
+from recc.frontend.messages import naming, shapes, syntax, timing
+from recc.frontend.parse import MAX_DEPTH as PARSED_DEPTH
 from recc.frontend.prelude import CONSTANTS, FUNCTIONS
 from recc.frontend.scope import Definition, Scope, Symbol, whole
 from recc.frontend.types import Value, axes_of
@@ -16,7 +19,8 @@ from recc.ir.ops import const, leaf
 from recc.ir.program import Domain, Input, Output, Param, Recurrence, State
 
 MAX_WORK = 100_000  # expressions evaluated, with functions and micro-steps unfolded
-MAX_CALLS = 20  # functions inside functions
+MAX_EXAMPLE = 65_536  # an example is small
+MAX_DEPTH = 200  # of expressions inside functions inside expressions: the evaluation is recursive
 
 
 def lower(scope: Scope, facts: Facts, bag: Bag, text: str, path: str) -> Recurrence | None:
@@ -33,8 +37,7 @@ class _Lowering:
         self.delays: dict[tuple[str, int], State] = {}
         self.updates: dict[str, Node] = {}
         self.names: dict[Node, str] = {}
-        self.work = 0
-        self.calls = 0
+        self.work = self.depth = 0
 
     def run(self, text: str, path: str) -> Recurrence | None:
         scope = self.scope
@@ -96,10 +99,10 @@ class _Lowering:
         if bounds is None:
             return Domain(unit=symbol.unit)
         if symbol.dtype == COMPLEX:
-            self.bag.add(messages.domain_of_complex(symbol.name, bounds.span))
+            self.bag.add(shapes.domain_of_complex(symbol.name, bounds.span))
         low, high = self._bound(bounds.low), self._bound(bounds.high)
         if low is not None and high is not None and low > high:
-            self.bag.add(messages.empty_domain(low, high, bounds.span))
+            self.bag.add(shapes.empty_domain(low, high, bounds.span))
         return Domain(low, high, symbol.unit)
 
     def _bound(self, expr: ast.Expr | None) -> float | None:
@@ -108,29 +111,39 @@ class _Lowering:
             return None
         number = self.emit.numbers.get(value.node)
         if number is None:
-            self.bag.add(messages.bound_not_constant(expr.span))
+            self.bag.add(shapes.bound_not_constant(expr.span))
         return number if number is None else float(number)
 
     def _example(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
+        first: dict[str, Span] = {}
         for item in (item for example in self.scope.examples for item in example.items):
             name, value = item.name.text, whole(item.value) if item.value else None
-            if name not in ("T", HEADS) and name not in self.scope.dims:
-                self.bag.add(messages.unknown_dim(name, ["T", HEADS, *self.scope.dims], item.name.span))
-            elif value is None or (value < 1 and name != "T"):
-                self.bag.add(messages.not_a_size(f"the example's `{name}`", (item.value or item).span))
-            elif name in sizes:
-                self.bag.add(messages.defined_twice(name, item.name.span, item.name.span))
+            symbol, low = self.scope.symbols.get(name), int(name != "T")
+            if symbol is not None and symbol.kind == "broken":
+                continue
+            if name not in ("T", HEADS) and (symbol is None or symbol.kind != "dim"):
+                self.bag.add(naming.unknown_dim(name, self.scope.dims, item.name.span, declare=False))
+            elif value is None or not low <= value <= MAX_EXAMPLE:
+                span = (item.value or item).span
+                self.bag.add(shapes.not_a_size(f"the example's `{name}`", low, MAX_EXAMPLE, span))
+            elif name in first:
+                self.bag.add(naming.defined_twice(name, item.name.span, first[name]))
+            elif symbol is not None and symbol.size not in (None, value):
+                self.bag.add(shapes.size_differs(name, symbol.size, value, item.span, symbol.span))
             else:
                 sizes[name] = value
-        return sizes
+            first.setdefault(name, item.name.span)
+        return sizes | {name: size for name, size in self.scope.dims.items() if size is not None and name in sizes}
 
     # --- definitions ----------------------------------------------------------------------------------------
 
     def _definitions(self) -> None:
         """Values of all locals in the order of computation, then the micro-steps, then the updates of states."""
         facts = self.facts
-        poisoned = facts.broken | {d.key for d in facts.definitions.values() if d.key not in {o.key for o in facts.order}}
+        poisoned = facts.broken | {
+            d.key for d in facts.definitions.values() if d.key not in {o.key for o in facts.order}
+        }
         for key in poisoned:
             self.values[key[0]] = None
         order = [definition for definition in facts.order if definition.key not in poisoned]
@@ -159,7 +172,11 @@ class _Lowering:
     def _local(self, definition: Definition, step: int | None) -> Value | None:
         value = self.value(definition.value, {}, step)
         symbol = self.scope.symbols[definition.name]
-        if value is not None and symbol.kind == "output" and not self._fits(symbol, value, definition.value.span, "its value"):
+        if (
+            value is not None
+            and symbol.kind == "output"
+            and not self._fits(symbol, value, definition.value.span, "its value")
+        ):
             return None
         if value is not None and value.node.args:  # a leaf has its own name
             self.names.setdefault(value.node, definition.name if step is None else f"{definition.name}[{step}]")
@@ -176,13 +193,15 @@ class _Lowering:
         problem = None
         plain = not value.dims and (value.node in self.emit.numbers or what == "its initialiser")
         if value.dtype == BOOL:
-            problem = messages.bool_stored(symbol.name, symbol.kind, span)
-        elif value.dtype == COMPLEX and symbol.dtype != COMPLEX and (symbol.dims is not None or symbol.kind != "output"):
-            problem = messages.complex_stored(symbol.name, symbol.kind, what, span)
+            problem = shapes.bool_stored(symbol.name, symbol.kind, what, span)
+        elif (
+            value.dtype == COMPLEX and symbol.dtype != COMPLEX and (symbol.dims is not None or symbol.kind != "output")
+        ):
+            problem = shapes.complex_stored(symbol.name, symbol.kind, what, span, symbol.span)
         elif symbol.dims is not None and not plain and not self._same(symbol.dims, value.dims, what):
-            problem = messages.type_differs(symbol.name, symbol.kind, symbol.dims, value.dims, what, span, symbol.span)
+            problem = shapes.type_differs(symbol.name, symbol.kind, symbol.dims, value.dims, what, span, symbol.span)
         elif value.heads and symbol.shared:
-            problem = messages.heads_into_shared(symbol.name, symbol.kind, what, span, symbol.span)
+            problem = shapes.heads_into_shared(symbol.name, symbol.kind, what, span, symbol.span)
         if problem is not None:
             self.bag.add(problem)
         return problem is None
@@ -208,7 +227,7 @@ class _Lowering:
         dims = value.dims if inferred else symbol.dims
         shared = symbol.shared or (inferred and not value.heads)
         if symbol.shared and value.heads:
-            self.bag.add(messages.heads_into_shared(symbol.name, "output", "its value", symbol.span, symbol.span))
+            self.bag.add(shapes.heads_into_shared(symbol.name, "output", "its value", symbol.span, symbol.span))
         dtype = COMPLEX if symbol.dtype == COMPLEX else value.dtype
         return Output(symbol.name, axes_of(dims, shared), dtype, value.node, symbol.span)
 
@@ -222,44 +241,51 @@ class _Lowering:
         self.work += 1
         if self.work > MAX_WORK:
             if self.work == MAX_WORK + 1:
-                self.bag.add(messages.expands_too_far(MAX_WORK, expr.span))
+                self.bag.add(naming.expands_too_far(MAX_WORK, expr.span))
             return None
+        self.depth += 1
         try:
-            match expr:
-                case ast.Number():
-                    return self.emit.number(float(expr.text), expr.span)
-                case ast.Name():
-                    return self._read(self.facts.refs.get(id(expr)), args, step)
-                case ast.Index():
-                    ref = self.facts.refs.get(id(expr))
-                    if ref is not None and ref.kind == "take":
-                        return self._take(self.value(expr.base, args, step), step, expr.span)
-                    return self._read(ref, args, step)
-                case ast.Unary():
-                    arg = self.value(expr.arg, args, step)
-                    if arg is None or expr.sign == "+":
-                        return arg
-                    return self.emit.op("neg", arg, span=expr.span)
-                case ast.Binary() | ast.Comparison():
-                    left, right = self.value(expr.left, args, step), self.value(expr.right, args, step)
-                    if left is None or right is None:
-                        return None
-                    if expr.sign == "@":
-                        return self.emit.matmul(left, right, expr.span)
-                    return self.emit.op(SIGNS[expr.sign], left, right, span=expr.span)
-                case ast.Attribute():
-                    return self._attribute(expr, self.value(expr.base, args, step))
-                case ast.Call():
-                    return self._call(expr, args, step)
-                case ast.Tuple():
-                    raise self.emit.refuse(messages.tuple_as_value(expr.span))
+            value = self._value(expr, args, step)
         except Refused:
             return None
+        finally:
+            self.depth -= 1
+        return value and replace(value, span=expr.span)
+
+    def _value(self, expr: ast.Expr, args: Mapping[str, Value | None], step: int | None) -> Value | None:
+        match expr:
+            case ast.Number():
+                return self.emit.number(float(expr.text), expr.span)
+            case ast.Name():
+                return self._read(self.facts.refs.get(id(expr)), args, step)
+            case ast.Index():
+                ref = self.facts.refs.get(id(expr))
+                if ref is not None and ref.kind == "take":
+                    return self._take(self.value(expr.base, args, step), step, expr.span)
+                return self._read(ref, args, step)
+            case ast.Unary():
+                arg = self.value(expr.arg, args, step)
+                if arg is None or expr.sign == "+":
+                    return arg
+                return self.emit.op("neg", arg, span=expr.span)
+            case ast.Binary() | ast.Comparison():
+                left, right = self.value(expr.left, args, step), self.value(expr.right, args, step)
+                if left is None or right is None:
+                    return None
+                if expr.sign == "@":
+                    return self.emit.matmul(left, right, expr.sign_span)
+                return self.emit.op(SIGNS[expr.sign], left, right, span=expr.span, at=expr.sign_span)
+            case ast.Attribute():
+                return self._attribute(expr, self.value(expr.base, args, step))
+            case ast.Call():
+                return self._call(expr, args, step)
+            case ast.Tuple():
+                raise self.emit.refuse(syntax.tuple_as_value(expr.span))
         raise AssertionError(expr)
 
     def _attribute(self, expr: ast.Attribute, base: Value | None) -> Value | None:
         if expr.name.text != "T":
-            raise self.emit.refuse(messages.unknown_attribute(expr.name.text, ("T",), expr.name.span))
+            raise self.emit.refuse(naming.unknown_attribute(expr.name.text, ("T",), expr.name.span))
         if base is None:
             return None
         self.emit.rank(".T", base, 2, expr.span)
@@ -276,10 +302,10 @@ class _Lowering:
         over = None
         for key, expr in call.keywords:
             if key.text != "over" or not function.over:
-                raise self.emit.refuse(messages.unknown_keyword(key.text, function.signature, key.span))
+                raise self.emit.refuse(naming.unknown_keyword(key.text, function.signature, key.span))
             over = self._dim_names(expr)
         if not function.low <= len(call.args) <= function.high:
-            raise self.emit.refuse(messages.argument_count(name, function.signature, len(call.args), call.span))
+            raise self.emit.refuse(naming.argument_count(name, function.signature, len(call.args), call.span))
         if function.takes == "dim":
             return function.make(self.emit, [], self._dim_names(call.args[0]), call.span)
         values = [self.value(arg, args, step) for arg in call.args]
@@ -296,7 +322,7 @@ class _Lowering:
                 symbol = self.scope.symbols.get(name or "")
                 if symbol is not None and symbol.kind == "broken":
                     raise Refused
-                raise self.emit.refuse(messages.dim_expected(name, [*self.scope.dims, HEADS], item.span))
+                raise self.emit.refuse(naming.dim_expected(name, [*self.scope.dims, HEADS], item.span))
             names.append(name)
         return tuple(dict.fromkeys(names))
 
@@ -304,17 +330,19 @@ class _Lowering:
         function = symbol.function
         if call.keywords:
             signature = f"{symbol.name}({', '.join(param.text for param in function.params)})"
-            raise self.emit.refuse(messages.unknown_keyword(call.keywords[0][0].text, signature, call.keywords[0][0].span))
+            raise self.emit.refuse(
+                naming.unknown_keyword(call.keywords[0][0].text, signature, call.keywords[0][0].span)
+            )
         if len(values) != len(function.params):
             signature = f"{symbol.name}({', '.join(param.text for param in function.params)})"
-            raise self.emit.refuse(messages.argument_count(symbol.name, signature, len(values), call.span))
-        if self.calls >= MAX_CALLS:
-            raise self.emit.refuse(messages.expands_too_deep(MAX_CALLS, call.span))
-        self.calls += 1
+            raise self.emit.refuse(naming.argument_count(symbol.name, signature, len(values), call.span))
+        if self.depth > MAX_DEPTH - PARSED_DEPTH:
+            raise self.emit.refuse(naming.calls_too_deep(MAX_DEPTH, call.span))
+        self.emit.calls.append(call.span)
         try:
             return self.value(function.body, dict(zip((p.text for p in function.params), values, strict=True)), None)
         finally:
-            self.calls -= 1
+            self.emit.calls.pop()
 
     # --- references -----------------------------------------------------------------------------------------
 
@@ -327,7 +355,7 @@ class _Lowering:
             case "argument":
                 return args[ref.name]
             case "constant":
-                return self.emit.size(HEADS) if ref.name == HEADS else self.emit.number(CONSTANTS[ref.name], ref.span)
+                return self.emit.number(CONSTANTS[ref.name], ref.span)
             case "dim":
                 return self.emit.size(ref.name)
             case "step":
@@ -375,5 +403,5 @@ class _Lowering:
             return None
         index, dim = self.scope.step
         if dim not in value.dims:
-            raise self.emit.refuse(messages.no_step_axis(dim, index, value.dims, span))
+            raise self.emit.refuse(timing.no_step_axis(dim, index, value.dims, span))
         return self.emit.take(value, dim, step - 1)

@@ -14,9 +14,11 @@ from typing import Any
 from lark import Lark, Token, Transformer
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from recc.frontend import ast, messages
+from recc.frontend import ast
 from recc.frontend.diagnostics import Bag
-from recc.frontend.lines import KEYWORDS, Line, split
+from recc.frontend.lines import Line, split
+from recc.frontend.messages import syntax
+from recc.frontend.words import KEYWORDS
 from recc.ir.node import Span
 
 MAX_DEPTH = 100  # of an expression: the passes after this one are recursive
@@ -55,17 +57,17 @@ def parse(text: str, bag: Bag) -> list[ast.Block]:
         elif heading is None and not complained:
             # A broken first line is most likely the heading itself, and has its own error.
             if not isinstance(statement, ast.Broken):
-                bag.add(messages.outside_recurrence(statement.span))
+                bag.add(syntax.outside_recurrence(statement.span))
             complained = True
         elif isinstance(statement, ast.Docstring):
             if doc is not None or any(not isinstance(other, ast.Broken) for other in statements):
-                bag.add(messages.docstring_misplaced(statement.span))
+                bag.add(syntax.docstring_misplaced(statement.span))
             doc = doc or statement
         else:
             statements.append(statement)
     close()
     if not blocks and not bag.has_errors:
-        bag.add(messages.no_recurrence(Span(1, 1, 1, 2)))
+        bag.add(syntax.no_recurrence(Span(1, 1, 1, 2)))
     return blocks
 
 
@@ -88,7 +90,7 @@ def parse_line(line: Line, bag: Bag) -> ast.Statement:
     if problems:
         return _broken(line)
     if _depth(statement) > MAX_DEPTH:
-        bag.add(messages.too_deep(MAX_DEPTH, statement.span))
+        bag.add(syntax.too_deep(MAX_DEPTH, statement.span))
         return _broken(line)
     return statement
 
@@ -150,7 +152,9 @@ def _expected(terminals: set[str]) -> str:
         left -= _COMPARISONS
         words.append("a domain")
     order = list(_WORDS)
-    words += [_WORDS.get(name, name.lower()) for name in sorted(left, key=lambda n: order.index(n) if n in order else 99)]
+    words += [
+        _WORDS.get(name, name.lower()) for name in sorted(left, key=lambda n: order.index(n) if n in order else 99)
+    ]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1] if words else "nothing more"
 
 
@@ -160,19 +164,25 @@ def _syntax_error(error: UnexpectedInput, line: Line, parser: Lark) -> Any:
         row, column = error.line - 1, error.column
         char = rows[row][column - 1]
         span = Span(line.number + row, column, line.number + row, column + 1)
-        return messages.unknown_character(char, span)
+        return syntax.unknown_character(char, span)
     assert isinstance(error, UnexpectedToken)
     token = error.token
+    first = (_WORD.findall(line.text) or [""])[0]
     expected = set(error.accepts or error.expected)
     if token.type == "$END":
         row = max(index for index, text in enumerate(rows) if text.partition("#")[0].strip())
         column = len(rows[row].partition("#")[0].rstrip()) + 1
         span = Span(line.number + row, column, line.number + row, column + 1)
-        return messages.syntax(_expected(expected), "the end of the line", span, "")
+        words = rows[row].partition("#")[0].split()
+        return syntax.unexpected(_expected(expected), "the end of the line", span, words[-1], first)
     number = line.number + token.line - 1
-    span = Span(number, token.column, line.number + (token.end_line or token.line) - 1, token.end_column or token.column + 1)
+    span = Span(
+        number, token.column, line.number + (token.end_line or token.line) - 1, token.end_column or token.column + 1
+    )
     before = rows[token.line - 1][: token.column - 1].split()
-    return messages.syntax(_expected(expected), f"`{str(token).splitlines()[0]}`", span, before[-1] if before else "")
+    return syntax.unexpected(
+        _expected(expected), f"`{str(token).splitlines()[0]}`", span, before[-1] if before else "", first
+    )
 
 
 # --- the tree -----------------------------------------------------------------------------------------------
@@ -277,8 +287,8 @@ class _Build(Transformer):
 
     def comparison(self, c: list) -> ast.Comparison:
         if len(c) > 3:
-            self.problems.append(messages.chained_comparison(self._of(c[3])))
-        return ast.Comparison(str(c[1]), c[0], c[2], self._span(c))
+            self.problems.append(syntax.chained_comparison(self._of(c[3])))
+        return ast.Comparison(str(c[1]), c[0], c[2], self._span(c), self._of(c[1]))
 
     def comparison_sign(self, c: list) -> Token:
         return c[0]
@@ -297,7 +307,7 @@ class _Build(Transformer):
 
     def number(self, c: list) -> ast.Number:
         if not abs(float(c[0])) < float("inf"):
-            self.problems.append(messages.number_too_large(str(c[0]), self._of(c[0])))
+            self.problems.append(syntax.number_too_large(str(c[0]), self._of(c[0])))
         return ast.Number(str(c[0]), self._of(c[0]))
 
     def name(self, c: list) -> ast.Name:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recc.frontend import messages, types
+from recc.frontend import types
+from recc.frontend.messages import shapes
 from recc.frontend.types import Value
 from recc.ir.node import COMPLEX, HEADS, Span
 from recc.ir.node import make as make_node
@@ -65,7 +66,7 @@ def _extremum(op: str, word: str) -> Callable:
     def make(e: Emit, args: list[Value], over: tuple[str, ...] | None, span: Span) -> Value:
         if len(args) == 2:
             if over is not None:
-                raise e.refuse(messages.over_with_two(word, span))
+                raise e.refuse(shapes.over_with_two(word, span))
             return e.op(op, *args, span=span)
         e.real(word, args[0], span)
         axes = e.over(word, args[0], over, span)
@@ -83,14 +84,14 @@ _function("min(a, b)  or  min(x, over=dim)", 1, 2, over=True)(_extremum("minimum
 @_function("sum(x, over=dim)", 1, over=True)
 def _sum(e: Emit, args: list[Value], over, span: Span) -> Value:
     if args[0].dtype == "bool":
-        raise e.refuse(messages.bool_as_number("sum", span))
+        raise e.refuse(shapes.bool_as_number("sum", args[0], span))
     return e.sum(args[0], e.over("sum", args[0], over, span))
 
 
 @_function("mean(x, over=dim)", 1, over=True)
 def _mean(e: Emit, args: list[Value], over, span: Span) -> Value:
     if args[0].dtype == "bool":
-        raise e.refuse(messages.bool_as_number("mean", span))
+        raise e.refuse(shapes.bool_as_number("mean", args[0], span))
     axes = e.over("mean", args[0], over, span)
     return e.op("div", e.sum(args[0], axes), e.count(axes, span), span=span)
 
@@ -99,7 +100,7 @@ def _squares(e: Emit, word: str, args: list[Value], over, span: Span) -> tuple[V
     """The sum of |x|^2, and the axes it runs along."""
     (x,) = args
     if x.dtype == "bool":
-        raise e.refuse(messages.bool_as_number(word, span))
+        raise e.refuse(shapes.bool_as_number(word, args[0], span))
     axes = e.over(word, x, over, span)
     square = e.op("mul", x, x, span=span)
     if x.dtype == COMPLEX:
@@ -164,7 +165,7 @@ def _diag(e: Emit, args: list[Value], over, span: Span) -> Value:
     (a,) = args
     e.rank("diag", a, 1, span)
     if a.dtype == "bool":
-        raise e.refuse(messages.bool_as_number("diag", span))
+        raise e.refuse(shapes.bool_as_number("diag", args[0], span))
     matrix = types.eye(a.dims[0])
     return Value(e.op("mul", Value(a.node), Value(matrix.node), span=span).node, matrix.dims, a.heads)
 
@@ -202,10 +203,8 @@ _function("logmatmulexp(a, b)", 2)(_semiring("logmatmulexp", "logsumexp"))
 
 @_function("eye(dim)", 1, takes="dim")
 def _eye(e: Emit, args: list[Value], over, span: Span) -> Value:
-    if over == (HEADS,):
-        raise e.refuse(messages.dim_expected(HEADS, [dim for dim in e.sizes], span))
     if over[0] == HEADS:
-        raise e.refuse(messages.eye_of_heads(span))
+        raise e.refuse(shapes.eye_of_heads(span))
     return types.eye(over[0])
 
 
@@ -224,7 +223,7 @@ def _random(op: str) -> Callable:
     def make(e: Emit, args: list[Value], over, span: Span) -> Value:
         axes = e.random_axes
         if axes is None:
-            raise e.refuse(messages.random_misplaced(op, span))
+            raise e.refuse(shapes.random_misplaced(op, span))
         for arg in args:
             e.real(op, arg, span)
         e.draws += 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from recc.frontend import ast, messages
+from recc.frontend import ast
 from recc.frontend.diagnostics import Bag
-from recc.frontend.lines import KEYWORDS
+from recc.frontend.messages import naming, shapes, timing
 from recc.frontend.prelude import FUNCTIONS
+from recc.frontend.words import ATTRIBUTES, KEYWORDS
 from recc.ir.node import COMPLEX, REAL, Span
 
 RESERVED = frozenset({"t", "heads", "pi", *KEYWORDS})
-ATTRIBUTES = ("unit", "shared", "complex")
 MAX_SIZE = 2**31 - 1
 MAX_STEPS = 64  # micro-steps are unrolled
 
@@ -31,6 +31,8 @@ class Symbol:
     unit: bool = False
     declaration: ast.Declaration | None = None
     function: ast.Def | None = None
+    size: int | None = None  # of a dim, as declared
+    spoiled: bool = False  # a line that defines it has an error
     used: bool = False
 
 
@@ -131,12 +133,12 @@ def step_offset(expr: ast.Expr, index: str) -> str | None:
 def _claim(scope: Scope, name: ast.Ident, bag: Bag, as_dim: bool = False) -> bool:
     """Whether `name` may be declared here."""
     if name.text in RESERVED or (as_dim and name.text == "T"):
-        bag.add(messages.reserved(name.text, name.span))
+        bag.add(naming.reserved(name.text, name.span))
         return False
     first = scope.symbols.get(name.text)
     if first is not None:
         if first.kind != "broken":
-            bag.add(messages.defined_twice(name.text, name.span, first.span))
+            bag.add(naming.defined_twice(name.text, name.span, first.span))
         return False
     return True
 
@@ -149,12 +151,11 @@ def _dim(scope: Scope, item: ast.Setting, bag: Bag, sizes: Mapping[str, int]) ->
     if item.value is not None:
         size = whole(item.value)
         if size is None or not 1 <= size <= MAX_SIZE:
-            bag.add(messages.not_a_size(f"the size of dim `{name.text}`", item.value.span))
-            size = None
+            bag.add(shapes.not_a_size(f"the size of dim `{name.text}`", 1, MAX_SIZE, item.value.span))
             scope.symbols[name.text] = Symbol(name.text, "broken", name.span)
             return
     scope.dims[name.text] = sizes.get(name.text, size)
-    scope.symbols[name.text] = Symbol(name.text, "dim", name.span)
+    scope.symbols[name.text] = Symbol(name.text, "dim", name.span, size=size)
 
 
 def whole(expr: ast.Expr) -> int | None:
@@ -169,20 +170,20 @@ def _declaration(scope: Scope, statement: ast.Declaration, bag: Bag) -> None:
     attributes = set()
     for attribute in statement.attributes:
         if attribute.text not in ATTRIBUTES:
-            bag.add(messages.unknown_attribute(attribute.text, ATTRIBUTES, attribute.span))
+            bag.add(naming.unknown_attribute(attribute.text, ATTRIBUTES, attribute.span))
         elif attribute.text == "unit" and kind not in ("input", "param"):
-            bag.add(messages.domain_misplaced("`unit`", kind, attribute.span))
+            bag.add(shapes.domain_misplaced("`unit`", kind, attribute.span))
         attributes.add(attribute.text)
     if statement.domain and kind not in ("input", "param"):
-        bag.add(messages.domain_misplaced("a domain", kind, statement.domain.span))
+        bag.add(shapes.domain_misplaced("a domain", kind, statement.domain.span))
     if statement.init is not None and kind not in ("param", "state"):
-        bag.add(messages.initialiser_misplaced(kind, statement.names[0].text, statement.init.span))
+        bag.add(naming.initialiser_misplaced(kind, statement.names[0].text, statement.init.span))
     dtype = COMPLEX if "complex" in attributes else REAL
     dims, known = _type(scope, statement, bag)
     if "unit" in attributes and kind in ("input", "param") and known:
         if not dims or dtype == COMPLEX:
             at = next(a.span for a in statement.attributes if a.text == "unit")
-            bag.add(messages.unit_needs_vector(statement.names[0].text, dtype == COMPLEX, at))
+            bag.add(shapes.unit_needs_vector(statement.names[0].text, dtype == COMPLEX, at))
     for name in statement.names:
         symbol = Symbol(name.text, kind if known else "broken", name.span, dims, "shared" in attributes, dtype)
         symbol.unit, symbol.declaration = "unit" in attributes, statement
@@ -198,7 +199,7 @@ def _output(scope: Scope, symbol: Symbol, name: ast.Ident, bag: Bag) -> None:
     first = scope.symbols.get(name.text)
     twin = next((output for output in scope.outputs if output.name == name.text), None)
     if twin is not None:
-        bag.add(messages.defined_twice(name.text, name.span, twin.span))
+        bag.add(naming.defined_twice(name.text, name.span, twin.span))
     elif first is not None and first.kind == "state":
         scope.outputs.append(symbol)
         first.used = True
@@ -216,19 +217,19 @@ def _type(scope: Scope, statement: ast.Declaration, bag: Bag) -> tuple[tuple[str
     for dim in statement.type:
         symbol = scope.symbols.get(dim.text)
         if symbol is None:
-            bag.add(messages.unknown_dim(dim.text, scope.dims, dim.span))
+            bag.add(naming.unknown_dim(dim.text, scope.dims, dim.span))
         elif symbol.kind == "dim":
             symbol.used = True
             continue
         elif symbol.kind != "broken":
-            bag.add(messages.wrong_kind(dim.text, f"is an {symbol.kind}, not a dim", dim.span, symbol.span))
+            bag.add(naming.not_a_dim(dim.text, symbol.kind, dim.span, symbol.span))
         known = False
     return tuple(dim.text for dim in statement.type), known
 
 
 def _steps(scope: Scope, statement: ast.Steps, bag: Bag) -> None:
     if scope.step is not None:
-        bag.add(messages.defined_twice("steps", statement.span, scope.symbols[scope.step[0]].span))
+        bag.add(naming.defined_twice("steps", statement.span, scope.symbols[scope.step[0]].span))
         return
     if not _claim(scope, statement.index, bag):
         return
@@ -236,33 +237,33 @@ def _steps(scope: Scope, statement: ast.Steps, bag: Bag) -> None:
     scope.symbols[name] = Symbol(name, "step", statement.index.span, used=True)
     symbol = scope.symbols.get(dim)
     if symbol is None:
-        bag.add(messages.unknown_dim(dim, scope.dims, statement.dim.span))
+        bag.add(naming.unknown_dim(dim, scope.dims, statement.dim.span))
     elif symbol.kind == "dim":
         symbol.used = True
         scope.step = (name, dim)
         size = scope.dims[dim]
         if size is None:
-            bag.add(messages.steps_need_size(dim, statement.dim.span, symbol.span))
+            bag.add(timing.steps_need_size(dim, statement.dim.span, symbol.span))
         elif size > MAX_STEPS:
-            bag.add(messages.too_many_steps(dim, size, MAX_STEPS, statement.dim.span))
+            bag.add(timing.too_many_steps(dim, size, MAX_STEPS, statement.dim.span))
             scope.dims[dim] = None
     elif symbol.kind != "broken":
-        bag.add(messages.wrong_kind(dim, f"is an {symbol.kind}, not a dim", statement.dim.span, symbol.span))
+        bag.add(naming.not_a_dim(dim, symbol.kind, statement.dim.span, symbol.span))
 
 
 def _function(scope: Scope, statement: ast.Def, bag: Bag) -> None:
     name = statement.name
     if name.text in FUNCTIONS:
-        bag.add(messages.reserved_function(name.text, name.span))
+        bag.add(naming.reserved_function(name.text, name.span))
         return
     if not _claim(scope, name, bag):
         return
     seen: dict[str, Span] = {}
     for param in statement.params:
         if param.text in seen:
-            bag.add(messages.defined_twice(param.text, param.span, seen[param.text]))
+            bag.add(naming.defined_twice(param.text, param.span, seen[param.text]))
         if param.text in RESERVED:
-            bag.add(messages.reserved(param.text, param.span))
+            bag.add(naming.reserved(param.text, param.span))
         seen[param.text] = param.span
     scope.symbols[name.text] = Symbol(name.text, "function", name.span, function=statement)
 
@@ -273,7 +274,7 @@ def _assign(scope: Scope, statement: ast.Assign, bag: Bag) -> None:
     part = "broken"
     if symbol is None:
         if name in RESERVED:
-            bag.add(messages.reserved(name, statement.target.span))
+            bag.add(naming.reserved(name, statement.target.span))
             return
         part = _local_part(scope, statement, bag)
         symbol = scope.symbols[name] = Symbol(name, "local", statement.target.span)
@@ -282,14 +283,17 @@ def _assign(scope: Scope, statement: ast.Assign, bag: Bag) -> None:
     elif symbol.kind == "state":
         part = _state_part(scope, statement, bag)
     elif symbol.kind != "broken":
-        bag.add(messages.not_assignable(name, symbol.kind, statement.target.span, symbol.span))
+        bag.add(naming.not_assignable(name, symbol.kind, statement.target.span, symbol.span))
         return
-    twin = next((d for d in scope.definitions if d.name == name and (d.part == "micro_start") == (part == "micro_start")), None)
+    start = part == "micro_start"
+    twin = next((d for d in scope.definitions if d.key == (name, start)), None)
     if twin is not None and part != "broken":
-        bag.add(messages.assigned_twice(name, symbol.kind == "state", at, twin.target))
+        bag.add(timing.assigned_twice(name, symbol.kind == "state", at, twin.target))
         return
     if part == "broken":
-        symbol.kind = "broken"
+        symbol.spoiled = True
+        if symbol.kind != "state":  # the type of a state is known all the same
+            symbol.kind = "broken"
     else:
         scope.definitions.append(Definition(name, part, at, statement.value))
 
@@ -302,14 +306,14 @@ def _local_part(scope: Scope, statement: ast.Assign, bag: Bag) -> str:
     tail = items[1:] if time_offset(items[0]) == 0 else items
     if index and len(tail) == 1 and step_offset(tail[0], index) == "now":
         return "micro_local"
-    bag.add(messages.bad_target(name, "local", statement.target_span))
+    bag.add(timing.bad_target(name, "local", statement.target_span))
     return "broken"
 
 
 def _state_part(scope: Scope, statement: ast.Assign, bag: Bag) -> str:
     name, items = statement.target.text, statement.items
     if items is None:
-        bag.add(messages.bare_state_target(name, statement.target.span))
+        bag.add(timing.bare_state_target(name, statement.target.span))
         return "broken"
     if [time_offset(item) for item in items] == [0]:
         return "state"
@@ -317,5 +321,5 @@ def _state_part(scope: Scope, statement: ast.Assign, bag: Bag) -> str:
         part = {"now": "micro_state", "start": "micro_start"}.get(step_offset(items[1], scope.step[0]) or "")
         if part:
             return part
-    bag.add(messages.bad_target(name, "state", statement.target_span))
+    bag.add(timing.bad_target(name, "state", statement.target_span))
     return "broken"

@@ -11,11 +11,13 @@ from recc.ir.ops import const, dot, is_zero, leaf, mul, rename, total
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A typed value. `node` may lack axes that `dims` has (a constant along them); `heads`: it differs by head."""
+    """A typed value. `node` may lack axes that `dims` has (a constant along them); `heads`: it differs by head;
+    `span`: where in the text it is written, for errors of the operation that takes it."""
 
     node: Node
     dims: tuple[str, ...] = ()
     heads: bool = False
+    span: Span | None = None
 
     @property
     def dtype(self) -> str:

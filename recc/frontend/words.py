@@ -1,0 +1,6 @@
+"""The words of the language that are not functions."""
+
+from __future__ import annotations
+
+KEYWORDS = ("recurrence", "dim", "input", "param", "state", "output", "steps", "def", "example")
+ATTRIBUTES = ("unit", "shared", "complex")
