@@ -11,27 +11,12 @@ from importlib import resources
 from pathlib import Path
 
 
-class UnknownSpec(LookupError):
-    """Neither a file nor the name of a spec that ships with recc."""
+class SpecNotFound(LookupError):
+    """No readable spec stands at this path or has this name; `problem` says so, `help` what to try."""
 
-    def __init__(self, asked: str, near: list[str]):
-        self.asked, self.near = asked, near
-        super().__init__(f"{self.problem}; {self.help}")
-
-    @property
-    def problem(self) -> str:
-        kind = "no such file" if looks_like_path(self.asked) else "no spec has this name"
-        return f"{kind}: `{self.asked}`"
-
-    @property
-    def help(self) -> str:
-        if self.near:
-            return "did you mean " + " or ".join(f"`{name}`" for name in self.near) + "?"
-        return "`recc list` shows the names; a path ends in `.rec`"
-
-
-class UnreadableSpec(OSError):
-    """A file that exists but isn't text that can be read."""
+    def __init__(self, problem: str, help: str = ""):
+        self.problem, self.help = problem, help
+        super().__init__(f"{problem}; {help}" if help else problem)
 
 
 def folder() -> Path:
@@ -49,7 +34,7 @@ def looks_like_path(text: str) -> bool:
 
 
 def locate(name_or_path: str | os.PathLike) -> Path:
-    """The file that a name or path stands for; raises UnknownSpec with the nearest names."""
+    """The file that a name or path stands for; raises SpecNotFound with the nearest names."""
     text = os.fspath(name_or_path)
     if looks_like_path(text):
         path = Path(text)
@@ -60,8 +45,8 @@ def locate(name_or_path: str | os.PathLike) -> Path:
     elif Path(text).is_file():  # a spec kept under another suffix
         return Path(text)
     else:
-        raise UnknownSpec(text, _nearest(text, known))
-    raise UnknownSpec(text, _nearest_files(Path(text)))
+        raise SpecNotFound(f"no spec is called `{text}`", _hint(_nearest(text, known)))
+    raise SpecNotFound(f"there is no file `{text}`", _hint(_nearest_files(Path(text))))
 
 
 def find(name_or_path: str | os.PathLike) -> tuple[str, str]:
@@ -70,9 +55,9 @@ def find(name_or_path: str | os.PathLike) -> tuple[str, str]:
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"), shown(path)
     except UnicodeDecodeError as error:
-        raise UnreadableSpec(f"`{shown(path)}` is not UTF-8 text (byte {error.start})") from None
+        raise SpecNotFound(f"`{shown(path)}` is not UTF-8 text: byte {error.start} begins no character") from None
     except OSError as error:
-        raise UnreadableSpec(f"cannot read `{shown(path)}`: {error.strerror}") from None
+        raise SpecNotFound(f"`{shown(path)}` cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 def shown(path: Path) -> str:
@@ -81,6 +66,12 @@ def shown(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
+
+
+def _hint(near: list[str]) -> str:
+    if near:
+        return "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
+    return "`recc list` shows the names; a path ends in `.rec`"
 
 
 def _nearest(word: str, known: list[str]) -> list[str]:

@@ -45,9 +45,9 @@ def _run(argv: list[str]) -> int:
         return arguments.command(args.command).run(args)
     except common.SpecError as error:
         common.report(error, args.message_format)
-        return 2 if isinstance(error, common.UnknownSpec) else 1
-    except common.Usage as error:
-        common.complain(str(error), error.help)
+        return 1
+    except (common.Usage, common.SpecNotFound) as error:
+        common.complain(error, args.message_format)
         return 2
 
 

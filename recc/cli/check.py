@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,21 +13,37 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from recc.cli import common
+    from recc.frontend import check_text
+    from recc.frontend.diagnostics import ERROR
 
-    bad, missing, findings = 0, 0, []
+    missing, everything, parts = False, [], []
     for spec in args.specs:
         try:
-            found = common.recurrences(spec)
-        except common.SpecError as error:
-            missing += isinstance(error, common.UnknownSpec)
-            if args.message_format == "json":
-                findings += error.diagnostics
-            else:
-                common.report(error, args.message_format)
-            bad += 1
-        else:
-            if args.message_format != "json" and not args.quiet:
-                print(f"{found[0].path if found else spec}: ok ({', '.join(rec.name for rec in found)})")
+            text, path = common.read(spec)
+        except common.MISSING as error:
+            common.complain_missing(error)
+            missing = True
+            continue
+        found = check_text(text, path)
+        everything += found
+        if found:
+            parts.append(common.render(found, text, args.message_format))
+        if args.message_format != "json" and not args.quiet and not any(item.severity == ERROR for item in found):
+            print(f"{path}: ok")
     if args.message_format == "json":
-        print(common.render(findings, "", "json"))
-    return (2 if missing == bad else 1) if bad else 0
+        print(common.render(everything, "", "json"))
+    elif parts:
+        sys.stdout.flush()
+        print(("\n\n" if args.message_format == "human" else "\n").join(parts), file=sys.stderr)
+        if args.message_format == "human":
+            print(f"\n{_count(everything)}", file=sys.stderr)
+    if any(item.severity == ERROR for item in everything):
+        return 1
+    return 2 if missing else 0
+
+
+def _count(found: list) -> str:
+    """`2 errors, 1 warning`."""
+    kinds = [item.severity for item in found]
+    parts = [(kinds.count(kind), kind) for kind in dict.fromkeys(sorted(kinds))]
+    return ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for count, kind in parts)

@@ -6,53 +6,45 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
+
+from recc.cli import options
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC|CODE")
-    parser.add_argument("--json", action="store_true", help="the machine's view, stable")
-    parser.add_argument("--strategy", help="explain this strategy instead of the one that is chosen")
-    parser.add_argument("--recurrence", metavar="NAME", help="only this recurrence of the spec")
+    parser.add_argument("--json", action="store_true", help="the machine's view")
+    options.compiling(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    if re.fullmatch(r"[eEwW]\d+", args.spec):
+    if re.fullmatch(r"[eE]\d+", args.spec):
         return _page(args.spec.upper())
-    from recc.analysis import analyse
     from recc.analysis.explain import explain, explain_json
     from recc.cli import common
 
-    if args.recurrence:
-        found = [common.recurrence(args.spec, args.recurrence)]
-    else:
-        found = common.recurrences(args.spec)
-    plans = [analyse(rec, strategy=args.strategy) for rec in found]
+    found = [(rec, *common.choice(rec, args)) for rec in common.recurrences(args.spec, args)]
     if args.json:
-        views = [explain_json(plan) for plan in plans]
+        views = [explain_json(*parts) for parts in found]
         print(json.dumps(views[0] if len(views) == 1 else views, indent=2))
     else:
-        for plan in plans:
-            common.console().print(explain(plan))
+        for place, parts in enumerate(found):
+            common.console().print(*([""] if place else []), explain(*parts), sep="\n")
     return 0
 
 
 def _page(code: str) -> int:
     """Prints the long form of an error code."""
-    from importlib import resources
-
     from recc.cli import common
+    from recc.frontend.codes import TITLES, page
 
-    pages = {page.name.removesuffix(".md"): page for page in resources.files("recc.frontend").joinpath("pages").iterdir()}
-    if code not in pages:
-        near = [known for known in sorted(pages) if known[:3] == code[:3]] or sorted(pages)
+    if code not in TITLES:
+        near = [known for known in TITLES if known[:3] == code[:3]] or list(TITLES)
         raise common.Usage(f"no error has the code {code}", f"there are {', '.join(near)}")
-    text = pages[code].read_text("utf-8")
-    import sys
-
     if sys.stdout.isatty():
         from rich.markdown import Markdown
 
-        common.console().print(Markdown(text))
+        common.console().print(Markdown(page(code)))
     else:
-        print(text.rstrip())
+        print(page(code).rstrip())
     return 0

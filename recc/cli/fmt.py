@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
             changed = _format(spec, args)
         except common.SpecError as error:
             common.report(error, args.message_format)
-            code = 2 if isinstance(error, common.UnknownSpec) else 1
+            code = 1
         else:
             code = max(code, int(changed and args.check))
     return code

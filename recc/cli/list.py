@@ -1,0 +1,109 @@
+"""List the specs that ship with recc, with what the analysis finds in each: its class and the strategy that follows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+BEGIN, END = "<!-- recc list: begin -->", "<!-- recc list: end -->"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--names", action="store_true", help="only the names")
+    form.add_argument("--json", action="store_true", help="the machine's view")
+    form.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    form.add_argument("--readme", metavar="FILE", help="put that table between its markers in FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    from recc.cli import common
+    from recc.library import names
+
+    if args.names:
+        print("\n".join(names()))
+        return 0
+    rows = table()
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    elif args.markdown:
+        print(markdown(rows))
+    elif args.readme:
+        old = common.read_file(args.readme)
+        new = between_markers(old, markdown(rows), args.readme)
+        if new != old:
+            common.write(args.readme, new)
+            print(f"{args.readme}: table updated")
+    else:
+        common.console().print(_rich(rows))
+    return 0
+
+
+def table() -> list[dict[str, Any]]:
+    """One row a spec: its name, what it is, where it is from, the class of its memories and the strategy chosen."""
+    from recc.analysis import analyse
+    from recc.analysis.explain import class_of
+    from recc.frontend import parse_text
+    from recc.library import find, names
+    from recc.strategies import choose
+
+    rows = []
+    for name in names():
+        rec = parse_text(*find(name))[0]
+        plan = analyse(rec)
+        choice = choose(plan)
+        # Past values that a spec reads are states too, but say nothing about the architecture.
+        memories = [part for part in plan.components if not all(rec.state(state).delay for state in part.states)]
+        memories = memories or list(plan.components)
+        title, source = _title(rec.doc)
+        rows.append({
+            "spec": name,
+            "title": title,
+            "source": source,
+            "class": "; ".join(dict.fromkeys(class_of(part) for part in memories)),
+            "strategy": " and ".join(dict.fromkeys(choice.name(part) for part in memories)),
+            "parallel": choice.parallel,
+        })  # fmt: skip
+    return rows
+
+
+def _title(doc: str) -> tuple[str, str]:
+    """(what it is, its source) from a docstring: its first line, and the line after."""
+    title, _, source = doc.strip().partition("\n")
+    # A docstring of one line holds both: "Gated recurrent unit, as torch.nn.GRU. Cho et al., 2014. arXiv:1406.1078".
+    if not source:
+        title, _, source = title.partition(". ")
+    return title.strip().rstrip("."), source.strip().partition("\n")[0].rstrip(".")
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| spec | what it is | class | strategy |", "|---|---|---|---|"]
+    for row in rows:
+        name = row["spec"]
+        lines.append(f"| [`{name}`](specs/{name}.rec) | {row['title']} | {row['class']} | {row['strategy']} |")
+    return "\n".join(lines)
+
+
+def between_markers(text: str, table: str, path: str) -> str:
+    """`text` with what stands between the markers replaced; raises Usage where they are missing."""
+    from recc.cli import common
+
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise common.Usage(f"`{path}` has no markers for the table", f"put `{BEGIN}` and `{END}` on lines of their own")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def _rich(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for title in ("spec", "class", "strategy"):
+        shown.add_column(title, header_style="dim", no_wrap=True)
+    shown.add_column("what it is", header_style="dim", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        shown.add_row(row["spec"], row["class"], row["strategy"], row["title"])
+    return shown
