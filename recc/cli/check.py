@@ -20,8 +20,8 @@ def run(args: argparse.Namespace) -> int:
     for spec in args.specs:
         try:
             text, path = common.read(spec)
-        except common.MISSING as error:
-            common.complain_missing(error)
+        except common.SpecNotFound as error:
+            common.complain(error, "human" if args.message_format == "human" else "short")
             missing = True
             continue
         found = check_text(text, path)

@@ -29,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(views[0] if len(views) == 1 else views, indent=2))
     else:
         for place, parts in enumerate(found):
-            common.console().print(*([""] if place else []), explain(*parts), sep="\n")
+            if place:
+                print()
+            common.console().print(explain(*parts))
     return 0
 
 

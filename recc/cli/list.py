@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import sys
 from typing import Any
 
 BEGIN, END = "<!-- recc list: begin -->", "<!-- recc list: end -->"
@@ -36,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
             common.write(args.readme, new)
             print(f"{args.readme}: table updated")
     else:
-        common.console().print(_rich(rows))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(plain(rows, width))
     return 0
 
 
@@ -69,12 +72,10 @@ def table() -> list[dict[str, Any]]:
 
 
 def _title(doc: str) -> tuple[str, str]:
-    """(what it is, its source) from a docstring: its first line, and the line after."""
-    title, _, source = doc.strip().partition("\n")
-    # A docstring of one line holds both: "Gated recurrent unit, as torch.nn.GRU. Cho et al., 2014. arXiv:1406.1078".
-    if not source:
-        title, _, source = title.partition(". ")
-    return title.strip().rstrip("."), source.strip().partition("\n")[0].rstrip(".")
+    """(what it is, its source) from a docstring: its first sentence, and what follows up to the end of a line."""
+    first, _, rest = doc.strip().partition("\n")
+    title, _, source = first.partition(". ")
+    return title.strip().rstrip("."), (source or rest.partition("\n")[0]).strip().rstrip(".")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -97,13 +98,9 @@ def between_markers(text: str, table: str, path: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def _rich(rows: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for title in ("spec", "class", "strategy"):
-        shown.add_column(title, header_style="dim", no_wrap=True)
-    shown.add_column("what it is", header_style="dim", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        shown.add_row(row["spec"], row["class"], row["strategy"], row["title"])
-    return shown
+def plain(rows: list[dict[str, Any]], width: int | None) -> str:
+    """The rows as aligned columns; the last one is cut at `width`."""
+    head = {"spec": "spec", "class": "class", "strategy": "strategy", "title": "what it is"}
+    wide = {key: max(len(row[key]) for row in (head, *rows)) for key in ("spec", "class", "strategy")}
+    lines = ["   ".join([*(row[key].ljust(size) for key, size in wide.items()), row["title"]]) for row in (head, *rows)]
+    return "\n".join(line if width is None or len(line) <= width else line[: width - 3] + "..." for line in lines)
