@@ -125,43 +125,34 @@ def decay_matrix(bx, by, strict, dtype):
 
 
 # A decay of its own for each channel k does not factor out of a score. It does within a pair of row blocks,
-# measured from the row between them: exp(bx[t] - by[s]) = exp(bx[t] - ref) exp(ref - by[s]) with both exponents <= 0.
-# Halving a chunk again and again meets every pair s < t exactly once, at the level where its two halves part.
+# measured from the boundary between them: exp(b[t] - b[s]) = exp(b[t] - ref) exp(ref - b[s]), both factors <= 1.
+# Halving a chunk again and again meets every pair s < t exactly once, at the level where its two halves part. The
+# factors of a level are products of those below: one exp a row serves all levels, and nothing can overflow.
 
 
-def _levels(rows):
-    half = 1
+def levels(log_decay):
+    """For each level, from halves of one row up: (decay from the boundary to each later row, the same up to the row
+    before, decay from each earlier row to the boundary), each [..., blocks, half, K]; rows a power of two."""
+    decay = log_decay.exp()
+    rows = decay.shape[-2]
+    down, before, up = decay, torch.ones_like(decay), torch.ones_like(decay)
+    found, half = [], 1
     while half < rows:
-        yield half
+        (low, late), (low_before, late_before), (early, high) = (_halves(x, half) for x in (down, before, up))
+        found.append((late, late_before, early))
         half *= 2
+        if half < rows:
+            over, back = low[..., -1:, :], late[..., -1:, :]
+            down = torch.cat([low, late * over], -2).flatten(-3, -2)
+            before = torch.cat([low_before, late_before * over], -2).flatten(-3, -2)
+            up = torch.cat([early * back, high], -2).flatten(-3, -2)
+    return found
 
 
 def _halves(x, half):
-    """Rows in blocks of 2 * half, as (lower rows, upper rows): [..., blocks, half, K]."""
+    """Rows in blocks of 2 * half, as (earlier rows, later rows): [..., blocks, half, K]."""
     blocks = x.unflatten(-2, (-1, 2 * half))
     return blocks[..., :half, :], blocks[..., half:, :]
-
-
-def _sides(bx, by, half, dtype):
-    """The decays of the later rows and of the earlier ones, both measured from the last earlier row."""
-    _, later = _halves(bx, half)
-    earlier, _ = _halves(by, half)
-    ref = earlier[..., -1:, :]
-    return (later - ref).to(dtype).exp_(), (ref - earlier).to(dtype).exp_()
-
-
-def score(x, bx, y, by, strict):
-    """[t, s] = sum_k x[t, k] y[s, k] exp(bx[t, k] - by[s, k]), masked; rows a power of two."""
-    rows, dtype = x.shape[-2], x.dtype
-    lead = torch.broadcast_shapes(x.shape[:-2], bx.shape[:-2], y.shape[:-2])
-    out = x.new_zeros(*lead, rows, rows)
-    for half in _levels(rows):
-        later, earlier = _sides(bx, by, half, dtype)
-        block = (_halves(x, half)[1] * later) @ (_halves(y, half)[0] * earlier).mT
-        _corner(out, half).copy_(block)
-    if not strict:
-        out.diagonal(dim1=-2, dim2=-1).copy_((x * y * decay_of(bx - by, dtype)).sum(-1))
-    return out
 
 
 def _corner(a, half):
@@ -173,33 +164,46 @@ def _corner(a, half):
     return a.as_strided(shape, strides, a.storage_offset() + half * stride[-2])
 
 
-def score_rows(a, bx, y, by, strict):
-    """[t, k] = sum_s a[t, s] y[s, k] exp(bx[t, k] - by[s, k])."""
-    dtype = a.dtype
-    lead = torch.broadcast_shapes(a.shape[:-2], bx.shape[:-2], y.shape[:-2])
-    shape = (*lead, a.shape[-2], y.shape[-1])
-    if strict:
-        out = a.new_zeros(shape)
-    else:
-        out = (a.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * y * decay_of(bx - by, dtype)).expand(shape).contiguous()
-    for half in _levels(a.shape[-1]):
-        later, earlier = _sides(bx, by, half, dtype)
-        _halves(out, half)[1].add_(later * (_corner(a, half) @ (_halves(y, half)[0] * earlier)))
+def score(x, y, levels, before):
+    """[t, s] = sum_k x[t, k] y[s, k] exp(b[t, k] - b[s, k]) for s <= t; when `before`, b[t - 1] and s < t."""
+    rows = x.shape[-2]
+    lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], levels[0][0].shape[:-3] if levels else ())
+    out = x.new_zeros(*lead, rows, rows)
+    for level, (late, late_before, early) in enumerate(levels):
+        half = 1 << level
+        later = _halves(x, half)[1] * (late_before if before else late)
+        earlier = _halves(y, half)[0] * early
+        block = (later * earlier).sum(-1, keepdim=True) if half == 1 else later @ earlier.mT
+        _corner(out, half).copy_(block)
+    if not before:
+        out.diagonal(dim1=-2, dim2=-1).copy_((x * y).sum(-1))
     return out
 
 
-def score_cols(a, bx, x, by, strict):
-    """[s, k] = sum_t a[t, s] x[t, k] exp(bx[t, k] - by[s, k])."""
-    dtype = a.dtype
-    lead = torch.broadcast_shapes(a.shape[:-2], bx.shape[:-2], x.shape[:-2])
-    shape = (*lead, a.shape[-1], x.shape[-1])
-    if strict:
+def score_rows(a, y, levels, before):
+    """[t, k] = sum_s a[t, s] y[s, k] exp(b[t, k] - b[s, k]), b[t - 1] when `before`."""
+    return _contract(a, y, levels, before, 1)
+
+
+def score_cols(a, x, levels, before):
+    """[s, k] = sum_t a[t, s] x[t, k] exp(b[t, k] - b[s, k]), b[t - 1] when `before`."""
+    return _contract(a, x, levels, before, 0)
+
+
+def _contract(a, z, levels, before, side):
+    """The sum over the other side's rows: side 1 makes the later rows' values, side 0 those of the earlier ones."""
+    lead = torch.broadcast_shapes(a.shape[:-2], z.shape[:-2], levels[0][0].shape[:-3] if levels else ())
+    shape = (*lead, a.shape[-2], z.shape[-1])
+    if before:
         out = a.new_zeros(shape)
     else:
-        out = (a.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * x * decay_of(bx - by, dtype)).expand(shape).contiguous()
-    for half in _levels(a.shape[-1]):
-        later, earlier = _sides(bx, by, half, dtype)
-        _halves(out, half)[0].add_(earlier * (_corner(a, half).mT @ (_halves(x, half)[1] * later)))
+        out = (a.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * z).expand(shape).contiguous()
+    for level, (late, late_before, early) in enumerate(levels):
+        half = 1 << level
+        sides = (early, late_before if before else late)
+        other = _halves(z, half)[1 - side] * sides[1 - side]
+        pairs = _corner(a, half) if side else _corner(a, half).mT
+        _halves(out, half)[side].addcmul_(sides[side], pairs * other if half == 1 else pairs @ other)
     return out
 
 

@@ -290,12 +290,16 @@ class Text:
     def _op_score_cols(self, node: Node) -> str:
         return self._scored("score_cols", node)
 
+    def _op_levels(self, node: Node) -> str:
+        (channel,) = (axis for axis in node.axes if axis not in (GRID, HEADS, ROW))
+        return f"levels({self._aligned(node.args[0], (GRID, HEADS, ROW, channel))[0]})"
+
     def _scored(self, function: str, node: Node) -> str:
-        tile_axes = (GRID, HEADS, ROW, node["over"])
-        first_axes = (GRID, HEADS, ROW, COL) if function != "score" else tile_axes
-        axes = [first_axes, tile_axes, tile_axes, tile_axes]
-        parts = [self._aligned(arg, wish)[0] for arg, wish in zip(node.args, axes, strict=True)]
-        return f"{function}({', '.join(parts)}, {node['strict']})"
+        tile, pair = (GRID, HEADS, ROW, node["over"]), (GRID, HEADS, ROW, COL)
+        tensors = (node.args[0], node.args[2]) if node.op == "score" else node.args[:2]
+        first = tile if node.op == "score" else pair
+        parts = [self._aligned(arg, wish)[0] for arg, wish in zip(tensors, (first, tile), strict=True)]
+        return f"{function}({', '.join(parts)}, {self(node.args[-1])}, {node['before']})"
 
     def _op_inverse(self, node: Node) -> str:
         return f"unit_inverse({self(node.args[0])}, {len([a for a in node.axes if a not in (GRID, HEADS)])})"

@@ -80,6 +80,7 @@ class _Memory:
         assert kind.log_decay is not None
         log_decay = low.lift(kind.log_decay)
         self.channel = mixing in log_decay.axes
+        self.levels = build("levels", spread(log_decay, (ROW,))) if self.channel else ZERO
         if is_zero(log_decay):
             self.b = self.b_before = ZERO
         elif ROW in log_decay.axes:
@@ -103,7 +104,7 @@ class _Memory:
     def score(self, x: Node, bx: Node, key: Node, strict: bool) -> Node:
         """[ROW, COL]: what row t reads of what row s wrote."""
         if self.channel:
-            return build("score", x, bx, key, self.b, over=self.mixing, strict=strict)
+            return build("score", x, bx, key, self.b, self.levels, over=self.mixing, before=strict)
         gram = dot(x, rename(key, {ROW: COL}), (self.mixing,))
         return mul(gram, build("decay", bx, self.b, strict=strict))
 

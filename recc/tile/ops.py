@@ -120,35 +120,46 @@ def _vjp_decay(y: Node, g: Node) -> tuple:
 _register("decay", 2, _decay, _vjp_decay)
 
 
-def _score(x: Node, bx: Node, y: Node, by: Node, *, over: Axis, strict: bool, span: Span | None = None) -> Node:
-    """sum_k x[t, k] y[s, k] exp(bx[t, k] - by[s, k]) for s <= t (s < t when strict), else 0."""
+def _levels(log_decay: Node, span: Span | None = None) -> Node:
+    """The decays across the halves of a chunk, of its halves, and so on: what scores with a decay per channel need."""
+    return make("levels", (log_decay,), log_decay.axes, REAL, span)
+
+
+_register("levels", 1, _levels, lambda y, g: (None,))  # scores give their derivative to b itself
+
+# Scores take (x, bx, y, by, levels), where bx is by or, when `before`, by less the row's own log decay, and
+# levels = levels(that log decay). Only the levels are computed with; bx and by are there for the derivative.
+
+
+def _score(x: Node, bx: Node, y: Node, by: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
+    """sum_k x[t, k] y[s, k] exp(bx[t, k] - by[s, k]) for s <= t (s < t when `before`), else 0."""
     axes = [axis for a in (x, bx, y, by) for axis in a.axes if axis != over] + [ROW, COL]
-    return make("score", (x, bx, y, by), axes, result_dtype((x, y)), span, over=over, strict=strict)
+    return make("score", (x, bx, y, by, levels), axes, result_dtype((x, y)), span, over=over, before=before)
 
 
-def _score_rows(a: Node, bx: Node, y: Node, by: Node, *, over: Axis, strict: bool, span: Span | None = None) -> Node:
+def _score_rows(a: Node, y: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
     """sum_s a[t, s] y[s, k] exp(bx[t, k] - by[s, k]): the contraction of a score's cotangent with y."""
-    axes = [axis for n in (a, bx, y, by) for axis in n.axes if axis != COL] + [over]
-    return make("score_rows", (a, bx, y, by), axes, result_dtype((a, y)), span, over=over, strict=strict)
+    axes = [axis for n in (a, y, levels) for axis in n.axes if axis != COL] + [over]
+    return make("score_rows", (a, y, levels), axes, result_dtype((a, y)), span, over=over, before=before)
 
 
-def _score_cols(a: Node, bx: Node, x: Node, by: Node, *, over: Axis, strict: bool, span: Span | None = None) -> Node:
+def _score_cols(a: Node, x: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
     """sum_t a[t, s] x[t, k] exp(bx[t, k] - by[s, k]), with s called ROW again."""
-    axes = [axis for n in (a, bx, x, by) for axis in n.axes if axis != COL] + [over]
-    return make("score_cols", (a, bx, x, by), axes, result_dtype((a, x)), span, over=over, strict=strict)
+    axes = [axis for n in (a, x, levels) for axis in n.axes if axis != COL] + [over]
+    return make("score_cols", (a, x, levels), axes, result_dtype((a, x)), span, over=over, before=before)
 
 
 def _vjp_score(z: Node, g: Node) -> tuple:
-    x, bx, y, by = z.args
-    facts = {"over": z["over"], "strict": z["strict"]}
-    dx = build("score_rows", g, bx, y, by, **facts)
-    dy = build("score_cols", g, bx, x, by, **facts)
-    return dx, mul(x, dx), dy, neg(mul(y, dy))
+    x, _, y, _, levels = z.args
+    facts = {"over": z["over"], "before": z["before"]}
+    dx = build("score_rows", g, y, levels, **facts)
+    dy = build("score_cols", g, x, levels, **facts)
+    return dx, mul(x, dx), dy, neg(mul(y, dy)), None
 
 
-_register("score", 4, _score, _vjp_score)
-_register("score_rows", 4, _score_rows)
-_register("score_cols", 4, _score_cols)
+_register("score", 5, _score, _vjp_score)
+_register("score_rows", 3, _score_rows)
+_register("score_cols", 3, _score_cols)
 
 
 # --- triangular systems -----------------------------------------------------------------------------------------
