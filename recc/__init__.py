@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recc.frontend.diagnostics import SpecError as SpecError
-    from recc.runtime.api import Module as Module
+    from recc.runtime.module import Module as Module
     from recc.runtime.api import load as load
     from recc.runtime.api import loads as loads
 
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 __all__ = ["Module", "SpecError", "__version__", "load", "loads"]
 
 _HOME = {
-    "Module": "recc.runtime.api",
+    "Module": "recc.runtime.module",
     "SpecError": "recc.frontend.diagnostics",
     "load": "recc.runtime.api",
     "loads": "recc.runtime.api",

@@ -43,7 +43,8 @@ def cumsum(x, dim):
 
 def rcumsum(x, dim):
     """Inclusive sums up the rows; the transpose of cumsum."""
-    return x.double().flip(dim).cumsum(dim).flip(dim).to(x.dtype)
+    sums = x.double().cumsum(dim)
+    return (sums.narrow(dim, -1, 1) - sums).to(x.dtype).add_(x)
 
 
 def _end_index(end, x, dim):
