@@ -157,7 +157,9 @@ def _clamp(e: Emit, args: list[Value], over, span: Span) -> Value:
 def _outer(e: Emit, args: list[Value], over, span: Span) -> Value:
     for arg in args:
         e.rank("outer", arg, 1, span)
-    return e.op("mul", *types.outer(*args), span=span)
+    left, right, dims = types.outer(*args)
+    product = e.op("mul", left, right, span=span)
+    return Value(product.node, dims, product.heads)
 
 
 @_function("diag(a)", 1)

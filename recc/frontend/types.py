@@ -72,13 +72,16 @@ def transpose(value: Value) -> Value:
     return relabel(value, value.dims[::-1], value.labels[::-1])
 
 
-def outer(a: Value, b: Value) -> tuple[Value, Value]:
-    """Two vectors relabelled so that an elementwise operation makes the matrix of all pairs."""
+def outer(a: Value, b: Value) -> tuple[Value, Value, tuple[str, ...]]:
+    """Two vectors relabelled so that an elementwise operation makes the matrix of all pairs, and its dims.
+
+    The operands come without dims: their axes are told apart by label, not by the dim's name.
+    """
     dims = a.dims + b.dims
     names = labels(dims)
     left = rename(a.node, dict(zip(a.labels, names, strict=False)))
     right = rename(b.node, dict(zip(b.labels, names[len(a.dims) :], strict=True)))
-    return Value(left, a.dims, a.heads), Value(right, b.dims, b.heads)
+    return Value(left, (), a.heads, a.span), Value(right, (), b.heads, b.span), dims
 
 
 def contract(a: Value, b: Value) -> tuple[Node, Node, Axis, tuple[str, ...]]:
