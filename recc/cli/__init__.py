@@ -17,7 +17,8 @@ INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED = 3, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; never lets an exception out."""
     try:
-        code = _run(sys.argv[1:] if argv is None else list(argv))
+        # The submodules `list` and `compile` are names of this module: the builtins are out of reach here.
+        code = _run(sys.argv[1:] if argv is None else [*argv])
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
