@@ -16,7 +16,7 @@ from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
 
 from recc.tile.program import Carry, TileProgram
 
-WIDTH = 108  # longest expression that is printed in line
+WIDTH = 72  # longest expression that is printed in line
 _LEAVES = ("tile", "param", "carry")
 
 
@@ -49,6 +49,8 @@ class _Function:
         self.variables: dict[Node, str] = {}  # what has a name over all chunks
         self.used: set[str] = set()
         self.lines: list[str] = []
+        self.noted: set[str] = set()
+        self.results = {node: name for name, node in {**program.stores, **program.sums}.items()}
         self.leaves = [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
         for leaf in self.leaves:
             self._claim(leaf, identifier(leaf["name"]))
@@ -99,6 +101,8 @@ class _Function:
     def _wish(self, node: Node) -> str:
         if node in self.program.names:
             return identifier(self.program.names[node])
+        if node in self.results:
+            return identifier(self.results[node])
         base = {
             "inverse": "T",
             "decay": "decay",
@@ -121,7 +125,17 @@ class _Function:
             if place < len(self.levels):
                 self._loop(self.levels[place])
         self._footer()
-        return "\n".join(self.lines) + "\n"
+        return self._finished()
+
+    def _finished(self) -> str:
+        """The lines, without sizes that nothing uses."""
+        text = "\n".join(self.lines)
+        kept = []
+        for line in self.lines:
+            size = re.fullmatch(r"    (n|heads|rows|dim_\w+|like|end) = \S.*", line)
+            if size is None or len(re.findall(rf"\b{size[1]}\b", text)) > 1 + line.count(f"{size[1]}.") :
+                kept.append(line)
+        return "\n".join(kept) + "\n"
 
     def straight(self) -> str:
         self._header(step=True)
@@ -130,7 +144,7 @@ class _Function:
         parts = [self._result(node, "    ") for node in self.program.stores.values()]
         parts += [self._result(c.new, "    ") for c in self.program.carries]
         self.lines.append(f"    return ({', '.join(parts)},)")
-        return "\n".join(self.lines) + "\n"
+        return self._finished()
 
     def _header(self, step: bool = False) -> None:
         arguments = [self.variables[leaf] for leaf in self.leaves]
@@ -195,7 +209,19 @@ class _Function:
             name = self._claim(node, self._wish(node))
         else:
             name = variables[node] = self._local(node)
+        self.lines += [f"{indent}# {note}" for note in self._notes(node)]
         self.lines.append(f"{indent}{name} = {_bare(text)}")
+
+    def _notes(self, node: Node) -> Iterator[str]:
+        """What a line computes, said once: a strategy's own words, and the line of the spec that it comes from."""
+        notes = [self.program.notes[node]] if node in self.program.notes else []
+        if node.span is not None and 0 < node.span.line < len(self.program.source):
+            text = self.program.source[node.span.line].partition("#")[0].strip()
+            notes.append(f"{self.program.source[0]}:{node.span.line}  {text}")
+        for note in notes:
+            if note not in self.noted:
+                self.noted.add(note)
+                yield note
 
     def _local(self, node: Node) -> str:
         wish, count = f"{self._wish(node)}_c", 2
@@ -295,12 +321,13 @@ def _bare(text: str) -> str:
     """`text` without an outer pair of parentheses that belongs together."""
     if not (text.startswith("(") and text.endswith(")")):
         return text
-    depth = 0
+    depth, pair = 0, False
     for place, char in enumerate(text):
-        depth += (char == "(") - (char == ")")
+        depth += (char in "([") - (char in ")]")
+        pair |= char == "," and depth == 1
         if depth == 0 and place < len(text) - 1:
             return text
-    return text[1:-1] if "," not in text else text
+    return text if pair else text[1:-1]
 
 
 def _wrapped(head: str, parts: Iterable[str], tail: str) -> list[str]:

@@ -55,8 +55,9 @@ class Text:
         if is_static(node):
             return self._static(node)
         special = getattr(self, f"_op_{node.op}", None)
-        if special is not None:
-            return special(node), ATOM
+        text = special(node) if special is not None else None
+        if text is not None:
+            return text, ATOM
         entry = OPS[node.op]
         level = _BINDS.get(node.op, ATOM)
         parts = []
@@ -111,17 +112,14 @@ class Text:
 
     # --- structure -------------------------------------------------------------------------------------------
 
-    def _op_mul(self, node: Node) -> str:
+    def _op_mul(self, node: Node) -> str | None:
+        """A product with ones repeats a value; any other is printed as a product."""
         a, b = node.args
         if b.op == "ones":
             return self._expanded(a, node)
         if a.op == "ones":
             return self._expanded(b, node)
-        parts = []
-        for arg in node.args:
-            text, binds = self._aligned(arg, node.axes)
-            parts.append(text if binds <= PRODUCT else f"({text})")
-        return "(" + " * ".join(parts) + ")"
+        return None
 
     def _expanded(self, a: Node, node: Node) -> str:
         if is_static(a):

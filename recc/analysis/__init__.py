@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from recc.analysis import cascade, jacobian, semiring
 from recc.analysis.affine import classify
-from recc.analysis.plan import Component, Nonlinear, Plan, Reason
-from recc.analysis.poly import Algebra, NotAffine
+from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
+from recc.analysis.poly import Algebra, NotAffine, Term, product_node
 from recc.analysis.reads import Read, WholeState, rewrite
 from recc.ir.node import Axis, Node, walk
 from recc.ir.ops import ZERO, leaf
@@ -51,8 +51,25 @@ def _component(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node]
             reason = _nonlinear_reason(error, name)
     else:
         reason = _coupled_reason(rec, group, updates)
+        block = _affine_block(rec, group, updates, reason)
+        if block is not None:
+            return Component(group, block, reads, (reason,), level)
     structure = jacobian.structure(rec, updates)
     return Component(group, Nonlinear(structure, reason), reads, (reason, *reasons), level)
+
+
+def _affine_block(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node], why: Reason) -> Affine | None:
+    """Coupled states that are affine in each other: a small block where the coupling is elementwise, else dense."""
+    algebra = Algebra([old_leaf(rec, name) for name in group])
+    try:
+        terms = [term for name in group for term in algebra.expand(updates[name])]
+    except NotAffine:
+        return None
+    shape = jacobian.structure(rec, updates)
+    moving = [product_node(Term(t.coef, t.factors, t.bound)) for t in terms if t.variable is not None]
+    invariant = not any(leaf.op in ("input", "state") for leaf in walk(*moving))
+    structure = shape if shape.startswith("block") else "dense"
+    return Affine(structure, ZERO, None, not_matrix=why, time_invariant=invariant)
 
 
 def _affine_reason(rec: Recurrence, name: str, kind) -> Reason:

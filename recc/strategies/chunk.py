@@ -95,9 +95,13 @@ class _Memory:
         self.leaving = self._leave()
 
     def _name(self, state: str) -> None:
-        for node, name in ((self.b, f"b_{state}"), *((u, f"u_{state}") for u in self.written)):
+        """Names and words for the generated text."""
+        written = [(u, f"u_{state}", f"what each token writes to {state} under its key") for u in self.written]
+        sums = (self.b, f"b_{state}", f"log decay of {state} from the chunk's start up to each token")
+        for node, name, note in (sums, *written):
             if node.args:
                 self.low.names.setdefault(node, name)
+                self.low.notes.setdefault(node, note)
 
     # --- the pieces of the theorem ----------------------------------------------------------------------
 
@@ -137,15 +141,19 @@ class _Memory:
                     inner[r] = add(inner[r], dot(score, rename(value, {ROW: COL}), (COL,)))
         outer = [mul(w, build("gap", self.b_before, ZERO)) for w in ws]
         if count == 1:
-            inverse = build("inverse", lower[0][0])
+            inverse = self._noted(build("inverse", lower[0][0]))
             return [self._solved(inverse, outer[0], inner[0], {ROW: COL})]
         full = [self._full(entry) for row in lower for entry in row]
         rows = [build("stack", *full[r * count : (r + 1) * count], axis=RANK2) for r in range(count)]
-        inverse = build("inverse", build("stack", *rows, axis=RANK))
+        inverse = self._noted(build("inverse", build("stack", *rows, axis=RANK)))
         shared = [self._columns(spread(value, (ROW,))) for value in inner]
         outer_all, inner_all = build("stack", *outer, axis=RANK), build("stack", *shared, axis=RANK)
         solved = self._solved(inverse, outer_all, inner_all, {ROW: COL, RANK: RANK2})
         return [build("take", solved, axis=RANK, index=r, size=count) for r in range(count)]
+
+    def _noted(self, inverse: Node) -> Node:
+        self.low.notes.setdefault(inverse, "(I - L)^-1: a token's reads depend on what the tokens before it wrote")
+        return inverse
 
     def _solved(self, inverse: Node, outer: Node, inner: Node, moved: dict[Axis, Axis]) -> Node:
         # The state's factor is solved for by itself: the loop over chunks is then one matrix product.

@@ -7,6 +7,7 @@ A strategy solves one component: it registers, in a `Lowering`, how the componen
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from recc.analysis.plan import Component, Plan
 from recc.analysis.poly import Algebra
@@ -26,6 +27,7 @@ class Lowering:
         self.readers: dict[Node, Callable[[Read], Node]] = {}
         self.carries: list[Carry] = []
         self.names: dict[Node, str] = {}
+        self.notes: dict[Node, str] = {}  # what a node is, for the generated text
         self.loads = {i.name: tile(i.name, i.axes, i.dtype, self.rows) for i in self.rec.inputs}
         self.params = {p.name: leaf("param", p.axes, p.dtype, name=p.name) for p in self.rec.params}
         for declared in self.rec.inputs:
@@ -62,7 +64,9 @@ class Lowering:
             stores[output.name] = spread(self.lift(output.value), axes)
         named = [(self._quiet(node), name) for node, name in self.rec.names.items()]
         names = {node: name for node, name in named if node is not None} | self.names
-        return TileProgram(self.rec.name, self.chunk, self.loads, self.params, tuple(self.carries), stores, {}, names)
+        source = (Path(self.rec.path).name, *self.rec.text.splitlines())
+        carries = tuple(self.carries)
+        return TileProgram(self.rec.name, self.chunk, self.loads, self.params, carries, stores, {}, names, self.notes, source)
 
     def _quiet(self, node: Node) -> Node | None:
         """What a named local has become, if it does not read a chunked memory."""

@@ -28,7 +28,7 @@ class Scan:
                 kind.reason.span,
                 "drop `--strategy`, or use `--strategy sequential`",
             )
-        if isinstance(kind, Affine) and kind.structure in ("diagonal+rank", "dense"):
+        if isinstance(kind, Affine) and kind.structure not in ("zero", "identity", "scalar", "diagonal"):
             return Reason(
                 f"`scan` needs a transition that acts elementwise, and that of {listing} is {kind.structure}",
                 plan.updates[component.states[0]].span,

@@ -42,6 +42,7 @@ class TileProgram:
     sums: dict[str, Node] = field(default_factory=dict)
     names: dict[Node, str] = field(default_factory=dict)
     notes: dict[Node, str] = field(default_factory=dict)
+    source: tuple[str, ...] = ()  # the spec's file name, then its lines
     reverse: bool = False  # the carries run from the last chunk to the first
 
     @property
@@ -83,10 +84,15 @@ def adjoint(program: TileProgram) -> TileProgram:
         carries,
         {f"d_{name}": new[node] for name, node in program.loads.items() if not is_zero(new[node])},
         {f"d_{name}": new[node] for name, node in program.params.items() if not is_zero(new[node])},
-        {saved[c.name]: f"{c.name}" for c in program.carries},
-        program.notes,
+        _renamed(program.names, olds),
+        _renamed(program.notes, olds),
+        program.source,
         not program.reverse,
     )
+
+
+def _renamed(texts: dict[Node, str], olds: dict[Node, Node]) -> dict[Node, str]:
+    return dict(zip(rebuild(texts, olds.get), texts.values(), strict=True))
 
 
 def finish(program: TileProgram) -> TileProgram:
