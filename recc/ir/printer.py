@@ -25,7 +25,7 @@ def _show(node: Node, names: Mapping[Node, str], level: int) -> str:
     args = node.args
     if node.op in _INFIX:
         sign, own = _INFIX[node.op]
-        right = own + (node.op in ("sub", "div", "pow"))
+        right = own + (node.op in ("sub", "div", "pow") or (node.op == "mul" and _starts_with_dot(args[1])))
         text = f"{_show(args[0], names, own)} {sign} {_show(args[1], names, right)}"
         return f"({text})" if own < level else text
     match node.op:
@@ -58,8 +58,15 @@ def _show(node: Node, names: Mapping[Node, str], level: int) -> str:
         case "rename":
             swapped = {old: new for old, new in node["mapping"]}
             text = _show(args[0], names, 5)
-            return f"{text}.T" if len(swapped) == 2 and len(args[0].axes) > 1 else text
+            return f"{text}.T" if len(swapped) == 2 and set(swapped) == set(swapped.values()) else text
         case "take":
             return f"{_show(args[0], names, 5)}[{node['index'] + 1}]"
         case _:
             return f"{node.op}({', '.join(_show(arg, names, 0) for arg in args)})"
+
+
+def _starts_with_dot(node: Node) -> bool:
+    """Whether the text of a product begins with `a @ b`: `x * a @ b` would mean `(x * a) @ b`."""
+    while node.op in ("mul", "div"):
+        node = node.args[0]
+    return node.op == "dot"

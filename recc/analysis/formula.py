@@ -1,0 +1,280 @@
+"""What a plan and a strategy mean as equations in the spec's own names: the lines that `recc explain` prints.
+
+A line is (left, right, remark). Log decays are natural logarithms, summed up from the chunk's start; `x . y` sums over
+the mixing axis; `b-` is b without the token's own decay, which is what a read of the state before its update sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Semiring, Write
+from recc.analysis.poly import Algebra
+from recc.analysis.reads import Read, WholeState, rewrite
+from recc.ir.node import HEADS, Node, walk
+from recc.ir.ops import ZERO, is_const, is_zero, leaf, mul, neg
+from recc.ir.printer import show
+
+Line = tuple[str, str, str]
+LIMIT = 110
+
+
+class Writer:
+    """Prints the nodes of one plan, and remembers which of the spec's locals it called by name."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.rec = plan.recurrence
+        self.used: dict[Node, str] = {}
+
+    def text(self, node: Node, *, atom: bool = False) -> str:
+        self._note(node)
+        text = show(node, self.rec.names, LIMIT)
+        return f"({text})" if atom and " " in text and not _closed(text) else text
+
+    def _note(self, node: Node, inside: bool = False) -> None:
+        stack = [node]
+        while stack:
+            here = stack.pop()
+            if here in self.rec.names and not (inside and here is node):
+                self.used.setdefault(here, self.rec.names[here])
+            else:
+                stack.extend(here.args)
+
+    def definitions(self) -> list[Line]:
+        """`name = expression` for every local mentioned so far, and for those that these mention."""
+        lines: list[Line] = []
+        todo = list(self.used)
+        for node in todo:  # grows while it runs
+            known = len(self.used)
+            self._note(node, inside=True)
+            todo += list(self.used)[known:]
+            others = {other: name for other, name in self.rec.names.items() if other is not node}
+            lines.append((self.used[node], show(node, others, LIMIT), ""))
+        return lines
+
+
+def _closed(text: str) -> bool:
+    """Whether `text` is one call or one parenthesis, `f(a + b)`, so that it needs no more of them."""
+    if not text.endswith(")"):
+        return False
+    depth = 0
+    for place, sign in enumerate(text):
+        depth += (sign == "(") - (sign == ")")
+        if sign == " " and depth == 0 or sign == ")" and depth == 0 and place < len(text) - 1:
+            return False
+    return True
+
+
+def normal_form(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    """The component's update in the form that its class is defined by."""
+    name, kind = component.states[0], component.kind
+    match kind:
+        case Nonlinear():
+            return [(f"{state}[t]", say.text(plan.updates[state]), "") for state in component.states]
+        case Semiring():
+            gain = "" if is_zero(kind.gain) else f"{say.text(kind.gain)} + "
+            return [(f"{name}[t]", f"{_sum_of(kind)}({gain}{name}[t-1], {say.text(kind.bias)})", "")]
+        case Affine("zero"):
+            return [(f"{name}[t]", say.text(plan.updates[name]), "")]
+        case Affine() if kind.not_matrix is not None and (kind.structure == "dense" or kind.mixing is not None):
+            return [(f"{name}[t]", say.text(plan.updates[name]), "")]
+        case Affine() if kind.not_matrix is not None or kind.mixing is None:
+            bias = "" if is_zero(kind.bias) else f" + {say.text(kind.bias)}"
+            return [(f"{name}[t]", f"{_times(kind.decay, f'{name}[t-1]', say)}{bias}", "D * S + B")]
+    assert isinstance(kind, Affine)
+    terms = [_times(kind.decay, f"{name}[t-1]", say)]
+    terms += [f"{say.text(write.key, atom=True)} (x) {value}" for write, value in _values(kind, say)]
+    lines = [(f"{name}[t]", _plus(terms), "D * S + sum of key (x) value")]
+    for r, w in enumerate(kind.ranks):
+        lines.append((_y(kind, r), f"{say.text(w, atom=True)} . {name}[t-1]", f"w . S, a sum over {kind.mixing}"))
+    return lines
+
+
+def _sum_of(kind: Semiring) -> str:
+    return "max" if kind.kind == "max" else "logaddexp"
+
+
+def _y(kind: Affine, r: int) -> str:
+    return "y" if len(kind.ranks) == 1 else f"y{r + 1}"
+
+
+def _times(factor: Node, what: str, say: Writer) -> str:
+    if is_const(factor, 1):
+        return what
+    return f"{say.text(factor) if factor.op == 'mul' else say.text(factor, atom=True)} * {what}"
+
+
+def _plus(terms: Iterable[str]) -> str:
+    text = ""
+    for term in terms:
+        if text:
+            text += f" - {term[1:]}" if term.startswith("-") else f" + {term}"
+        else:
+            text = term
+    return text or "0"
+
+
+def _value(write: Write, kind: Affine, say: Writer, read: str = "") -> str:
+    """What is written under a key; `read`: how the rank reads are called."""
+    terms = [] if is_zero(write.const) else _summands(write.const)
+    for r, scale in write.of_read:
+        y = leaf("input", name=_y(kind, r).replace("y", read or "y"))
+        terms += [mul(term, y) for term in _summands(scale)]
+    return _plus(_signed(term, say) for term in terms)
+
+
+def _summands(node: Node) -> list[Node]:
+    if node.op not in ("add", "sub"):
+        return [node]
+    left, right = node.args
+    return _summands(left) + [neg(term) if node.op == "sub" else term for term in _summands(right)]
+
+
+def _signed(node: Node, say: Writer) -> str:
+    """A product with its minus signs in front."""
+    minus, factors = False, []
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        if here.op == "neg" and here not in say.rec.names:
+            minus = not minus
+            stack.append(here.args[0])
+        elif here.op == "mul" and here not in say.rec.names:
+            stack += here.args[::-1]
+        else:
+            factors.append(here)
+    product = factors[0]
+    for factor in factors[1:]:
+        product = mul(product, factor)
+    return f"{'-' if minus else ''}{say.text(product)}"
+
+
+def _values(kind: Affine, say: Writer) -> list[tuple[Write, str]]:
+    pairs = [(write, _value(write, kind, say)) for write in kind.writes]
+    return [(write, f"({text})" if " + " in text or " - " in text else text) for write, text in pairs if text != "0"]
+
+
+def reads(component: Component, plan: Plan) -> list[Read]:
+    """The contractions by which outputs and other components read the component's states."""
+    rec, found = plan.recurrence, []
+    states = [rec.state(name) for name in component.states]
+    leaves = [leaf("state", s.axes, s.dtype, s.span, name=s.name, when=when) for s in states for when in ("old", "new")]
+    algebra = Algebra(leaves)
+
+    def note(read: Read) -> Node:
+        found.append(read)
+        return ZERO
+
+    readers = [output.value for output in rec.outputs]
+    readers += [update for name, update in rec.updates.items() if name not in component.states]
+    for reader in readers:
+        try:
+            rewrite(reader, algebra, note)
+        except WholeState:
+            continue
+    return list(dict.fromkeys(found))
+
+
+def chunk_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    """The chunk form of one memory: the theorem with this spec's D, w, u, key and value in it."""
+    name, kind = component.states[0], component.kind
+    assert isinstance(kind, Affine) and kind.mixing is not None and kind.log_decay is not None
+    decayed = not is_zero(kind.log_decay)
+    lines: list[Line] = []
+    if decayed:
+        lines.append(("b", _cumulative(kind.log_decay, say), _SINCE))
+    channel = kind.mixing in kind.log_decay.axes
+    inner = f"sum over {kind.mixing} of x[t] y[i] exp(b[t] - b[i])" if channel else "(x[t] . y[i]) exp(b[t] - b[i])"
+    before = decayed and (kind.ranks or any(read.state["when"] == "old" for read in reads(component, plan)))
+    remarks = [_SUBBLOCKS] * channel + ["score-: b-[t] for b[t]"] * bool(before)
+    lines.append(("score(x, y)[t,i]", inner if decayed else "x[t] . y[i]", "; ".join(remarks)))
+    keys = [say.text(write.key, atom=True) for write in kind.writes]
+    us = ["U" if len(keys) == 1 else f"U{j + 1}" for j in range(len(keys))]
+    for r, w in enumerate(kind.ranks):
+        lines += _rank_lines(kind, r, say.text(w, atom=True), name, say, keys, us)
+    for write, u in zip(kind.writes, us, strict=True):
+        lines.append((u, _value(write, kind, say, "Y"), "what is written under " + say.text(write.key)))
+    for read in reads(component, plan):
+        before = read.state["when"] == "old"
+        query, b = say.text(read.query, atom=True), "b-" if before else "b"
+        terms = [f"{_faded(query, b, decayed)} {name}_start"]
+        terms += [f"{_mask(query, key, b, before, decayed)} {u}" for key, u in zip(keys, us, strict=True)]
+        lines.append((f"{query} . {name}[t{'-1' if before else ''}]", " + ".join(terms), "read"))
+    kept = "exp(b_end)" if decayed else ""
+    terms = [f"{kept} {name}_start".strip()]
+    terms += [f"{_faded(key, 'b_end - b', decayed)}^T {u}" for key, u in zip(keys, us, strict=True)]
+    return [*lines, (f"{name}_end", " + ".join(terms), "goes from chunk to chunk")]
+
+
+_SINCE = "b-: without the token's own"
+_SUBBLOCKS = "in sub-blocks, exponents <= 0"
+
+
+def _cumulative(log_decay: Node, say: Writer) -> str:
+    moving = any(node.op in ("input", "state") for node in walk(log_decay))
+    return f"cumsum({say.text(log_decay)})" if moving else f"t * {say.text(log_decay, atom=True)}"
+
+
+def _faded(vector: str, b: str, decayed: bool) -> str:
+    return f"({vector} exp({b}))" if decayed else vector
+
+
+def _mask(x: str, key: str, b: str, strict: bool, decayed: bool) -> str:
+    """Lower triangle of a score; strict: without the token's own write."""
+    mark = "-" if b == "b-" and decayed else ""
+    return f"tril(score{mark}({x}, {key}){', -1' if strict else ''})"
+
+
+def _rank_lines(kind: Affine, r: int, w: str, name: str, say: Writer, keys: list[str], us: list[str]) -> list[Line]:
+    decayed = kind.log_decay is not None and not is_zero(kind.log_decay)
+    start = f"{_faded(w, 'b-', decayed)} {name}_start"
+    y = _y(kind, r).upper()
+    if len(kind.ranks) == 1 and len(keys) == 1:
+        write = kind.writes[0]
+        scale = write.of_read[0][1]
+        triangle = _mask(w, keys[0], "b-", True, decayed)
+        right = start if is_zero(write.const) else f"{start} + {triangle} {say.text(write.const, atom=True)}"
+        text = _signed(scale, say)
+        sign = "-" if text.startswith("-") else ""
+        column = triangle if is_const(scale, 1) else f"{sign}{triangle} diag({text.removeprefix('-')})"
+        solve = (f"(I - L) {y}", right, "one unit triangular solve")
+        return [("L", column, "strictly lower triangular"), solve]
+    terms = [f"{_mask(w, key, 'b-', True, decayed)} {u}" for key, u in zip(keys, us, strict=True)]
+    remark = "one unit triangular solve" if r == 0 else ""
+    return [(y, " + ".join([start, *terms]), remark)]
+
+
+def scan_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    """The associative combine, with what its elements are."""
+    name, kind = component.states[0], component.kind
+    if isinstance(kind, Affine) and kind.structure == "zero":
+        return [(f"{name}[t]", say.text(kind.bias or plan.updates[name]), "a shift: nothing to combine")]
+    match kind:
+        case Affine():
+            pair, combine = (kind.decay, kind.bias), "(a2 * a1, a2 * x1 + x2)"
+        case Semiring():
+            pair, combine = (kind.gain, kind.bias), f"(a2 + a1, {_sum_of(kind)}(a2 + x1, x2))"
+        case _:
+            return []
+    assert pair[1] is not None
+    return [
+        ("a, x", f"{say.text(pair[0])}, {say.text(pair[1])}", "one pair a token"),
+        ("(a2, x2) after (a1, x1)", combine, "associative"),
+    ]
+
+
+def sequential_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    """The steps that depend on each other, one after the other."""
+    remark = "T dependent steps; all else runs over all tokens at once"
+    lines = []
+    for place, state in enumerate(component.states):
+        lines.append((f"{state}[t]", say.text(plan.updates[state]), "" if place else remark))
+    return lines
+
+
+FORMULAS = {"chunk": chunk_lines, "scan": scan_lines, "sequential": sequential_lines}
+
+
+def axes_text(axes: Iterable[str]) -> str:
+    """`K x V`, without the axis of heads."""
+    return " x ".join(axis for axis in axes if axis != HEADS) or "scalar"
