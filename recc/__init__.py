@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recc.frontend.diagnostics import SpecError as SpecError
-    from recc.runtime.module import Module as Module
+    from recc.library import SpecNotFound as SpecNotFound
     from recc.runtime.api import load as load
     from recc.runtime.api import loads as loads
+    from recc.runtime.module import Module as Module
 
 __version__ = "0.1.0"
-__all__ = ["Module", "SpecError", "__version__", "load", "loads"]
+__all__ = ["Module", "SpecError", "SpecNotFound", "__version__", "load", "loads"]
 
 _HOME = {
     "Module": "recc.runtime.module",
     "SpecError": "recc.frontend.diagnostics",
+    "SpecNotFound": "recc.library",
     "load": "recc.runtime.api",
     "loads": "recc.runtime.api",
 }

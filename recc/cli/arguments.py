@@ -18,6 +18,7 @@ COMMANDS = {
     "fmt": "format specs in place",
     "explain": "show how a spec is derived, or what an error code means",
     "compile": "write the generated code, or an earlier stage, of a spec",
+    "verify": "compare every lowering of specs with the float64 sequential loop",
     "list": "list the specs that ship with recc",
     "new": "write a commented spec to start from",
 }

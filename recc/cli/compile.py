@@ -1,8 +1,8 @@
 """Compile a spec: write a standalone, readable PyTorch file that imports torch alone, or an earlier stage.
 
-  ast    the syntax tree         ir     the step after name, shape and time checks
-  plan   what the analysis found, as JSON (`recc explain` shows it for people)
-  torch  the generated file (default)"""
+ast    the syntax tree         ir     the step after name, shape and time checks
+plan   what the analysis found, as JSON (`recc explain` shows it for people)
+torch  the generated file (default)"""
 
 from __future__ import annotations
 

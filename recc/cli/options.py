@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 
 
-def compiling(parser: argparse.ArgumentParser) -> None:
-    """The options of commands that compile a spec."""
+def spec(parser: argparse.ArgumentParser) -> None:
+    """What part of a spec file is meant, and in which sizes."""
     parser.add_argument("--recurrence", metavar="NAME", help="only this recurrence of the spec")
     parser.add_argument("--dim", metavar="NAME=SIZE", action="append", default=[], help="fix the size of a dim, as R=3")
+
+
+def compiling(parser: argparse.ArgumentParser) -> None:
+    """The options of commands that compile a spec."""
+    spec(parser)
     parser.add_argument("--strategy", metavar="NAME", help="chunk, scan or sequential, instead of the cheapest")
     parser.add_argument("--chunk", metavar="TOKENS", type=int, help="tokens in a chunk, a power of two")

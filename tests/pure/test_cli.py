@@ -306,9 +306,31 @@ def test_table_in_readme_is_current():
 
 
 def test_verify_prints_a_table(capsys):
-    assert main(["verify", "simple_gla"]) == 0
+    assert main(["verify", "simple_gla", "--case", "T=17"]) == 0
     out = capsys.readouterr().out
-    assert "chunk" in out and "simple_gla" in out
+    assert "chunk" in out and "all within their limits" in out
+    assert main(["verify", "simple_gla", "gru", "--case", "T=17 plain"]) == 0
+    assert capsys.readouterr().out.endswith("2 of 2 verified\n")
+
+
+def test_verify_fails_with_one_line_that_repeats_it(monkeypatch, capsys):
+    from recc.runtime import verify
+
+    row = verify.Row("chunk", "gradient q", "float32", "T=17 float32 plain", 1.0, 1e-6)
+    report = verify.Report("gla", "gla", [row])
+    monkeypatch.setattr(verify, "verify", lambda *args, **options: report)
+    assert main(["verify", "gla"]) == 1
+    out, err = capsys.readouterr()
+    assert "FAILED" in out and "error[E0701]" in err
+    assert 'recc verify gla --strategy chunk --case "T=17 float32 plain"' in err
+    assert main(["verify", "--json", "gla"]) == 1
+    (view,) = json.loads(capsys.readouterr().out)
+    assert view["ok"] is False and view["rows"][0]["error"] == 1.0
+
+
+@pytest.mark.parametrize("args", [[], ["--all", "gla"], ["gla", "--case", "zzz"], ["gla", "--strategy", "zzz"]])
+def test_verify_usage(args, capsys):
+    assert main(["verify", *args]) == 2
 
 
 # --- names --------------------------------------------------------------------------------------------------
