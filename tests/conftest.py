@@ -1,1 +1,12 @@
 """Its place makes what tests share, such as `oracles`, importable by name."""
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="write what the golden tests see into their files")
+
+
+@pytest.fixture
+def update_golden(request) -> bool:
+    return request.config.getoption("--update-golden")

@@ -36,13 +36,14 @@ def check_text(text: str, path: str = "<spec>", dims: Mapping[str, int] | None =
 
 def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurrence], Bag]:
     # Imported here: who only wants the diagnostics' classes need not wait for the parser.
-    from recc.frontend.check import check
+    from recc.frontend.check import check, unused
     from recc.frontend.lower import lower
     from recc.frontend.parse import parse
-    from recc.frontend.scope import MAX_SIZE, declare
+    from recc.frontend.scope import MAX_SIZE, Scope, declare
 
     bag = Bag(path)
     found: list[Recurrence] = []
+    scopes: list[Scope] = []
     first: dict[str, Span] = {}
     known: dict[str, None] = {}
     for block in parse(text, bag):
@@ -55,6 +56,9 @@ def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurr
         recurrence = lower(scope, check(scope, bag), bag, text, path)
         if recurrence is not None:
             found.append(recurrence)
+        scopes.append(scope)
+    for scope in scopes if not bag.has_errors else ():
+        unused(scope, bag)
     for dim, size in dims.items():
         if first and dim not in known:
             bag.add(naming.no_such_dim(dim, list(known)))

@@ -95,8 +95,7 @@ class _Reader:
                     self._take(expr, micro)
                     visit(expr.base)
                 case ast.Call():
-                    self._call(expr, found)
-                    for arg in expr.args:
+                    for arg in expr.args if self._call(expr, found) else ():
                         visit(arg)
                     for key, value in expr.keywords:
                         self._dims(value) if key.text == "over" else visit(value)
@@ -126,7 +125,8 @@ class _Reader:
                 if ref.kind not in ("dim", "constant", "broken"):
                     self.bag.add(shapes.bound_not_constant(bound.span))
 
-    def _call(self, call: ast.Call, found: list[Ref]) -> None:
+    def _call(self, call: ast.Call, found: list[Ref]) -> bool:
+        """Adds what the called function reads to `found`; whether it is a function at all."""
         name = call.function.text
         symbol = self.scope.symbols.get(name)
         if symbol is not None and symbol.kind in ("function", "broken"):
@@ -135,6 +135,8 @@ class _Reader:
         elif name not in FUNCTIONS:
             known = [*FUNCTIONS, *(other.name for other in self.scope.of_kind("function"))]
             self.bag.add(naming.unknown_function(name, symbol and symbol.kind, known, call.function.span))
+            return symbol is None
+        return True
 
     def _dims(self, expr: ast.Expr) -> None:
         """Marks the dims that `over=` names; whether they fit is a matter of shapes."""
@@ -187,6 +189,7 @@ class _Reader:
             self.bag.add(naming.function_as_value(name, span))
         else:
             self.bag.add(naming.unknown_name(name, [*self.scope.symbols, *args, *CONSTANTS], span))
+            self.scope.symbols[name] = Symbol(name, "broken", span)  # said once
 
     def _indices(self, symbol: Symbol, items: tuple[ast.Expr, ...], span: Span) -> tuple[int | None, str | None, bool]:
         """The time and the micro-step that `items` name, and whether they name any such thing."""
@@ -213,7 +216,7 @@ class _Reader:
         elif kind == "step" and not micro:
             problem = timing.step_outside(name, span)
         elif step is not None and not micro:
-            problem = timing.step_outside(index, span)
+            problem = timing.step_outside(index, span, name if kind == "state" else "")
         elif kind in ("dim", "step") and step is not None:
             problem = timing.time_of_constant(name, kind, span)
         elif kind == "state":
@@ -341,7 +344,7 @@ def _cycle_message(scope: Scope, facts: Facts, reads: dict[Key, list[Ref]], cycl
 
 
 def _complete(scope: Scope, facts: Facts, bag: Bag) -> None:
-    """States without an update, outputs without a value, names that nothing reads."""
+    """States without an update, outputs without a value."""
     for symbol in scope.of_kind("state"):
         start, update = (facts.definitions.get((symbol.name, key)) for key in (True, False))
         if start is not None and (update is None or update.part != "micro_state"):
@@ -353,6 +356,10 @@ def _complete(scope: Scope, facts: Facts, bag: Bag) -> None:
             bag.add(naming.never_defined(symbol.name, symbol.span))
     if not scope.outputs and not any(isinstance(s, ast.Broken) for s in scope.block.statements):
         bag.add(naming.no_output(scope.block.name.text, scope.block.name.span))
+
+
+def unused(scope: Scope, bag: Bag) -> None:
+    """Warns of names that nothing reads. Worth saying only of a spec without errors: they hide who reads what."""
     for symbol in scope.symbols.values():
         if not symbol.used and symbol.kind in ("dim", "input", "param", "state", "local", "function"):
             bag.add(naming.unused(symbol.name, symbol.kind, symbol.span))

@@ -84,7 +84,7 @@ def render_json(diagnostics: list[Diagnostic], text: str = "") -> str:
 
 
 def render_human(diagnostics: list[Diagnostic], text: str = "") -> str:
-    """Windows on the source, as rustc prints them, and a last line that counts."""
+    """Windows on the source, as rustc prints them."""
     lines = text.split("\n")
     parts = [_window(item, lines) for item in diagnostics]
     return "\n\n".join(parts)
@@ -145,7 +145,8 @@ def _clip(line: str, spans: list[Span]) -> tuple[str, int]:
         return shown, 0
     first = min(len(_expand(line[: span.col - 1])) for span in spans)
     start = 0 if first < _WIDEST - 40 else first - 40
-    return ("..." if start else "") + shown[start : start + _WIDEST] + "...", start - 3 if start else 0
+    rest = "..." if len(shown) > start + _WIDEST else ""
+    return ("..." if start else "") + shown[start : start + _WIDEST] + rest, start - 3 if start else 0
 
 
 def _columns(span: Span, sign: str, text: str, line: str, shift: int) -> tuple[int, int, str, str]:

@@ -70,7 +70,7 @@ class Emit:
 
     def op(self, name: str, *values: Value, span: Span, at: Span | None = None) -> Value:
         """The elementwise operation `name`; operands broadcast by dim name. `at`: its sign, for errors."""
-        self._dtypes(name, values, span)
+        self._dtypes(name, values, at or span)
         dims = types.merge(values)
         if dims and isinstance(dims[0], Value):
             raise self.refuse(shapes.ambiguous(_WORDS.get(name, name), *dims, at or span))

@@ -41,8 +41,8 @@ def split(text: str, bag: Bag) -> list[Line]:
         first = at
         stripped = physical[at].strip()
         if stripped.startswith('"""'):
-            at = _docstring_end(physical, at, bag)
-            lines.append(Line("docstring", "\n".join(physical[first:at]), first + 1, good=at > 0))
+            at, good = _docstring_end(physical, at, bag)
+            lines.append(Line("docstring", "\n".join(physical[first:at]), first + 1, good))
         elif not stripped or stripped.startswith("#"):
             at += 1
             lines.append(Line("blank", physical[first], first + 1))
@@ -57,16 +57,16 @@ def split(text: str, bag: Bag) -> list[Line]:
     return lines
 
 
-def _docstring_end(physical: list[str], at: int, bag: Bag) -> int:
-    """The index after the docstring that starts on line `at`."""
+def _docstring_end(physical: list[str], at: int, bag: Bag) -> tuple[int, bool]:
+    """The index after the docstring that starts on line `at`, and whether it ends at all."""
     start = physical[at].index('"""')
     if '"""' in physical[at][start + 3 :]:
-        return at + 1
+        return at + 1, True
     for end in range(at + 1, len(physical)):
         if '"""' in physical[end]:
-            return end + 1
+            return end + 1, True
     bag.add(syntax.docstring_not_closed(Span(at + 1, start + 1, at + 1, start + 4)))
-    return len(physical)
+    return len(physical), False
 
 
 def _statement_end(physical: list[str], at: int, bag: Bag) -> tuple[int, bool]:

@@ -241,7 +241,7 @@ class _Lowering:
         self.work += 1
         if self.work > MAX_WORK:
             if self.work == MAX_WORK + 1:
-                self.bag.add(naming.expands_too_far(MAX_WORK, expr.span))
+                self.bag.add(naming.expands_too_far(MAX_WORK, (*self.emit.calls, expr.span)[0]))
             return None
         self.depth += 1
         try:
@@ -300,7 +300,9 @@ class _Lowering:
         if function is None or (symbol is not None and symbol.kind == "broken"):
             return None
         over = None
-        for key, expr in call.keywords:
+        for count, (key, expr) in enumerate(call.keywords):
+            if key.text in {other.text for other, _ in call.keywords[:count]}:
+                raise self.emit.refuse(naming.keyword_twice(key.text, key.span))
             if key.text != "over" or not function.over:
                 raise self.emit.refuse(naming.unknown_keyword(key.text, function.signature, key.span))
             over = self._dim_names(expr)

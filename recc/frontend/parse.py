@@ -113,11 +113,11 @@ def _depth(statement: ast.Statement) -> int:
 def _broken(line: Line) -> ast.Broken:
     code = "\n".join(part.partition("#")[0] for part in line.text.split("\n"))
     words = _WORD.findall(code)
-    if words and words[0] in KEYWORDS:
-        head = re.split(r"[:=<>(]|\bin\b", code.strip()[len(words[0]) :], maxsplit=1)[0]
-        defines = _WORD.findall(head) if words[0] not in ("steps", "dim") else words[1:]
+    if words[:1] in (["dim"], ["steps"]):
+        defines = words[1:]
     else:
-        defines = words[:1]
+        head = re.split(r"[:=<>(\[]|\bin\b", code, maxsplit=1)[0]
+        defines = [word for word in _WORD.findall(head) if word not in KEYWORDS]
     height = line.text.count("\n")
     span = Span(line.number, 1, line.number + height, len(line.text.split("\n")[-1]) + 1)
     return ast.Broken(tuple(defines), frozenset(words), span)
@@ -136,16 +136,18 @@ _ARITHMETIC = {"PLUS", "MINUS", "TIMES", "OVER", "AT", "POWER"}
 _BEGINS_EXPRESSION = {"NAME", "NUMBER", "LPAR", "MINUS", "PLUS"}
 
 
-def _expected(terminals: set[str]) -> str:
-    """What could have stood there, in a few words."""
+def _expected(terminals: set[str], declaring: bool) -> str:
+    """What could have stood there, in a few words; `declaring`: in a declaration."""
     left, words = set(terminals) - {"DOT"}, []
+    if "$END" in left and not declaring:  # after a whole expression
+        return "an operator or the end of the line"
     if left >= _BEGINS_EXPRESSION:
         left -= _BEGINS_EXPRESSION
         words.append("an expression")
     if left & {keyword.upper() for keyword in KEYWORDS}:
         left = {"NAME"} & left
         words.append("a declaration")
-    if left >= _ARITHMETIC:
+    if left & _ARITHMETIC:
         left -= _ARITHMETIC | _COMPARISONS | {"LSQB", "LPAR"}
         words.append("an operator")
     if left >= _COMPARISONS - {"EQ", "NE"}:
@@ -174,14 +176,18 @@ def _syntax_error(error: UnexpectedInput, line: Line, parser: Lark) -> Any:
         column = len(rows[row].partition("#")[0].rstrip()) + 1
         span = Span(line.number + row, column, line.number + row, column + 1)
         words = rows[row].partition("#")[0].split()
-        return syntax.unexpected(_expected(expected), "the end of the line", span, words[-1], first)
+        return syntax.unexpected(_expected(expected, first in KEYWORDS), "the end of the line", span, words[-1], first)
     number = line.number + token.line - 1
     span = Span(
         number, token.column, line.number + (token.end_line or token.line) - 1, token.end_column or token.column + 1
     )
     before = rows[token.line - 1][: token.column - 1].split()
     return syntax.unexpected(
-        _expected(expected), f"`{str(token).splitlines()[0]}`", span, before[-1] if before else "", first
+        _expected(expected, first in KEYWORDS),
+        f"`{str(token).splitlines()[0]}`",
+        span,
+        before[-1] if before else "",
+        first,
     )
 
 

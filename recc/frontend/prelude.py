@@ -150,6 +150,8 @@ def _logsumexp(e: Emit, args: list[Value], over, span: Span) -> Value:
 
 @_function("clamp(x, low, high)", 3)
 def _clamp(e: Emit, args: list[Value], over, span: Span) -> Value:
+    for arg in args:
+        e.real("clamp", arg, span)
     return e.op("minimum", e.op("maximum", args[0], args[1], span=span), args[2], span=span)
 
 

@@ -218,6 +218,7 @@ def _type(scope: Scope, statement: ast.Declaration, bag: Bag) -> tuple[tuple[str
         symbol = scope.symbols.get(dim.text)
         if symbol is None:
             bag.add(naming.unknown_dim(dim.text, scope.dims, dim.span))
+            scope.symbols[dim.text] = Symbol(dim.text, "broken", dim.span)  # said once
         elif symbol.kind == "dim":
             symbol.used = True
             continue

@@ -58,6 +58,14 @@ def unknown_dim(name: str, known: Iterable[str], span: Span, declare: bool = Tru
     known = list(known)
     if not declare:
         known += ["T", "heads"]
+    if name == "heads":
+        return diagnostic(
+            "E0205",
+            "`heads` is no part of a type",
+            span,
+            "not here",
+            help="every value has a heads axis already; the attribute `shared` takes it away",
+        )
     parts = name.split("x")
     if len(parts) > 1 and all(part in known for part in parts):
         return diagnostic(
@@ -162,8 +170,13 @@ def argument_count(name: str, signature: str, count: int, span: Span) -> Diagnos
 
 
 def unknown_keyword(key: str, signature: str, span: Span) -> Diagnostic:
+    help = "dims are named by `over=`" if key in ("axis", "axes", "dim", "dims") else "a comparison is written `==`"
     return diagnostic(
-        "E0210", f"there is no argument {quote(key)} here", span, "unknown argument", help=f"the form is `{signature}`"
+        "E0210",
+        f"there is no argument {quote(key)} here",
+        span,
+        "unknown argument",
+        help=[f"the form is `{signature}`", help],
     )
 
 

@@ -23,6 +23,11 @@ def _labels(*values: Value) -> list[Label]:
     return [Label(value.span, text(value.dims)) for value in values if value.span]
 
 
+def _function(word: str, span: Span) -> Span:
+    """Of a call, its function's name: the arguments have labels of their own."""
+    return Span(span.line, span.col, span.line, span.col + len(word)) if word.isidentifier() else span
+
+
 def type_differs(
     name: str, kind: str, declared: Sequence[str], found: Sequence[str], what: str, span: Span, at: Span
 ) -> Diagnostic:
@@ -107,11 +112,11 @@ def wrong_rank(word: str, rank: int, value: Value, span: Span) -> Diagnostic:
 def over_missing(word: str, dim: str, value: Value, span: Span) -> Diagnostic:
     if dim in value.dims:
         message = f"`over={dim}` names {value.dims.count(dim)} axes of {text(value.dims)}"
-        help = "take the diagonal out first, or multiply with `@`"
+        help = f"`M @ ones({dim})` adds up along the rows, `ones({dim}) @ M` along the columns"
     else:
         message = f"`{word}` over {dim}, which {text(value.dims)} does not have"
         help = f"its dims are {', '.join(value.dims)}" if value.dims else "a scalar has no dims to reduce"
-    return diagnostic("E0305", message, span, labels=_labels(value), help=help)
+    return diagnostic("E0305", message, _function(word, span), labels=_labels(value), help=help)
 
 
 def over_with_two(word: str, span: Span) -> Diagnostic:
@@ -143,8 +148,8 @@ def complex_refused(word: str, value: Value, span: Span) -> Diagnostic:
     return diagnostic(
         "E0306",
         f"`{word}` takes real values",
-        span,
-        labels=[Label(value.span, "complex")] if value.span else [],
+        value.span or span,
+        "complex",
         help="take `real(...)`, `imag(...)` or `abs(...)` of it",
     )
 

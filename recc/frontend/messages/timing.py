@@ -150,13 +150,14 @@ def bad_target(name: str, kind: str, span: Span) -> Diagnostic:
     )
 
 
-def step_outside(index: str, span: Span) -> Diagnostic:
+def step_outside(index: str, span: Span, state: str = "") -> Diagnostic:
     return diagnostic(
         "E0411",
         f"the micro-step {quote(index)} is read outside of the micro-steps",
         span,
         "which micro-step?",
         note=f"only lines `S[t,{index}] = ...` and `u[{index}] = ...` are computed for each micro-step",
+        help=f"`{state}[t]` is its value after the last micro-step" if state else "",
     )
 
 
