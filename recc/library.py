@@ -53,11 +53,17 @@ def find(name_or_path: str | os.PathLike) -> tuple[str, str]:
     """(text, path) of a spec given by name or path; the path is as short as the user may expect to see it."""
     path = locate(name_or_path)
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"), shown(path)
-    except UnicodeDecodeError as error:
-        raise SpecNotFound(f"`{shown(path)}` is not UTF-8 text: byte {error.start} begins no character") from None
+        return decode(path.read_bytes(), shown(path)), shown(path)
     except OSError as error:
         raise SpecNotFound(f"`{shown(path)}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+
+
+def decode(content: bytes, path: str) -> str:
+    """The text of a spec file: UTF-8, with or without a byte order mark, lines ended as on any system."""
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise SpecNotFound(f"`{path}` is not UTF-8 text: byte {error.start} begins no character") from None
 
 
 def shown(path: Path) -> str:

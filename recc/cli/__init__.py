@@ -16,6 +16,9 @@ INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED = 3, 130, 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; never lets an exception out."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a character that the terminal does not have is no reason to fail
     try:
         # The submodules `list` and `compile` are names of this module: the builtins are out of reach here.
         code = _run(sys.argv[1:] if argv is None else [*argv])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recc.frontend.diagnostics import Diagnostic, SpecError, render
-from recc.library import SpecNotFound, find
+from recc.library import SpecNotFound, decode, find
 
 if TYPE_CHECKING:
     from recc.analysis.plan import Plan
@@ -37,7 +37,7 @@ class Usage(Exception):
 def read(spec: str) -> tuple[str, str]:
     """(text, path) of a spec: a path, a name, or `-`."""
     if spec == "-":
-        return sys.stdin.read(), "<stdin>"
+        return decode(sys.stdin.buffer.read(), "<stdin>"), "<stdin>"
     return find(spec)
 
 

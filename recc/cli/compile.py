@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 from recc.cli import options
@@ -25,6 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from recc.cli import common
 
+    if args.output and os.path.exists(args.output) and os.path.samefile(args.output, _source(args.spec)):
+        raise common.Usage(f"`{args.output}` is the spec itself", "write the generated code to another file")
     text = _emit(args)
     if args.output in (None, "-"):
         sys.stdout.write(text)
@@ -32,6 +35,13 @@ def run(args: argparse.Namespace) -> int:
         common.write(args.output, text)
         print(f"wrote {args.output} ({text.count(chr(10))} lines)")
     return 0
+
+
+def _source(spec: str) -> str:
+    """The file that a spec is read from; the null device for standard input."""
+    from recc.library import locate
+
+    return os.devnull if spec == "-" else str(locate(spec))
 
 
 def _emit(args: argparse.Namespace) -> str:

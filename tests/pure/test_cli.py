@@ -175,6 +175,21 @@ def test_standard_input():
     assert run("check", "-", input=GOOD).stdout == "<stdin>: ok\n"
     assert run("fmt", "-", input=GOOD.replace("h[t-1] + x", "h[t-1]+x")).stdout.endswith("h[t] = h[t-1] + x\n")
     assert "<stdin>:5:17" in run("check", "-", input=BAD).stderr
+    command = [sys.executable, "-m", "recc", "check", "-"]
+    done = subprocess.run(command, input=b"\xff\xfe", capture_output=True, env=ENV)
+    assert done.returncode == 2 and b"`<stdin>` is not UTF-8 text" in done.stderr
+
+
+def test_terminal_without_unicode():
+    done = subprocess.run([sys.executable, "-m", "recc", "check", "-"], input="recurrence \u03b1".encode(),
+                          capture_output=True, env=ENV | {"PYTHONIOENCODING": "ascii"})  # fmt: skip
+    assert done.returncode == 1 and b"error[E01" in done.stderr
+
+
+def test_compile_does_not_overwrite_its_spec(capsys):
+    name = spec(GOOD)
+    assert main(["compile", name, "-o", os.path.join(".", name)]) == 2
+    assert Path(name).read_text() == GOOD and "is the spec itself" in capsys.readouterr().err
 
 
 def test_fmt_writes_in_place_and_is_idempotent(capsys):
