@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from recc.backends.torch.text import Text, inlinable, is_static
@@ -128,14 +129,18 @@ class _Function:
         return self._finished()
 
     def _finished(self) -> str:
-        """The lines, without sizes that nothing uses."""
-        text = "\n".join(self.lines)
-        kept = []
-        for line in self.lines:
-            size = re.fullmatch(r"    (n|heads|rows|dim_\w+|like|end) = \S.*", line)
-            if size is None or len(re.findall(rf"\b{size[1]}\b", text)) > 1 + line.count(f"{size[1]}.") :
-                kept.append(line)
-        return "\n".join(kept) + "\n"
+        """The lines, without what nothing uses: sizes, and operands that only a derivative asks for."""
+        lines = self.lines
+        while True:
+            words = Counter(re.findall(r"\w+", "\n".join(line for line in lines if not _is_comment(line))))
+            dead = [place for place, line in enumerate(lines) if (name := _assigned(line)) and words[name] == 1 + _own(line, name)]
+            if not dead:
+                return "\n".join(lines) + "\n"
+            for place in reversed(dead):
+                while _is_comment(lines[place - 1]) and "over " not in lines[place - 1]:
+                    place -= 1
+                    del lines[place]
+                del lines[place]
 
     def straight(self) -> str:
         self._header(step=True)
@@ -201,6 +206,9 @@ class _Function:
             return
         printer = self._printer(variables)
         text = printer.define(node)
+        if text.isidentifier():  # the same values under other labels
+            variables[node] = text
+            return
         cheap = self.users.get(node, 0) <= 1 or node.op == "rename"
         kept = node in self.program.names or node in self.roots or (node in self.operands and variables is self.variables)
         if cheap and inlinable(node) and len(text) < WIDTH and not kept:
@@ -315,6 +323,21 @@ class _Function:
         if not self.program.reverse:
             parts += names
         self.lines += _wrapped("    return (", parts, ",)" if len(parts) == 1 else ")")
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
+
+
+def _assigned(line: str) -> str | None:
+    """The name that a line `name = expression` defines."""
+    match = re.match(r"\s+(\w+) = ", line)
+    return match[1] if match else None
+
+
+def _own(line: str, name: str) -> int:
+    """How often a line uses the name that it defines."""
+    return len(re.findall(rf"\b{name}\b", line)) - 1
 
 
 def _bare(text: str) -> str:

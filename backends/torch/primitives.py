@@ -132,22 +132,40 @@ def decay_matrix(bx, by, strict, dtype):
 
 
 def levels(log_decay):
-    """For each level, from halves of one row up: (decay from the boundary to each later row, the same up to the row
-    before, decay from each earlier row to the boundary), each [..., blocks, half, K]; rows a power of two."""
-    decay = log_decay.exp()
-    rows = decay.shape[-2]
-    down, before, up = decay, torch.ones_like(decay), torch.ones_like(decay)
+    """For each level, from halves of one row up: (decay from the boundary to each later row, decay from each earlier
+    row to the boundary), each [..., blocks, half, K]; last, both for the whole chunk [..., rows, K], measured from its
+    start and to its end. Rows must be a power of two."""
+    down = log_decay.exp()  # from the last boundary to each row
+    up = torch.ones_like(down)  # from each row to the next boundary
     found, half = [], 1
-    while half < rows:
-        (low, late), (low_before, late_before), (early, high) = (_halves(x, half) for x in (down, before, up))
-        found.append((late, late_before, early))
+    while half < down.shape[-2]:
+        (low, late), (early, high) = _halves(down, half), _halves(up, half)
+        found.append((late.clone(), early.clone()))
+        early.mul_(late[..., -1:, :])
+        late.mul_(low[..., -1:, :])
         half *= 2
-        if half < rows:
-            over, back = low[..., -1:, :], late[..., -1:, :]
-            down = torch.cat([low, late * over], -2).flatten(-3, -2)
-            before = torch.cat([low_before, late_before * over], -2).flatten(-3, -2)
-            up = torch.cat([early * back, high], -2).flatten(-3, -2)
-    return found
+    return [*found, (down, up)]
+
+
+def since_start(levels, before):
+    """The decay from the chunk's start up to each row, or up to the row before."""
+    return _later(levels[-1][0], before)
+
+
+def until_last(log_decay, levels, dim, end):
+    """The decay from each row to the last valid one, 0 after it."""
+    if end is None:
+        return levels[-1][1]
+    valid = until_end(log_decay.double(), dim, end)
+    left = valid.sum(dim, keepdim=True) - valid.cumsum(dim)
+    return until_end(left, dim, end, -math.inf).to(log_decay.dtype).exp_()
+
+
+def _later(late, before):
+    """The decays to each later row, or up to the row before it: those of the rows above, 1 for the first."""
+    if not before:
+        return late
+    return torch.cat([torch.ones_like(late[..., :1, :]), late[..., :-1, :]], -2)
 
 
 def _halves(x, half):
@@ -168,11 +186,11 @@ def _corner(a, half):
 def score(x, y, levels, before):
     """[t, s] = sum_k x[t, k] y[s, k] exp(b[t, k] - b[s, k]) for s <= t; when `before`, b[t - 1] and s < t."""
     rows = x.shape[-2]
-    lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], levels[0][0].shape[:-3] if levels else ())
+    lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], levels[-1][0].shape[:-2])
     out = x.new_zeros(*lead, rows, rows)
-    for level, (late, late_before, early) in enumerate(levels):
+    for level, (late, early) in enumerate(levels[:-1]):
         half = 1 << level
-        later = _halves(x, half)[1] * (late_before if before else late)
+        later = _halves(x, half)[1] * _later(late, before)
         earlier = _halves(y, half)[0] * early
         block = (later * earlier).sum(-1, keepdim=True) if half == 1 else later @ earlier.mT
         _corner(out, half).copy_(block)
@@ -193,15 +211,15 @@ def score_cols(a, x, levels, before):
 
 def _contract(a, z, levels, before, side):
     """The sum over the other side's rows: side 1 makes the later rows' values, side 0 those of the earlier ones."""
-    lead = torch.broadcast_shapes(a.shape[:-2], z.shape[:-2], levels[0][0].shape[:-3] if levels else ())
+    lead = torch.broadcast_shapes(a.shape[:-2], z.shape[:-2], levels[-1][0].shape[:-2])
     shape = (*lead, a.shape[-2], z.shape[-1])
     if before:
         out = a.new_zeros(shape)
     else:
         out = (a.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * z).expand(shape).contiguous()
-    for level, (late, late_before, early) in enumerate(levels):
+    for level, (late, early) in enumerate(levels[:-1]):
         half = 1 << level
-        sides = (early, late_before if before else late)
+        sides = (early, _later(late, before))
         other = _halves(z, half)[1 - side] * sides[1 - side]
         pairs = _corner(a, half) if side else _corner(a, half).mT
         _halves(out, half)[side].addcmul_(sides[side], pairs * other if half == 1 else pairs @ other)

@@ -292,6 +292,12 @@ class Text:
         (channel,) = (axis for axis in node.axes if axis not in (GRID, HEADS, ROW))
         return f"levels({self._aligned(node.args[0], (GRID, HEADS, ROW, channel))[0]})"
 
+    def _op_since(self, node: Node) -> str:
+        return f"since_start({self(node.args[1])}, {node['before']})"
+
+    def _op_until(self, node: Node) -> str:
+        return f"until_last({self(node.args[1])}, {self(node.args[2])}, {self._dim(node, ROW)}, end)"
+
     def _scored(self, function: str, node: Node) -> str:
         tile, pair = (GRID, HEADS, ROW, node["over"]), (GRID, HEADS, ROW, COL)
         tensors = (node.args[0], node.args[2]) if node.op == "score" else node.args[:2]

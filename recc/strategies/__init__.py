@@ -58,7 +58,13 @@ def choose(plan: Plan, strategy: str | None = None, chunk: int | None = None) ->
     if any(s is Sequential for s in chosen.values()):
         chosen = dict.fromkeys(chosen, Sequential)
         return Choice(chosen, refused, 1)
-    return Choice(chosen, refused, chunk or 64)
+    return Choice(chosen, refused, chunk or _default_chunk(plan))
+
+
+def _default_chunk(plan: Plan) -> int:
+    """Tokens in a chunk. The triangular systems of a rank grow with its square, which moves the optimum down."""
+    ranked = any(isinstance(c.kind, Affine) and c.kind.ranks for c in plan.components)
+    return 32 if ranked else 64
 
 
 def _share_scores(plan: Plan, chosen: dict, refused: dict) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from recc.analysis.plan import Affine, Component, Plan, Reason
 from recc.analysis.reads import Read
 from recc.ir.node import COL, GRID, HEADS, RANK, RANK2, ROW, Axis, Node
-from recc.ir.ops import ONE, ZERO, add, build, dot, is_zero, leaf, mul, rename, spread, sub
+from recc.ir.ops import ONE, ZERO, add, build, dot, is_zero, leaf, mul, ones, rename, spread, sub
 from recc.strategies.lowering import Lowering
 
 
@@ -78,7 +78,7 @@ class _Memory:
         self.low, self.mixing, self.carry = low, mixing, low.carry(name)
         self.columns = tuple(axis for axis in low.rec.state(name).axes if axis not in (HEADS, mixing))
         assert kind.log_decay is not None
-        log_decay = low.lift(kind.log_decay)
+        log_decay = self.log_decay = low.lift(kind.log_decay)
         self.channel = mixing in log_decay.axes
         self.levels = build("levels", spread(log_decay, (ROW,))) if self.channel else ZERO
         if is_zero(log_decay):
@@ -139,7 +139,7 @@ class _Memory:
                     lower[r][other] = add(lower[r][other], mul(score, coefficient))
                 if not is_zero(value):
                     inner[r] = add(inner[r], dot(score, rename(value, {ROW: COL}), (COL,)))
-        outer = [mul(w, build("gap", self.b_before, ZERO)) for w in ws]
+        outer = [mul(w, self._since_start(before=True)) for w in ws]
         if count == 1:
             inverse = self._noted(build("inverse", lower[0][0]))
             return [self._solved(inverse, outer[0], inner[0], {ROW: COL})]
@@ -162,14 +162,25 @@ class _Memory:
         own = ZERO if is_zero(inner) else dot(inverse, rename(inner, moved), over)
         return add(dot(of_state, self.carry, (self.mixing,)), own)
 
+    def _since_start(self, before: bool) -> Node:
+        """The decay from the chunk's start up to each row, or to the row before."""
+        b = self.b_before if before else self.b
+        return build("since", b, self.levels, before=before) if self.channel else build("gap", b, ZERO)
+
+    def _until_end(self) -> Node:
+        """The decay from each row to the end of its chunk, which each chunk has of its own."""
+        if is_zero(self.b):
+            return build("until_end", ones((GRID, ROW)))
+        b = spread(self.b, (GRID,))
+        return build("until", b, spread(self.log_decay, (GRID, ROW)), self.levels) if self.channel else build("tail", b)
+
     def _leave(self) -> Node:
-        b = spread(self.b, (GRID,)) if not is_zero(self.b) else ZERO  # each chunk has an end of its own
-        result = self.carry if is_zero(b) else mul(build("gap", build("end", b), ZERO), self.carry)
+        decay = self._since_start(before=False)
+        result = self.carry if is_zero(self.b) else mul(build("end", spread(decay, (GRID,))), self.carry)
+        until = self._until_end()
         for key, value in zip(self.keys, self.written, strict=True):
-            if is_zero(value):
-                continue
-            kept = build("until_end", spread(key, (GRID,))) if is_zero(b) else mul(key, build("tail", b))
-            result = add(result, dot(kept, spread(value, (ROW,)), (ROW,)))
+            if not is_zero(value):
+                result = add(result, dot(mul(key, until), spread(value, (ROW,)), (ROW,)))
         return result
 
     def read(self, read: Read) -> Node:
@@ -177,7 +188,7 @@ class _Memory:
         after = read.state["when"] == "new"
         b = self.b if after else self.b_before
         query = spread(self.low.lift(read.query), (ROW, self.mixing))
-        result = dot(mul(query, build("gap", b, ZERO)), self.carry, (self.mixing,))
+        result = dot(mul(query, self._since_start(before=not after)), self.carry, (self.mixing,))
         for key, value in zip(self.keys, self.written, strict=True):
             if not is_zero(value):
                 score = self.score(query, b, key, not after)

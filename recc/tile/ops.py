@@ -127,6 +127,21 @@ def _levels(log_decay: Node, span: Span | None = None) -> Node:
 
 _register("levels", 1, _levels, lambda y, g: (None,))  # scores give their derivative to b itself
 
+
+
+def _since(b: Node, levels: Node, *, before: bool, span: Span | None = None) -> Node:
+    """exp(b): the decay from the chunk's start up to each row, or up to the row before."""
+    return make("since", (b, levels), (*b.axes, *levels.axes), REAL, span, before=before)
+
+
+def _until(b: Node, log_decay: Node, levels: Node, span: Span | None = None) -> Node:
+    """`tail` for a decay per channel: exp(b[end] - b[t]) up to row `end`, 0 after it."""
+    return make("until", (b, log_decay, levels), (*b.axes, *levels.axes, *log_decay.axes), REAL, span)
+
+
+_register("since", 2, _since, lambda y, g: (mul(g, y), None))
+_register("until", 3, _until, lambda y, g: (*_vjp_tail(y, g), None, None))
+
 # Scores take (x, bx, y, by, levels), where bx is by or, when `before`, by less the row's own log decay, and
 # levels = levels(that log decay). Only the levels are computed with; bx and by are there for the derivative.
 
