@@ -1,0 +1,289 @@
+"""Properties of any spec: its spelling does not matter, and a compiled op equals the sequential reference."""
+
+from __future__ import annotations
+
+import random
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import rewriting
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import recc
+from recc.analysis import analyse
+from recc.frontend import parse_text
+from recc.ir.interpreter import init_params, run
+from recc.ir.program import Recurrence
+from recc.runtime.samples import CORNERS, sample_inputs
+from recc.strategies import choose
+
+SPECS = {path.stem: path.read_text() for path in sorted((Path(__file__).parents[2] / "specs").glob("*.rec"))}
+TOLERANCE = 1e-9  # relative to the largest entry: what a compiled op promises in float64
+SIZES = {"K": 4, "V": 3}
+HEADS = 2
+
+Tensors = dict[str, Tensor]
+every_spec = pytest.mark.parametrize("name", SPECS)
+
+
+def examples(count: int) -> settings:
+    """The same examples in each run; a failure shows the same one again without a database."""
+    skipped = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=skipped)
+
+
+@cache
+def parsed(text: str) -> Recurrence:
+    (rec,) = parse_text(text)
+    return rec
+
+
+def facts(text: str) -> list[tuple]:
+    """What the plan says of each component, and the strategy chosen for it."""
+    plan = analyse(parsed(text))
+    choice = choose(plan)
+    return [
+        (
+            part.states,
+            part.class_name,
+            part.structure,
+            len(getattr(part.kind, "ranks", ())),
+            getattr(part.kind, "mixing", None),
+            frozenset(part.reads),
+            choice.name(part),
+        )
+        for part in plan.components
+    ]
+
+
+def problem(rec: Recurrence, batch: int, time: int, seed: int = 0, corner: str | None = None, dtype=torch.float64):
+    """Inputs from the declared domains, fresh params, and a state to start from (not negative: some are divided by)."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {name: size for name, size in rec.example.items() if name not in ("T", "heads")} or SIZES
+    inputs = sample_inputs(rec, sizes, batch, time, HEADS, dtype, generator, corner)
+    params = init_params(rec, sizes, HEADS, dtype, generator=generator)
+    shapes = run(rec, {name: x[:, :0] for name, x in inputs.items()}, params)[1]
+    start = {}
+    for name, x in shapes.items():
+        drawn = torch.empty_like(x).normal_(generator=generator)
+        start[name] = drawn if drawn.is_complex() else drawn.abs()
+    return inputs, params, start
+
+
+def call(op, inputs: Tensors, params: Tensors, start: Tensors | None, **options) -> tuple[Tensors, Tensors]:
+    result, final = op(**inputs, **params, initial_state=start, return_final_state=True, **options)
+    results = result if isinstance(result, tuple) else (result,)
+    return dict(zip((item["name"] for item in op.outputs), results, strict=True)), final
+
+
+def part(inputs: Tensors, first: int, last: int) -> Tensors:
+    return {name: x[:, first:last] for name, x in inputs.items()}
+
+
+def error(actual: Tensor, expected: Tensor, least: float = 1e-3) -> float:
+    """The largest error over the largest entry, or over `least` where all entries are smaller."""
+    assert actual.shape == expected.shape and actual.isfinite().all()
+    if expected.numel() == 0:
+        return 0.0
+    actual, expected = actual.detach(), expected.detach()
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=least))
+
+
+def assert_same(actual: Tensors, expected: Tensors, least: float = 1e-3) -> None:
+    assert actual.keys() == expected.keys()
+    for name, x in expected.items():
+        found = error(actual[name], x, least)
+        assert found <= TOLERANCE, f"{name}: {found:.1e}"
+
+
+def gradients(outputs: Tensors, final: Tensors, leaves: Tensors) -> Tensors:
+    """Of a random weighting of outputs and final states, the same for the same shapes; zeros where nothing depends."""
+    generator, loss = torch.Generator().manual_seed(0), torch.zeros((), dtype=torch.float64)
+    for _, x in [*sorted(outputs.items()), *sorted(final.items())]:
+        parts = torch.view_as_real(x) if x.is_complex() else x
+        loss = loss + (parts * torch.randn(parts.shape, generator=generator, dtype=torch.float64)).sum()
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    pairs = zip(leaves.items(), found, strict=True)
+    return {name: torch.zeros_like(x) if gradient is None else gradient for (name, x), gradient in pairs}
+
+
+# --- spelling -----------------------------------------------------------------------------------------------
+
+
+@examples(100)
+@given(st.randoms(use_true_random=False))
+def test_every_spelling_of_a_memory_has_the_same_plan(rng: random.Random):
+    terms = rewriting.random_memory(rng)
+    assert facts(rewriting.Speller(rng).spec(terms)) == facts(rewriting.plain(terms))
+
+
+@examples(25)
+@given(st.randoms(use_true_random=False))
+def test_every_spelling_of_a_memory_computes_the_same(rng: random.Random):
+    terms = rewriting.random_memory(rng)
+    speller = rewriting.Speller(rng)
+    text = speller.spec(terms)
+    inputs, params, start = problem(parsed(text), 2, 19, seed=rng.randrange(100))
+    op = recc.loads(text, chunk=rng.choice([4, 8, 16]))
+    outputs, final = call(op, inputs, params, start)
+    flip = {"S": start["S"].mT} if speller.flipped else start
+    expected, end = run(parsed(rewriting.plain(terms)), inputs, initial_state=flip)
+    assert_same(outputs, expected)
+    assert_same(final, {"S": end["S"].mT} if speller.flipped else end)
+
+
+@examples(40)
+@given(st.randoms(use_true_random=False))
+def test_every_spelling_of_a_product_of_factors_has_the_same_plan(rng: random.Random):
+    count, decayed = rng.choice([1, 2, 3]), rng.random() < 0.5
+    micro, written = rewriting.micro_steps(count, decayed), rewriting.product_of_factors(rng, count, decayed)
+    (fact,) = facts(micro)
+    assert facts(written) == [fact] and fact[2:4] == ("diagonal+rank", count)
+    inputs, params, start = problem(parsed(micro), 1, 11, seed=rng.randrange(100))
+    outputs, final = call(recc.loads(micro, chunk=4), inputs, params, start)
+    split = {f"{name}{r}": x.select(3, r) for name, x in inputs.items() if name in ("k", "b") for r in range(count)}
+    others = {name: x for name, x in inputs.items() if name not in ("k", "b")}
+    same, end = call(recc.loads(written, chunk=4), {**others, **split}, params, start)
+    assert_same(same, outputs)
+    assert_same(end, final)
+
+
+@every_spec
+def test_names_do_not_matter(name: str):
+    """Renaming everything that a spec declares, its dims too, renames the plan and changes nothing else."""
+    text, rec, rng = SPECS[name], parsed(SPECS[name]), random.Random(name)
+    things = (*rec.inputs, *rec.params, *rec.states, *rec.outputs)
+    locals_ = re.findall(r"^(\w+) *(?:\[[^]]*\])? *=", text, re.MULTILINE)
+    declared = sorted({*rec.dims, *locals_, *(thing.name for thing in things if thing.name.isidentifier())})
+    table = {word: f"{rng.choice('aZ_mQ')}{rng.randrange(10**6)}" for word in declared}
+
+    def translated(word: str | None) -> str | None:
+        return None if word is None else re.sub(r"^\w+", lambda found: table.get(found[0], found[0]), word)
+
+    # A function keeps its name where it is called; between two dims of a type, x is the product sign.
+    code = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
+    words = r"(?<=[A-Z] )x(?= [A-Z])|\b[A-Za-z_]\w*\b(?!\()"
+    renamed = re.sub(words, lambda m: m[0] if code[m.start() - 2].isupper() and m[0] == "x" else translated(m[0]), code)
+    expected = []
+    for states, *same, mixing, reads, strategy in facts(text):
+        new = tuple(map(translated, states)), *same, translated(mixing), frozenset(map(translated, reads)), strategy
+        expected.append(new)
+    assert sorted(facts(renamed)) == sorted(expected)
+
+    inputs, params, start = problem(rec, 2, 19)
+    outputs, final = call(recc.loads(text, chunk=8), inputs, params, start)
+    start = {translated(key): x for key, x in start.items()}
+    others, end = recc.loads(renamed, chunk=8)(
+        *inputs.values(), *params.values(), initial_state=start, return_final_state=True
+    )
+    others = others if isinstance(others, tuple) else (others,)
+    assert_same(dict(zip(outputs, others, strict=True)), outputs)
+    assert_same(end, {translated(key): x for key, x in final.items()})
+
+
+# --- the compiled op and the sequential reference -----------------------------------------------------------
+
+
+@st.composite
+def settings_of_a_run(draw) -> tuple[int, int, str | None, bool]:
+    chunk = draw(st.sampled_from([2, 4, 8, 16, 32, 64]))
+    time = draw(st.sampled_from([0, 1, chunk - 1, chunk, chunk + 1, 2 * chunk + 3, 200]))
+    return chunk, time, draw(st.sampled_from([None, *CORNERS])), draw(st.booleans())
+
+
+@every_spec
+def test_chunked_is_sequential(name: str):
+    """Outputs, final state and all gradients, for any chunk size and length, on ordinary inputs and on hard ones."""
+
+    @examples(10)
+    @given(settings_of_a_run())
+    def check(setting: tuple[int, int, str | None, bool]) -> None:
+        chunk, time, corner, reverse = setting
+        rec, op = parsed(SPECS[name]), recc.loads(SPECS[name], chunk=chunk)
+        tensors = problem(rec, 2, time, corner=corner)
+        leaves = {name: x.requires_grad_() for group in tensors for name, x in group.items()}
+        inputs, params, start = tensors
+        outputs, final = call(op, inputs, params, start, reverse=reverse)
+        expected, end = run(rec, inputs, params, initial_state=start, reverse=reverse)
+        assert_same(outputs, expected)
+        assert_same(final, end)
+        # A gradient is a sum of terms of about 1, which may cancel: an entry far below 1 has the rounding of those.
+        assert_same(gradients(outputs, final, leaves), gradients(expected, end, leaves), least=1.0)
+
+    check()
+
+
+@every_spec
+def test_splitting_and_packing(name: str):
+    @examples(4)
+    @given(st.lists(st.integers(0, 21), min_size=2, max_size=4), st.booleans())
+    def check(lengths: list[int], reverse: bool) -> None:
+        bounds = [0]
+        for length in lengths:
+            bounds.append(bounds[-1] + length)
+        rec, op = parsed(SPECS[name]), recc.loads(SPECS[name], chunk=8)
+        inputs, params, start = problem(rec, 1, bounds[-1])
+        pieces = list(zip(bounds, bounds[1:], strict=False))
+
+        whole, end = call(op, inputs, params, start, reverse=reverse)
+        state = start
+        for first, last in reversed(pieces) if reverse else pieces:
+            outputs, state = call(op, part(inputs, first, last), params, state, reverse=reverse)
+            assert_same(outputs, part(whole, first, last))
+        assert_same(state, end)
+
+        offsets = torch.tensor(bounds)
+        starts = {key: torch.cat([x * (i + 1) for i in range(len(pieces))]) for key, x in start.items()}
+        packed, ends = call(op, inputs, params, starts, cu_seqlens=offsets, reverse=reverse)
+        for i, (first, last) in enumerate(pieces):
+            own = {key: x[i : i + 1] for key, x in starts.items()}
+            outputs, final = call(op, part(inputs, first, last), params, own, reverse=reverse)
+            assert_same(part(packed, first, last), outputs)
+            assert_same({key: x[i : i + 1] for key, x in ends.items()}, final)
+
+    check()
+
+
+@every_spec
+def test_steps_are_the_forward_pass(name: str):
+    rec, op = parsed(SPECS[name]), recc.loads(SPECS[name], chunk=8)
+    inputs, params, start = problem(rec, 2, 13)
+    outputs, final = call(op, inputs, params, start)
+    trajectory, state = [], start
+    for t in range(13):
+        result, state = op.step(**{key: x[:, t] for key, x in inputs.items()}, **params, state=state)
+        trajectory.append(result if isinstance(result, tuple) else (result,))
+    columns = zip(op.outputs, zip(*trajectory, strict=True), strict=True)
+    stepped = {item["name"]: torch.stack(values, 1) for item, values in columns}
+    assert_same(stepped, outputs)
+    assert_same(state, final)
+
+
+@every_spec
+def test_reverse_is_a_flip(name: str):
+    rec, op = parsed(SPECS[name]), recc.loads(SPECS[name], chunk=8)
+    inputs, params, start = problem(rec, 2, 19)
+    outputs, final = call(op, inputs, params, start, reverse=True)
+    flipped, end = call(op, {key: x.flip(1) for key, x in inputs.items()}, params, start)
+    assert_same(outputs, {key: x.flip(1) for key, x in flipped.items()})
+    assert_same(final, end)
+
+
+@every_spec
+@pytest.mark.parametrize("corner", [None, "decay_mixed"])
+def test_float32_is_as_good_as_the_loop(name: str, corner: str | None):
+    """Within four times the error that the sequential loop itself has in float32, or a few units in the last place."""
+    rec, op = parsed(SPECS[name]), recc.load(name)
+    tensors = problem(rec, 2, 200, corner=corner, dtype=torch.float32)
+    exact = run(rec, *tensors[:2], initial_state=tensors[2], dtype=torch.float64)
+    loop = run(rec, *tensors[:2], initial_state=tensors[2])
+    for mine, other, true in zip(call(op, *tensors), loop, exact, strict=True):
+        for key, x in true.items():
+            budget = 4 * error(other[key].to(x.dtype), x) + 4e-7
+            assert mine[key].dtype == other[key].dtype
+            assert error(mine[key].to(x.dtype), x) <= budget, key
