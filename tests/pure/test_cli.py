@@ -144,7 +144,7 @@ def test_check_reports_all_files_and_returns_1(capsys):
     assert main(["check", spec(GOOD), spec(BAD, "bad.rec"), "gla"]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == "x.rec: ok" and "gla.rec: ok" in out
-    assert "error[E0201]" in err and "bad.rec:5:17" in err and "1 warning" in err
+    assert "error[E0201]" in err and "bad.rec:5:17" in err and "1 error" in err
 
 
 def test_check_formats(capsys):
