@@ -113,6 +113,9 @@ class _Function:
             "shift": "before",
             "gap": "w",
             "tail": "w_end",
+            "levels": "halves",
+            "since": "from_start",
+            "until": "to_end",
         }
         return base.get(node.op, "x")
 
