@@ -13,7 +13,7 @@ from recc.frontend.messages import naming, shapes
 from recc.ir.node import Span
 from recc.ir.program import Recurrence
 
-__all__ = ["Diagnostic", "SpecError", "check_text", "parse_text"]
+__all__ = ["Diagnostic", "SpecError", "check_text", "format_text", "parse_text"]
 
 
 def parse_text(text: str, path: str = "<spec>", dims: Mapping[str, int] | None = None) -> list[Recurrence]:
@@ -32,6 +32,13 @@ def parse_text(text: str, path: str = "<spec>", dims: Mapping[str, int] | None =
 def check_text(text: str, path: str = "<spec>", dims: Mapping[str, int] | None = None) -> list[Diagnostic]:
     """All diagnostics of a spec, warnings too, in the order of the text."""
     return _compile(text, path, dims or {})[1].sorted()
+
+
+def format_text(text: str, path: str = "<spec>") -> str:
+    """`text` as `recc fmt` writes it: with the same tokens. Raises SpecError when it does not parse."""
+    from recc.frontend.format import format_text
+
+    return format_text(text, path)
 
 
 def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurrence], Bag]:

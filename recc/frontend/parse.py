@@ -191,6 +191,11 @@ def _syntax_error(error: UnexpectedInput, line: Line, parser: Lark) -> Any:
     )
 
 
+def terminals() -> dict[str, str]:
+    """The grammar's tokens: names to regular expressions."""
+    return {terminal.name: terminal.pattern.to_regexp() for terminal in _parser()[0].terminals}
+
+
 # --- the tree -----------------------------------------------------------------------------------------------
 
 
