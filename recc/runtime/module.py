@@ -51,7 +51,7 @@ class Module(nn.Module):
         for param in rec.params:
             self._needs_sizes(param)
         known = {name: size for name, size in self.sizes.items() if size is not None}
-        made = init_params(rec, known, heads or 1, dtype or torch.get_default_dtype(), device, generator=generator)
+        made = init_params(rec, known, heads or 1, dtype or torch.get_default_dtype(), device or "cpu", generator=generator)
         for name, value in made.items():
             self.register_parameter(name, nn.Parameter(value))
 
