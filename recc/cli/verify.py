@@ -76,22 +76,25 @@ def _verify(rec: Recurrence, args: argparse.Namespace, brief: bool) -> Report:
     if report.ok:
         print(f"{rec.name}: {len(report.rows):,} comparisons, all within their limits ({took:.1f} s)", flush=True)
     else:
-        common.report(common.SpecError([_difference(rec, report)], rec.text), args.message_format)
+        common.report(common.SpecError([_difference(rec, report, args)], rec.text), args.message_format)
     return report
 
 
-def _difference(rec: Recurrence, report: Report) -> Any:
+def _difference(rec: Recurrence, report: Report, args: argparse.Namespace) -> Any:
     """The first failure as a diagnostic, with the command that repeats it."""
     from recc.frontend.diagnostics import Diagnostic
 
     row = report.failures[0]
+    repro = " ".join([str(report.repro), *(f"--dim {dim}" for dim in args.dim)])
+    if args.recurrence:
+        repro += f" --recurrence {args.recurrence}"
     size = row.note or f"error {row.error:.1e}, allowed {row.limit:.1e}"
     return Diagnostic(
         "E0701",
         f"{row.what} of `{row.strategy}` differs from the reference",
         None,
         notes=(f"{row.case}: {size}", f"{len(report.failures):,} of {len(report.rows):,} comparisons failed"),
-        helps=(f"repeat it with: {report.repro}",),
+        helps=(f"repeat it with: {repro}",),
         path=rec.path,
     )
 

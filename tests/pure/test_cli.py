@@ -310,13 +310,6 @@ def test_list(capsys):
     assert [name for name, row in rows.items() if not row["parallel"]] == ["gru", "lstm"]
 
 
-def test_table_in_readme_is_current():
-    from recc.cli.list import between_markers, markdown, table
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert between_markers(text, markdown(table()), "README.md") == text, "run `make readme`"
-
-
 # --- verify ---------------------------------------------------------------------------------------------------
 
 
