@@ -10,3 +10,11 @@ def pytest_addoption(parser):
 @pytest.fixture
 def update_golden(request) -> bool:
     return request.config.getoption("--update-golden")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """The tensors of tests are small, and several tests run at a time: more threads would only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -110,8 +110,9 @@ class _Probe:
     def _affine(self, into: Callable, out: Callable, positive: bool = False) -> float:
         """How far step(a s + (1 - a) s') is from a step(s) + (1 - a) step(s'), in the semiring's linear coordinates."""
         share = 0.3
-        first = {name: torch.exp(self._normal(x)) if positive else self._normal(x) for name, x in self.own.items()}
-        second = {name: torch.exp(self._normal(x)) if positive else self._normal(x) for name, x in self.own.items()}
+        first, second = self._difference(), self._difference()
+        if positive:  # values spread so that now what is carried over and now what is added is larger
+            first, second = ({name: torch.exp(3 * x) for name, x in states.items()} for states in (first, second))
         mixed = {name: share * first[name] + (1 - share) * second[name] for name in first}
         a, b, c = (
             {name: out(x) for name, x in self._step({name: into(x) for name, x in states.items()}).items()}
@@ -122,7 +123,7 @@ class _Probe:
 
     def _join(self) -> float:
         """How far step(max(s, s')) is from max(step(s), step(s'))."""
-        first, second = self._difference(), self._difference()
+        first, second = ({name: 3 * x for name, x in self._difference().items()} for _ in range(2))
         joined = self._step({name: torch.maximum(first[name], second[name]) for name in first})
         a, b = self._step(first), self._step(second)
         gap = {name: joined[name] - torch.maximum(a[name], b[name]) for name in a}

@@ -164,7 +164,10 @@ def _lowerings(rec: Recurrence, plan: Plan, wanted: list[str] | None, quick: boo
         if name == ANALYSIS:
             continue
         if name == STANDALONE:
-            ops[name] = standalone_op(rec)
+            try:
+                ops[name] = standalone_op(rec)
+            except Exception as error:  # a file that does not run is a finding about it
+                report.rows.append(Row(name, "output (file)", "", "", math.inf, 0.0, _said(error)))
             continue
         strategy, _, rows = name.partition("/")
         asked, chunk = None if strategy == DEFAULT else strategy, int(rows) if rows else None
@@ -243,14 +246,17 @@ def _run(
         with _limited(op, given.case.variant == "segments"):
             got = run_op(given, op, DTYPES[dtype])
     except Exception as error:  # whatever an op raises is a finding about it
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return [{"what": "output (all)", "error": math.inf, "note": text, **facts}]
+        return [{"what": "output (all)", "error": math.inf, "note": _said(error), **facts}]
     found = []
     for name, value in truth.items():
         note = _misfit(got[name], own[name])
         error = math.inf if note else _error(got[name], value, scales[name])
         found.append({"what": name, "error": error, "note": note, **facts})
     return found
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 @contextlib.contextmanager
