@@ -257,7 +257,9 @@ def run(config: Config) -> dict[str, float]:
     table.add_row("prefill against step, largest difference of logits", f"{difference:.1e}")
     table.add_row("forward + backward, chunked", f"{1e3 * chunked:.1f} ms")
     table.add_row("forward + backward, sequential", f"{1e3 * sequential:.1f} ms")
-    table.add_row("chunked over sequential", f"[bold]{chunked / sequential:.4f}[/] ({sequential / chunked:.1f}x faster)")
+    table.add_row(
+        "chunked over sequential", f"[bold]{chunked / sequential:.4f}[/] ({sequential / chunked:.1f}x faster)"
+    )
     table.add_row("whole demo", f"{time.perf_counter() - began:.0f} s")
     console.print(table)
     return {"start": start, "end": end, "steps": steps, "difference": difference,

@@ -1,0 +1,128 @@
+"""The results of a benchmark as Markdown and as a chart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NAMES = {
+    "gdn chunk": "gated_delta_net, recc chunk",
+    "gdn fla naive chunk": "gated_delta_net, fla-core's naive chunk",
+    "gdn reference": "gated_delta_net, sequential reference",
+    "gla chunk": "gla, recc chunk",
+    "gla reference": "gla, sequential reference",
+    "gdn chunk long": "gated_delta_net, recc chunk, T = 16384",
+    "gla chunk long": "gla, recc chunk, T = 16384",
+}
+OURS, OTHER, INK, PALE = "#1f6f8b", "#b7b7a4", "#222222", "#888888"
+
+
+def markdown(results: dict) -> str:
+    """Tables: what must be reached, medians, agreement, memory."""
+    machine, shape = results["machine"], results["shape"]
+    sizes = ", ".join(f"{name} = {size}" for name, size in shape.items() if name != "dtype")
+    lines = [
+        "# Foundation benchmark",
+        "",
+        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, Python {machine['python']}.",
+        f"Forward + backward in {shape['dtype']} at {sizes} unless said otherwise.",
+        "Medians of interleaved rounds in one process.",
+        "",
+        "| what | measured | must be | met |",
+        "|---|---|---|---|",
+    ]
+    for row in results["targets"]:
+        sign = "at least" if row["better"] == "more" else "at most"
+        unit = "x" if row["unit"] == "x" else " s"
+        met = "yes" if row["met"] else "**no**"
+        lines.append(f"| {row['what']} | {row['value']:.2f}{unit} | {sign} {row['target']:g}{unit} | {met} |")
+    lines += ["", "| forward + backward | median | least | most | rounds |", "|---|---|---|---|---|"]
+    for name, times in results["ops"]["seconds"].items():
+        median = results["ops"]["median_s"][name]
+        lines.append(f"| {NAMES[name]} | {_ms(median)} | {_ms(min(times))} | {_ms(max(times))} | {len(times)} |")
+    lines += ["", f"One decode step of gated_delta_net at batch {shape['B']}: {1e6 * results['step_s']:.0f} us.", ""]
+    lines += ["| relative difference, outputs and all gradients | |", "|---|---|"]
+    lines += [f"| {pair} | {value:.1e} |" for pair, value in results["ops"]["agreement"].items()]
+    return "\n".join([*lines, *_memory_table(results)]) + "\n"
+
+
+def _memory_table(results: dict) -> list[str]:
+    if not results["memory"]:
+        return []
+    shape = results["shape"]
+    lengths = list(next(iter(results["memory"].values())))
+    lines = ["", "| peak memory beyond the inputs, MiB | " + " | ".join(f"T = {t}" for t in lengths) + " |"]
+    lines.append("|---" * (len(lengths) + 1) + "|")
+    for spec, peaks in results["memory"].items():
+        lines.append(f"| {spec} | " + " | ".join(f"{peak / 2**20:.0f}" for peak in peaks.values()) + " |")
+    one_state = shape["B"] * shape["H"] * shape["K"] * shape["V"] * 4
+    lines.append(
+        "| one state a token alone would be | "
+        + " | ".join(f"{one_state * int(t) / 2**20:.0f}" for t in lengths)
+        + " |"
+    )
+    return lines
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1e3 * seconds:.1f} ms"
+
+
+def plot(results: dict, path: Path) -> None:
+    """Times on the left, peak memory over length on the right."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(3, 2), layout="constrained")
+    _bars(left, results)
+    if results["memory"]:
+        _memory(right, results)
+    machine = results["machine"]
+    title = f"forward + backward, float32, {machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}"
+    figure.suptitle(title, fontsize=9, color=PALE, x=0.01, ha="left")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _bars(axes, results: dict) -> None:
+    median, shape = results["ops"]["median_s"], results["shape"]
+    shown = [name for name in NAMES if not name.endswith("long")][::-1]
+    values = [median[name] for name in shown]
+    axes.barh(
+        range(len(shown)),
+        values,
+        color=[OURS if "chunk" in n and "naive" not in n else OTHER for n in shown],
+        height=0.62,
+    )
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(shown)), [NAMES[name] for name in shown])
+    axes.tick_params(axis="y", length=0)
+    for place, (name, value) in enumerate(zip(shown, values, strict=True)):
+        own = median[f"{name.split()[0]} chunk"]
+        times = f"   {value / own:.1f}x" if name != f"{name.split()[0]} chunk" else ""
+        axes.text(value * 1.08, place, f"{_ms(value)}{times}", va="center", fontsize=9)
+    axes.set_xlim(min(values) / 1.6, max(values) * 3.4)
+    axes.set_xlabel("median, seconds (log scale)")
+    axes.set_title(
+        f"B = {shape['B']}, H = {shape['H']}, T = {shape['T']}, K = V = {shape['K']}", loc="left", fontsize=10
+    )
+
+
+def _memory(axes, results: dict) -> None:
+    shape = results["shape"]
+    lengths = [int(t) for t in next(iter(results["memory"].values()))]
+    one_state = [shape["B"] * shape["H"] * shape["K"] * shape["V"] * 4 * t / 2**20 for t in lengths]
+    axes.plot(lengths, one_state, color=OTHER, linestyle="--")
+    axes.text(lengths[-1], one_state[-1], "one state a token ", ha="right", va="bottom", fontsize=9, color=PALE)
+    for (spec, peaks), mark, below in zip(results["memory"].items(), "os", (False, True), strict=True):
+        values = [peak / 2**20 for peak in peaks.values()]
+        axes.plot(lengths, values, color=OURS, marker=mark, linewidth=1.6, alpha=0.6 if below else 1)
+        axes.annotate(f"{spec}, recc chunk", (lengths[1], values[1]), xytext=(6, -14 if below else 8),
+                      textcoords="offset points", fontsize=9, color=OURS)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(lengths, [f"{t:,}" for t in lengths])
+    axes.set_xlabel("T")
+    axes.set_title("peak memory beyond the inputs, MiB", loc="left", fontsize=10)
