@@ -165,7 +165,7 @@ def measure_commands(count: int) -> dict[str, float]:
 
 
 def measure_memory() -> dict[str, dict[int, int]]:
-    """Peak bytes of forward + backward beyond the inputs, each in a process of its own; nothing where no kernel tells."""
+    """Peak bytes of forward + backward beyond the inputs, each in a process of its own; nothing where none can tell."""
     if sys.platform != "linux":
         return {}
     lengths = (TIME, 2 * TIME, 4 * TIME, LONG)

@@ -1,4 +1,4 @@
-"""The derivation as `recc explain` tells it: the same facts for people and for machines, counted on what really runs."""
+"""The derivation as `recc explain` tells it: the same facts for people and machines, counted on what really runs."""
 
 from __future__ import annotations
 
