@@ -54,13 +54,15 @@ class Op:
         sizes = self._check(inputs, params, time=True)
         batch, heads = sizes["batch"], sizes["heads"]
         if cu_seqlens is not None:
-            cu_seqlens = _check_offsets(cu_seqlens, batch, sizes["time"])
+            cu_seqlens = _check_offsets(cu_seqlens, batch)
         if validate:
             self._validate(inputs)
         sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
         inputs = [_share(x, item, heads, 2) for x, item in zip(inputs, self.inputs)]
         states = self._enter(initial_state, sequences, sizes, inputs, params)
-        results = self._forward(*inputs, *params, *states, cu_seqlens, reverse)
+        _refuse_forward_mode(self.name, (*inputs, *params, *states))
+        results = self._forward(*inputs, *params, *states, cu_seqlens, bool(reverse))
+        results = [results] if torch.is_tensor(results) else results
         outputs = results[: len(self.outputs)]
         output = outputs[0] if len(outputs) == 1 else tuple(outputs)
         if not return_final_state:
@@ -83,7 +85,7 @@ class Op:
         tiles = [_order(x, item).to(_like(dtype, item)) for x, item in zip(tiles, self.inputs)]
         fixed = [_order(x, item).to(_like(dtype, item)) for x, item in zip(params, self.params)]
         held = [_order(x, item).to(_like(dtype, item)) for x, item in zip(states, self.states)]
-        results = self._step_tiles(*tiles, *fixed, *held)
+        results = _in_full_precision(self._step_tiles, *tiles, *fixed, *held)
         count = len(self.outputs)
         outputs = [_unorder(x, item).to(_like(inputs[0].dtype, item)) for x, item in zip(results[:count], self.outputs)]
         finals = {item["name"]: _unorder(x, item) for x, item in zip(results[count:], self.states)}
@@ -169,8 +171,8 @@ class Op:
                 own = x.shape[first]
                 fits = own == heads[0] or (first and own > 0 and heads[0] % own == 0)
                 if not fits:
-                    rule = "a divisor of it" if first else "the same"
-                    raise ArgumentError(f"`{item['name']}` has {own} heads, but `{heads[1]}` has {heads[0]}: it must be {rule}")
+                    rule = "which do not divide" if first else "but there must be"
+                    raise ArgumentError(f"`{item['name']}` has {own} heads, {rule} the {heads[0]} of `{heads[1]}`")
         sizes = {dim: size for dim, (size, _) in found.items()}
         return {**sizes, "heads": heads[0] if heads else None}
 
@@ -184,7 +186,8 @@ class Op:
         names = [item["name"] for item in self.states]
         if torch.is_tensor(state):
             if len(names) != 1:
-                raise ArgumentError(f"{self.name} has the states {', '.join(names)}: pass a dict of them, not one tensor")
+                listing = ", ".join(names)
+                raise ArgumentError(f"{self.name} has the states {listing}: pass a dict of them, not one tensor")
             state = {names[0]: state}
         if not isinstance(state, dict) or sorted(state) != sorted(names):
             got = ", ".join(state) if isinstance(state, dict) else type(state).__name__
@@ -192,12 +195,17 @@ class Op:
         values = []
         for item in self.states:
             value = state[item["name"]]
+            if not torch.is_tensor(value):
+                raise ArgumentError(f"state `{item['name']}` must be a tensor, not {type(value).__name__}")
+            if value.is_complex() and item["dtype"] != "complex":
+                raise ArgumentError(f"state `{item['name']}` is {value.dtype} but the spec declares it real")
             want = [sequences, *(_known(sizes, axis, item, self.name) for axis in item["axes"])]
             if list(value.shape) != want:
-                names_of = ["batch" if len(want) else "", *map(_dim, item["axes"])]
-                raise ArgumentError(f"state `{item['name']}` is {_shape(value)} but must be {want} [{', '.join(names_of)}]")
+                axes = ", ".join(["batch", *map(_dim, item["axes"])])
+                raise ArgumentError(f"state `{item['name']}` is {_shape(value)} but must be {want} [{axes}]")
             if value.device != inputs[0].device:
-                raise ArgumentError(f"state `{item['name']}` is on {value.device} but the inputs are on {inputs[0].device}")
+                where = inputs[0].device
+                raise ArgumentError(f"state `{item['name']}` is on {value.device} but the inputs are on {where}")
             values.append(value.to(_like(working, item)))
         return values
 
@@ -207,9 +215,9 @@ class Op:
             low, high, unit = item["domain"]
             x = x.detach().double() if not x.is_complex() else x
             if low is not None and bool((x < low).any()):
-                raise ArgumentError(f"`{item['name']}` must be >= {low}, and its least value is {x.min().item():.6g}")
+                raise ArgumentError(f"`{item['name']}` must be >= {low:g}, and its least value is {x.min().item():.6g}")
             if high is not None and bool((x > high).any()):
-                raise ArgumentError(f"`{item['name']}` must be <= {high}, and its largest value is {x.max().item():.6g}")
+                raise ArgumentError(f"`{item['name']}` must be <= {high:g}, and its largest value is {x.max().item():.6g}")
             if unit and bool(((x.norm(dim=-1) - 1).abs() > 1e-2).any()):
                 raise ArgumentError(f"`{item['name']}` must have L2 norm 1 along its last axis")
 
@@ -218,6 +226,8 @@ class Op:
     def _run_forward(self, *arguments):
         *tensors, cu_seqlens, reverse = arguments
         inputs, params, states = self._split(tensors)
+        if cu_seqlens is not None:
+            _check_bounds(cu_seqlens.tolist(), inputs[0].shape[1])
         working, layout = _working(inputs), self._layout(inputs, cu_seqlens, reverse)
         tiles = [layout.tiles(x, _places(item), _like(working, item)) for x, item in zip(inputs, self.inputs)]
         fixed = [_order(x, item).to(_like(working, item)) for x, item in zip(params, self.params)]
@@ -238,7 +248,7 @@ class Op:
         outputs = [layout.tensor(x, _places(item), _like(first, item)) for x, item in zip(outputs, self.outputs)]
         finals = [layout.back(x, _places(item), _like(working, item)) for x, item in zip(held, self.states)]
         saved = [_padded(parts, x, self._bound(layout, cu_seqlens)) for parts, x in zip(saved, held)]
-        return *outputs, *finals, *saved
+        return _returned((*outputs, *finals, *saved), tensors)
 
     def _run_backward(self, *arguments):
         *tensors, cu_seqlens, reverse = arguments
@@ -274,7 +284,7 @@ class Op:
             out.append(_unorder(sum(parts), item).to(x.dtype).expand(x.shape).contiguous() if parts else torch.zeros_like(x))
         for x, item, value in zip(states, self.states, held):
             out.append(layout.back(value, _places(item), x.dtype))
-        return tuple(out)
+        return _returned(out, (*grads, *tensors))
 
     def _per_segment(self, layout, tiles, params, states):
         """How many places of a sequence are worked on at a time: as many as keep the largest tile within a budget."""
@@ -331,7 +341,7 @@ class Op:
         sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
         bound = chunk_bound(batch, time, self.rows * self.meta["checkpoint"], sequences)
         saved = [first.new_empty(bound, *(sizes[a] for a in item["tile"]), dtype=_like(working, item)) for item in self.states]
-        return *outputs, *finals, *saved
+        return _returned((*outputs, *finals, *saved), ())
 
 
 def _register(op):
@@ -346,12 +356,12 @@ def _register(op):
         tail = "Tensor? cu_seqlens, bool reverse"
         library.define(f"{names[0]}({listed}, {tail}) -> ({', '.join(['Tensor'] * (results + saved))})")
         library.define(f"{names[1]}({given}, {listed}, {tail}) -> ({', '.join(['Tensor'] * tensors)})")
-        library.impl(names[0], op._run_forward, "CompositeExplicitAutograd")
-        library.impl(names[1], op._run_backward, "CompositeExplicitAutograd")
+        library.impl(names[0], lambda *x: _in_full_precision(op._run_forward, *x), "CompositeExplicitAutograd")
+        library.impl(names[1], lambda *x: _in_full_precision(op._run_backward, *x), "CompositeExplicitAutograd")
         torch.library.register_fake(f"recc::{names[0]}", op._fake_forward, lib=library)
         torch.library.register_fake(
             f"recc::{names[1]}",
-            lambda *args: tuple(x.new_empty(x.shape) for x in args[results + saved : -2]),
+            lambda *args: _returned([x.new_empty(x.shape) for x in args[results + saved : -2]], ()),
             lib=library,
         )
         backward = getattr(torch.ops.recc, names[1])
@@ -359,6 +369,7 @@ def _register(op):
         def setup(ctx, inputs, output):
             *given, cu_seqlens, reverse = inputs
             ctx.reverse, ctx.packed = reverse, cu_seqlens is not None
+            output = [output] if torch.is_tensor(output) else output
             ctx.mark_non_differentiable(*output[results:])
             ctx.save_for_backward(*output[results:], *given, *([cu_seqlens] if ctx.packed else []))
             ctx.set_materialize_grads(True)
@@ -367,7 +378,8 @@ def _register(op):
             kept = ctx.saved_tensors
             cu_seqlens = kept[-1] if ctx.packed else None
             kept = kept[:-1] if ctx.packed else kept
-            return *backward(*grads[:results], *kept, cu_seqlens, ctx.reverse), None, None
+            found = backward(*grads[:results], *kept, cu_seqlens, ctx.reverse)
+            return *([found] if torch.is_tensor(found) else found), None, None
 
         def refuse(ctx, *grads):
             raise RuntimeError(f"{op.name}: second derivatives are not supported")
@@ -379,6 +391,29 @@ def _register(op):
 
 
 _LIBRARIES = []  # a library's ops live as long as it does
+
+
+def _in_full_precision(run, *arguments):
+    """run(*arguments) outside of any autocast: what is accumulated in float32 must stay so."""
+    device = next(x.device.type for x in arguments if torch.is_tensor(x))
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return run(*arguments)
+    return run(*arguments)
+
+
+def _returned(results, arguments):
+    """`results` as an op of torch.library returns them: one alone as it is, none in the memory of an argument."""
+    taken = {x.untyped_storage().data_ptr() for x in arguments if x.numel()}
+    results = [x.clone() if taken and x.numel() and x.untyped_storage().data_ptr() in taken else x for x in results]
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _refuse_forward_mode(name, tensors):
+    """torch would drop the tangents of forward-mode derivatives without a word."""
+    forward = torch.autograd.forward_ad
+    if forward._current_level >= 0 and any(forward.unpack_dual(x).tangent is not None for x in tensors):
+        raise RuntimeError(f"{name}: forward-mode derivatives are not supported; use backward(), or `step`")
 
 
 def _dim(axis):
@@ -440,18 +475,19 @@ def _padded(parts, like, bound):
     return torch.cat([*parts, like.new_zeros(missing, *like.shape[1:])]) if missing or len(parts) != 1 else parts[0]
 
 
-def _check_offsets(cu_seqlens, batch, time):
+def _check_offsets(cu_seqlens, batch):
     if not torch.is_tensor(cu_seqlens) or cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise ArgumentError("`cu_seqlens` must be a one-dimensional int32 or int64 tensor of offsets, [0, ..., time]")
     if batch != 1:
         raise ArgumentError(f"with `cu_seqlens` the batch must be 1 (sequences lie one after the other), not {batch}")
-    if torch.compiler.is_compiling():
-        return cu_seqlens  # its values are not known while tracing
     if cu_seqlens.shape[0] < 2:
         raise ArgumentError("`cu_seqlens` needs at least two offsets: the first is 0, the last is the time")
-    bounds = cu_seqlens.tolist()
+    return cu_seqlens
+
+
+def _check_bounds(bounds, time):
+    """The values of `cu_seqlens`, which are known when the op runs and not while it is traced."""
     if bounds[0] != 0 or bounds[-1] != time:
         raise ArgumentError(f"`cu_seqlens` must run from 0 to the time {time}, not from {bounds[0]} to {bounds[-1]}")
     if any(b < a for a, b in zip(bounds, bounds[1:])):
         raise ArgumentError("`cu_seqlens` must not decrease")
-    return cu_seqlens
