@@ -44,10 +44,10 @@ class Facts:
 
 def check(scope: Scope, bag: Bag) -> Facts:
     """All facts about `scope`; errors go to `bag`."""
-    facts = Facts(definitions={definition.key: definition for definition in scope.definitions})
+    facts = Facts(definitions=scope.definitions)
     reader = _Reader(scope, facts, bag)
     reader.functions()
-    reads = {d.key: reader.expression(d.value, micro=d.micro) for d in scope.definitions}
+    reads = {d.key: reader.expression(d.value, micro=d.micro) for d in scope.definitions.values()}
     for symbol in (*scope.of_kind("param"), *scope.of_kind("state")):
         init = symbol.declaration.init if symbol.declaration else None
         if init is not None:
@@ -78,7 +78,10 @@ class _Reader:
             for name in cycle:
                 self.scope.symbols[name].kind = "broken"
         for name in order:
-            self.inside[name] = self.expression(functions[name].body, micro=False, args=functions[name].params)
+            refs = self.expression(functions[name].body, micro=False, args=functions[name].params)
+            self.inside[name] = list(
+                {(r.kind, r.name, r.lag, r.step): r for r in refs if r.kind != "argument"}.values()
+            )
 
     def expression(self, root: ast.Expr, micro: bool, args: tuple[ast.Ident, ...] = ()) -> list[Ref]:
         """Resolves what `root` reads. `micro`: it is computed in every micro-step; `args`: of the enclosing def."""

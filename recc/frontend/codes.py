@@ -27,7 +27,7 @@ TITLES = {
     "E0106": "comparisons in a chain",
     "E0107": "a number that is too large",
     "E0108": "an expression that nests too deeply",
-    "E0109": "a line or a file that is too long",
+    "E0109": "a line, a type or a file that is too long",
     "E0110": "an index of something that has none",
     "E0111": "a tuple as a value",
     "E0201": "an unknown name",

@@ -10,7 +10,7 @@ from recc.frontend.messages import syntax
 from recc.frontend.words import KEYWORDS
 from recc.ir.node import Span
 
-MAX_FILE = 1_000_000  # characters
+MAX_FILE = 200_000  # characters
 MAX_LINE = 20_000  # characters of one logical line
 MAX_NESTING = 50  # brackets
 

@@ -18,7 +18,7 @@ from recc.ir.node import BOOL, COMPLEX, HEADS, Node, Span
 from recc.ir.ops import const, leaf
 from recc.ir.program import Domain, Input, Output, Param, Recurrence, State
 
-MAX_WORK = 100_000  # expressions evaluated, with functions and micro-steps unfolded
+MAX_WORK = 50_000  # expressions evaluated, with functions and micro-steps unfolded
 MAX_EXAMPLE = 65_536  # an example is small
 MAX_DEPTH = 200  # of expressions inside functions inside expressions: the evaluation is recursive
 
@@ -141,9 +141,7 @@ class _Lowering:
     def _definitions(self) -> None:
         """Values of all locals in the order of computation, then the micro-steps, then the updates of states."""
         facts = self.facts
-        poisoned = facts.broken | {
-            d.key for d in facts.definitions.values() if d.key not in {o.key for o in facts.order}
-        }
+        poisoned = facts.broken | (facts.definitions.keys() - {definition.key for definition in facts.order})
         for key in poisoned:
             self.values[key[0]] = None
         order = [definition for definition in facts.order if definition.key not in poisoned]

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from recc.frontend import ast
 from recc.frontend.diagnostics import Bag
-from recc.frontend.messages import naming, shapes, timing
+from recc.frontend.messages import naming, shapes, syntax, timing
 from recc.frontend.prelude import FUNCTIONS
 from recc.frontend.words import ATTRIBUTES, KEYWORDS
 from recc.ir.node import COMPLEX, REAL, Span
 
 RESERVED = frozenset({"t", "heads", "pi", *KEYWORDS})
 MAX_SIZE = 2**31 - 1
+MAX_DIMS = 16  # of a type
 MAX_STEPS = 64  # micro-steps are unrolled
 
 
@@ -57,13 +58,13 @@ class Definition:
 
 @dataclass(slots=True)
 class Scope:
-    """All names of a block, its assignments in the order of the text, and its outputs."""
+    """All names of a block, its outputs, and its definitions by key in the order of the text."""
 
     block: ast.Block
     dims: dict[str, int | None] = field(default_factory=dict)
     symbols: dict[str, Symbol] = field(default_factory=dict)
     outputs: list[Symbol] = field(default_factory=list)
-    definitions: list[Definition] = field(default_factory=list)
+    definitions: dict[tuple[str, bool], Definition] = field(default_factory=dict)
     step: tuple[str, str] | None = None  # the micro-step index and its dim
     examples: list[ast.Example] = field(default_factory=list)
 
@@ -214,6 +215,9 @@ def _type(scope: Scope, statement: ast.Declaration, bag: Bag) -> tuple[tuple[str
     if statement.type is None:
         return (None if statement.kind == "output" else ()), True
     known = True
+    if len(statement.type) > MAX_DIMS:
+        bag.add(syntax.too_many_dims(len(statement.type), MAX_DIMS, statement.span))
+        return statement.type[:0], False
     for dim in statement.type:
         symbol = scope.symbols.get(dim.text)
         if symbol is None:
@@ -286,8 +290,7 @@ def _assign(scope: Scope, statement: ast.Assign, bag: Bag) -> None:
     elif symbol.kind != "broken":
         bag.add(naming.not_assignable(name, symbol.kind, statement.target.span, symbol.span))
         return
-    start = part == "micro_start"
-    twin = next((d for d in scope.definitions if d.key == (name, start)), None)
+    twin = scope.definitions.get((name, part == "micro_start"))
     if twin is not None and part != "broken":
         bag.add(timing.assigned_twice(name, symbol.kind == "state", at, twin.target))
         return
@@ -296,7 +299,8 @@ def _assign(scope: Scope, statement: ast.Assign, bag: Bag) -> None:
         if symbol.kind != "state":  # the type of a state is known all the same
             symbol.kind = "broken"
     else:
-        scope.definitions.append(Definition(name, part, at, statement.value))
+        definition = Definition(name, part, at, statement.value)
+        scope.definitions[definition.key] = definition
 
 
 def _local_part(scope: Scope, statement: ast.Assign, bag: Bag) -> str:

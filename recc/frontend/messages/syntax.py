@@ -133,6 +133,10 @@ def too_long(what: str, length: int, limit: int, span: Span) -> Diagnostic:
     return diagnostic("E0109", f"{what} has {length:,} characters, more than {limit:,}", span)
 
 
+def too_many_dims(count: int, limit: int, span: Span) -> Diagnostic:
+    return diagnostic("E0109", f"a type of {count:,} dims, more than {limit}", span)
+
+
 def index_of_expression(span: Span) -> Diagnostic:
     return diagnostic(
         "E0110",

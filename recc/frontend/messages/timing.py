@@ -70,6 +70,12 @@ def state_too_far_back(name: str, back: int, span: Span) -> Diagnostic:
     )
 
 
+def _around(names: Sequence[str]) -> str:
+    """The circle as a sentence; of a long one the ends."""
+    way = [quote(name) for name in [*names, names[0]]]
+    return " needs ".join(way if len(way) <= 8 else [*way[:4], "...", *way[-3:]])
+
+
 def local_cycle(names: Sequence[str], span: Span) -> Diagnostic:
     if len(names) == 1:
         return diagnostic(
@@ -84,19 +90,18 @@ def local_cycle(names: Sequence[str], span: Span) -> Diagnostic:
         f"{quote(names[0])} is needed to compute itself",
         span,
         "closes the circle",
-        note=f"{' needs '.join(quote(name) for name in [*names, names[0]])}",
+        note=_around(names),
         help="what depends on the step before is a state: read it with `[t-1]`",
     )
 
 
 def state_cycle(names: Sequence[str], span: Span) -> Diagnostic:
-    around = f"{' needs '.join(quote(name) for name in [*names, names[0]])}" if len(names) > 1 else ""
     return diagnostic(
         "E0407",
         f"{quote(names[0])} is needed to compute itself",
         span,
         "not known yet",
-        note=around,
+        note=_around(names) if len(names) > 1 else "",
         help=f"read the value before the step: `{names[0].partition('[')[0]}[t-1]`",
     )
 
