@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from recc.backends.torch.text import Text, inlinable, is_static
-from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
 
+from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
 from recc.tile.program import Carry, TileProgram
 
 WIDTH = 72  # longest expression that is printed in line
@@ -22,7 +22,7 @@ _LEAVES = ("tile", "param", "carry")
 
 
 def function(program: TileProgram, name: str, doc: str) -> str:
-    """`def name(spans, end, loads..., params..., carries...) -> (stores..., sums..., carries out..., entering states...)`."""
+    """`def name(spans, end, loads, params, carries)`, returning stores, sums, states leaving and entering."""
     return _Function(program, name, doc).text()
 
 
@@ -35,7 +35,23 @@ def step_function(program: TileProgram, name: str, doc: str) -> str:
 def identifier(name: str) -> str:
     """A spec's name as a Python name that clashes with nothing in a generated file."""
     name = re.sub(r"\W", "_", name)
-    taken = {"torch", "F", "math", "like", "spans", "end", "lo", "hi", "n", "rows", "heads", "put", "scan", "score", "shift"}
+    taken = {
+        "torch",
+        "F",
+        "math",
+        "like",
+        "spans",
+        "end",
+        "lo",
+        "hi",
+        "n",
+        "rows",
+        "heads",
+        "put",
+        "scan",
+        "score",
+        "shift",
+    }
     return f"{name}_" if keyword.iskeyword(name) or name in taken else name
 
 
@@ -136,7 +152,11 @@ class _Function:
         lines = self.lines
         while True:
             words = Counter(re.findall(r"\w+", "\n".join(line for line in lines if not _is_comment(line))))
-            dead = [place for place, line in enumerate(lines) if (name := _assigned(line)) and words[name] == 1 + _own(line, name)]
+            dead = [
+                place
+                for place, line in enumerate(lines)
+                if (name := _assigned(line)) and words[name] == 1 + _own(line, name)
+            ]
             if not dead:
                 return "\n".join(lines) + "\n"
             for place in reversed(dead):
@@ -213,7 +233,9 @@ class _Function:
             variables[node] = text
             return
         cheap = self.users.get(node, 0) <= 1 or node.op == "rename"
-        kept = node in self.program.names or node in self.roots or (node in self.operands and variables is self.variables)
+        kept = (
+            node in self.program.names or node in self.roots or (node in self.operands and variables is self.variables)
+        )
         if cheap and inlinable(node) and len(text) < WIDTH and not kept:
             return
         if variables is self.variables:
@@ -261,7 +283,9 @@ class _Function:
         body, self.lines = self.lines, before
         names = [self.variables[c.old] for c in carries]
         backward = self.program.reverse
-        self.lines.append(f"    # over the chunks {'from the last to the first' if backward else 'in order'}: the state alone")
+        self.lines.append(
+            f"    # over the chunks {'from the last to the first' if backward else 'in order'}: the state alone"
+        )
         for name in names:
             self.lines.append(f"    {name}_end, {name}_all, {name}_done = {name}, [], []")
             if backward:
@@ -369,5 +393,3 @@ def _wrapped(head: str, parts: Iterable[str], tail: str) -> list[str]:
             current = indent
         current += f"{part}, "
     return [*lines, current.rstrip(), " " * (len(indent) - 4) + tail.lstrip(",")]
-
-

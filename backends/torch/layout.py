@@ -9,7 +9,7 @@ import torch
 
 
 class Layout:
-    """n chunks of `rows` tokens. spans: (lo, hi) per step. end: last valid row of each chunk [n], None when all are full.
+    """n chunks of `rows` tokens. spans: (lo, hi) per step. end: last valid row of each chunk [n], None if all are full.
 
     index [n, rows] holds the token of each row where sequences are packed (rows past the end repeat the last token).
     """

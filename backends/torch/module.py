@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from recc.analysis.plan import Plan
 from recc.backends.torch.emit import function, identifier, step_function
 from recc.backends.torch.text import Text, is_static
+
+from recc.analysis.plan import Plan
 from recc.ir.node import GRID, sort_axes, substitute, walk
 from recc.ir.ops import leaf, spread
 from recc.ir.program import Recurrence
@@ -25,7 +26,7 @@ CHECKPOINT = 32  # tokens between the states that a sequential pass keeps, where
 
 @dataclass(frozen=True)
 class Generated:
-    """functions: the text of forward_tiles, backward_tiles, step_tiles and initial_tiles. meta: what Op needs beside them."""
+    """functions: the text of forward_tiles, backward_tiles, step_tiles and initial_tiles. meta: what else Op needs."""
 
     functions: str
     meta: dict[str, Any]
@@ -43,8 +44,16 @@ def generate(plan: Plan, choice: Choice) -> Generated:
     order = {c.name: place for place, c in enumerate(program.carries)}
     step = TileProgram(**{**step.__dict__, "carries": tuple(sorted(step.carries, key=lambda c: order[c.name]))})
     parts = [
-        function(finish(program), "forward_tiles", f"All chunks of {rec.name}: outputs, states that leave, states that enter."),
-        function(backward, "backward_tiles", f"The backward pass of {rec.name}: cotangents of inputs, params and initial states."),
+        function(
+            finish(program),
+            "forward_tiles",
+            f"All chunks of {rec.name}: outputs, states that leave, states that enter.",
+        ),
+        function(
+            backward,
+            "backward_tiles",
+            f"The backward pass of {rec.name}: cotangents of inputs, params and initial states.",
+        ),
         step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
         _initial(rec, program),
     ]
@@ -110,14 +119,17 @@ def _expands(rec: Recurrence) -> bool:
 
 def _working_tiles(program: TileProgram) -> list[tuple[str, ...]]:
     """The axes of the largest tiles, those that are no part of another's."""
-    every = {tuple(a for a in node.axes if a != GRID) for node in walk(*program.roots) if GRID in node.axes and node.args}
+    every = {
+        tuple(a for a in node.axes if a != GRID) for node in walk(*program.roots) if GRID in node.axes and node.args
+    }
     return sorted(axes for axes in every if not any(set(axes) < set(other) for other in every))
 
 
 def standalone(generated: Generated, rec: Recurrence) -> str:
     """One file that imports torch alone: support text, tile functions, and the op under the recurrence's name."""
     name = identifier(rec.name)
-    head = f'"""{rec.name}, compiled by recc from this spec:\n\n{_quoted(rec.text)}\n"""\n\nimport math\n\nimport torch\nimport torch.nn.functional as F\n'
+    title = f'"""{rec.name}, compiled by recc from this spec:\n\n{_quoted(rec.text)}\n"""\n'
+    head = f"{title}\nimport math\n\nimport torch\nimport torch.nn.functional as F\n"
     support = [_without_imports(_support_text(part)) for part in SUPPORT]
     meta = pprint.pformat(generated.meta, width=116, sort_dicts=False)
     use = f"META = {meta}\n\n{name} = Op(META, forward_tiles, backward_tiles, step_tiles, initial_tiles)\n"
@@ -125,7 +137,9 @@ def standalone(generated: Generated, rec: Recurrence) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "\n".join(f"    {line}".rstrip() for line in text.replace("\\", "\\\\").replace('"""', "'''").strip().splitlines())
+    return "\n".join(
+        f"    {line}".rstrip() for line in text.replace("\\", "\\\\").replace('"""', "'''").strip().splitlines()
+    )
 
 
 def _support_text(part: str) -> str:
@@ -135,11 +149,14 @@ def _support_text(part: str) -> str:
 def _without_imports(text: str) -> str:
     """A support module's text without its docstring's quotes and imports: the head of the file has those."""
     tree = ast.parse(text)
-    drop = {n for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) for n in range(node.lineno, node.end_lineno + 1)}
+    drop = {
+        n
+        for node in tree.body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for n in range(node.lineno, node.end_lineno + 1)
+    }
     doc = tree.body[0]
     lines = text.splitlines()
     comment = [f"# {line}".rstrip() for line in ast.get_docstring(tree).splitlines()]
     body = [line for number, line in enumerate(lines, 1) if number > doc.end_lineno and number not in drop]
     return "\n".join(["# " + "-" * 100, *comment, "", *"\n".join(body).strip().splitlines()]) + "\n"
-
-

@@ -7,7 +7,7 @@
 import math
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: F401 - for the generated functions
 
 
 def softplus(x):
@@ -139,7 +139,7 @@ def levels(log_decay):
     up = torch.ones_like(down)  # from each row to the next boundary
     found, half = [], 1
     while half < down.shape[-2]:
-        (low, late), (early, high) = _halves(down, half), _halves(up, half)
+        (low, late), (early, _) = _halves(down, half), _halves(up, half)
         found.append((late.clone(), early.clone()))
         early.mul_(late[..., -1:, :])
         late.mul_(low[..., -1:, :])
@@ -175,7 +175,7 @@ def _halves(x, half):
 
 
 def _corner(a, half):
-    """The blocks of [t, s] that pair the later with the earlier rows of each 2 * half: a view [..., blocks, half, half]."""
+    """The blocks of [t, s] that pair later with earlier rows of each 2 * half: a view [..., blocks, half, half]."""
     rows = a.shape[-1]
     count, stride = rows // (2 * half), a.stride()
     shape = [*a.shape[:-2], count, half, half]
@@ -287,7 +287,7 @@ def scan(a, x, init, dim, kind):
 
 
 def rscan(a, g, tail, dim, end):
-    """All rows of l[t] = a[t+1] l[t+1] + g[t], and at row `end` l = tail + g. Rows after `end` get what they have in g."""
+    """All rows of l[t] = a[t+1] l[t+1] + g[t], and at row `end` l = tail + g. Rows after `end` keep what g has."""
     rows = a.shape[dim]
     value = g if g is not None else put_end(tail, dim, end, rows)
     if g is not None and tail is not None:
@@ -361,5 +361,3 @@ def arrive(state, ends, count):
 def joined(parts, like):
     """The parts along the first axis; without any, nothing of `like`."""
     return torch.cat(parts) if parts else like[:0]
-
-

@@ -13,14 +13,16 @@ ATOM, UNARY, POWER, PRODUCT, SUM, LOOSE = 0, 1, 1, 2, 3, 4
 _BINDS = {"add": SUM, "sub": SUM, "mul": PRODUCT, "div": PRODUCT, "neg": UNARY, "pow": POWER,
           "lt": LOOSE, "le": LOOSE, "gt": LOOSE, "ge": LOOSE, "eq": LOOSE, "ne": LOOSE}  # fmt: skip
 _NEED_TENSOR = {"maximum", "minimum", "logaddexp", "complex"}
-_STATIC = {"exp": "math.exp", "log": "math.log", "sqrt": "math.sqrt", "sin": "math.sin", "cos": "math.cos",
-           "tanh": "math.tanh", "abs": "abs", "log1p": "math.log1p", "expm1": "math.expm1", "erf": "math.erf"}  # fmt: skip
+_STATIC = {name: f"math.{name}" for name in ("exp", "log", "sqrt", "sin", "cos", "tanh", "log1p", "expm1", "erf")}
+_STATIC["abs"] = "abs"
 _LETTERS = {GRID: "n", HEADS: "h", ROW: "t", COL: "s"}
 
 
 def is_static(node: Node) -> bool:
     """Whether a node is a number that is known when the program starts: constants and dim sizes."""
-    return all(below.op in ("const", "size") or (below.args and below.op in OPS) for below in walk(node)) and not node.axes
+    return (
+        all(below.op in ("const", "size") or (below.args and below.op in OPS) for below in walk(node)) and not node.axes
+    )
 
 
 def inlinable(node: Node) -> bool:

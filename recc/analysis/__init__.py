@@ -96,8 +96,12 @@ def _coupled_reason(rec: Recurrence, group: tuple[str, ...], updates: dict[str, 
         try:
             Algebra(olds).expand(updates[name])
         except NotAffine as error:
-            return Reason(f"{listing} depend on each other, and {name}[t] is not affine in them: {error.why}", error.node.span)
-    return Reason(f"{listing} depend on each other: an affine block of {len(group)} coupled states", updates[group[0]].span)
+            return Reason(
+                f"{listing} depend on each other, and {name}[t] is not affine in them: {error.why}", error.node.span
+            )
+    return Reason(
+        f"{listing} depend on each other: an affine block of {len(group)} coupled states", updates[group[0]].span
+    )
 
 
 def _read_axes(rec: Recurrence, name: str, group: tuple[str, ...]) -> tuple[Axis | None, ...]:

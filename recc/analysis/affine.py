@@ -46,7 +46,9 @@ def classify(rec: Recurrence, old: Node, update: Node, read_axes: tuple[Axis | N
     mixing = _mixing_axis(old, sorted_terms, read_axes)
     facts = {"decay": decay, "log_decay": log_decay, "time_invariant": invariant, "bias": added}
     if sorted_terms.dense or len(sorted_terms.mixing) > 1:
-        return Affine("dense", not_matrix=Reason("its transition mixes axes in a way that is not diagonal plus rank r"), **facts)
+        return Affine(
+            "dense", not_matrix=Reason("its transition mixes axes in a way that is not diagonal plus rank r"), **facts
+        )
     shape = _shape(decay)
     if sorted_terms.ranks:
         shape = "diagonal+rank"

@@ -10,7 +10,7 @@ from recc.ir.program import Recurrence
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something holds or is refused, in the spec's own names, and where. Errors and `explain` print the same object."""
+    """Why something holds or is refused, in the spec's own names, and where. Errors and `explain` print this object."""
 
     text: str
     span: Span | None = None

@@ -4,7 +4,8 @@
 times at most one variable (a state), with some axes summed over. Whatever is written in between (residuals
 that have a name, `(eye(K) - outer(k, k)) @ S`, another order or bracketing) meets in the same terms.
 
-An expression in which a variable stands under a nonlinear function is not affine; that raises `NotAffine`, which knows where.
+An expression in which a variable stands under a nonlinear function is not affine: that raises `NotAffine`, which says
+where.
 """
 
 from __future__ import annotations
@@ -164,7 +165,9 @@ class Algebra:
     def _bind(self, term: Term, over: Iterable[Axis]) -> Term:
         for axis in over:
             if axis not in term.axes:  # a sum over an axis that nothing depends on counts its elements
-                term = Term(term.coef, term.factors + ((leaf("size", (), dim=dim_of(axis)), 1),), term.bound, term.variable)
+                term = Term(
+                    term.coef, term.factors + ((leaf("size", (), dim=dim_of(axis)), 1),), term.bound, term.variable
+                )
                 continue
             fresh = f"{dim_of(axis)}'{next(self._fresh) + 1000}"
             term = _relabel(term, {axis: fresh})
@@ -330,4 +333,3 @@ def _power(node: Node, power: int) -> Node:
 
 def _tidy(value: float) -> float | int:
     return int(value) if float(value).is_integer() and abs(value) < 2**53 else value
-

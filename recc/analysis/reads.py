@@ -17,7 +17,7 @@ from recc.ir.ops import OPS, ZERO, add, build, mul, rename
 
 @dataclass(frozen=True)
 class Read:
-    """sum over `axis` of query * state: `state` is a leaf (which state, old or new), query has axes heads and `axis`."""
+    """sum over `axis` of query * state: `state` is a leaf (which state, old or new), query has heads and `axis`."""
 
     state: Node
     axis: Axis
@@ -108,5 +108,3 @@ def connected(term: Term, label: Axis) -> tuple[list[tuple[Node, int]], list[tup
         group += joined
         rest = [item for item in rest if item not in joined]
         inner |= {axis for node, _ in joined for axis in node.axes if axis in term.bound}
-
-

@@ -107,7 +107,7 @@ def _simplify(op: str, args: tuple[Node, ...]) -> Node | None:
             return a.args[0] if a.op == "neg" else None
         case "pow", (a, b):
             return a if is_const(b, 1) else None
-        case ("real" | "conj"), (a,):
+        case (("real" | "conj"), (a,)):
             return a if a.dtype != COMPLEX else None
     return None
 
@@ -198,14 +198,32 @@ def spread(node: Node, axes: Iterable[Axis]) -> Node:
 
 # Short names for the ops that recc itself writes.
 def add(a: Node, b: Node) -> Node: return build("add", a, b)  # fmt: skip
+
+
 def sub(a: Node, b: Node) -> Node: return build("sub", a, b)  # fmt: skip
+
+
 def mul(a: Node, b: Node) -> Node: return build("mul", a, b)  # fmt: skip
+
+
 def div(a: Node, b: Node) -> Node: return build("div", a, b)  # fmt: skip
+
+
 def neg(a: Node) -> Node: return build("neg", a)  # fmt: skip
+
+
 def exp(a: Node) -> Node: return build("exp", a)  # fmt: skip
+
+
 def dot(a: Node, b: Node, over: tuple[Axis, ...]) -> Node: return build("dot", a, b, over=over)  # fmt: skip
+
+
 def total(a: Node, over: tuple[Axis, ...]) -> Node: return build("sum", a, over=over)  # fmt: skip
+
+
 def where(c: Node, a: Node, b: Node) -> Node: return build("where", c, a, b)  # fmt: skip
+
+
 def conj(a: Node) -> Node: return build("conj", a) if a.dtype == COMPLEX else a  # fmt: skip
 
 
@@ -286,19 +304,54 @@ _op("where", 3, linear="rest", vjp=lambda y, g: (None, where(y.args[0], g, ZERO)
 _op("exp", 1, vjp=_of_first(lambda x, y: y), torch="torch.exp({0})", user=True)
 _op("expm1", 1, vjp=_of_first(lambda x, y: add(y, ONE)), torch="torch.expm1({0})", user=True)
 _op("log", 1, vjp=_of_first(lambda x, y: div(ONE, x)), torch="torch.log({0})", domain=(0.5, 2.0), user=True)
-_op("log1p", 1, vjp=_of_first(lambda x, y: div(ONE, add(ONE, x))), torch="torch.log1p({0})", domain=(-0.5, 2.0), user=True)
+_op(
+    "log1p",
+    1,
+    vjp=_of_first(lambda x, y: div(ONE, add(ONE, x))),
+    torch="torch.log1p({0})",
+    domain=(-0.5, 2.0),
+    user=True,
+)
 _op("sqrt", 1, vjp=_of_first(lambda x, y: div(HALF, y)), torch="torch.sqrt({0})", domain=(0.5, 2.0), user=True)
-_op("rsqrt", 1, vjp=_of_first(lambda x, y: mul(const(-0.5), div(y, x))), torch="torch.rsqrt({0})", domain=(0.5, 2.0), user=True)
+_op(
+    "rsqrt",
+    1,
+    vjp=_of_first(lambda x, y: mul(const(-0.5), div(y, x))),
+    torch="torch.rsqrt({0})",
+    domain=(0.5, 2.0),
+    user=True,
+)
 _op("sin", 1, vjp=_of_first(lambda x, y: build("cos", x)), torch="torch.sin({0})", user=True)
 _op("cos", 1, vjp=_of_first(lambda x, y: neg(build("sin", x))), torch="torch.cos({0})", user=True)
 _op("tanh", 1, vjp=_of_first(lambda x, y: sub(ONE, mul(y, y))), torch="torch.tanh({0})", user=True)
 _op("sigmoid", 1, vjp=_of_first(lambda x, y: mul(y, sub(ONE, y))), torch="torch.sigmoid({0})", user=True)
 _op("logsigmoid", 1, vjp=_of_first(lambda x, y: _sigmoid(neg(x))), torch="F.logsigmoid({0})", user=True, real_only=True)
 _op("softplus", 1, vjp=_of_first(lambda x, y: _sigmoid(x)), torch="softplus({0})", user=True, real_only=True)
-_op("relu", 1, vjp=_of_first(lambda x, y: where(build("gt", x, ZERO), ONE, ZERO)), torch="torch.relu({0})", user=True, real_only=True)
-_op("silu", 1, vjp=_of_first(lambda x, y: mul(_sigmoid(x), add(ONE, mul(x, _sigmoid(neg(x)))))), torch="F.silu({0})", user=True, real_only=True)
+_op(
+    "relu",
+    1,
+    vjp=_of_first(lambda x, y: where(build("gt", x, ZERO), ONE, ZERO)),
+    torch="torch.relu({0})",
+    user=True,
+    real_only=True,
+)
+_op(
+    "silu",
+    1,
+    vjp=_of_first(lambda x, y: mul(_sigmoid(x), add(ONE, mul(x, _sigmoid(neg(x)))))),
+    torch="F.silu({0})",
+    user=True,
+    real_only=True,
+)
 _op("gelu", 1, vjp=_of_first(_vjp_gelu), torch="F.gelu({0})", user=True, real_only=True)
-_op("erf", 1, vjp=_of_first(lambda x, y: mul(const(2 / math.sqrt(math.pi)), _exp(neg(mul(x, x))))), torch="torch.erf({0})", user=True, real_only=True)
+_op(
+    "erf",
+    1,
+    vjp=_of_first(lambda x, y: mul(const(2 / math.sqrt(math.pi)), _exp(neg(mul(x, x))))),
+    torch="torch.erf({0})",
+    user=True,
+    real_only=True,
+)
 _op("abs", 1, vjp=lambda y, g: (mul(g, _sign(y.args[0])),), torch="torch.abs({0})", dtype=REAL, user=True)
 _op("sign", 1, vjp=lambda y, g: (None,), torch="torch.sgn({0})", user=True)
 _op("floor", 1, vjp=lambda y, g: (None,), torch="torch.floor({0})", user=True, real_only=True)
@@ -310,12 +363,19 @@ _op("minimum", 2, vjp=lambda y, g: (mul(g, _larger(*y.args[::-1])), mul(g, _larg
 _op("logaddexp", 2, vjp=_vjp_logaddexp, torch="torch.logaddexp({0}, {1})", user=True, real_only=True)
 
 for _name, _sign_text in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("eq", "=="), ("ne", "!=")):
-    _op(_name, 2, vjp=lambda y, g: (None, None), torch="{0} %s {1}" % _sign_text, dtype=BOOL)
+    _op(_name, 2, vjp=lambda y, g: (None, None), torch="{0} " + _sign_text + " {1}", dtype=BOOL)
 
 _op("conj", 1, linear="no", vjp=lambda y, g: (conj(g),), torch="torch.conj_physical({0})", user=True)
 _op("real", 1, vjp=lambda y, g: (build("complex", g, ZERO),), torch="torch.real({0})", dtype=REAL, user=True)
 _op("imag", 1, vjp=lambda y, g: (build("complex", ZERO, g),), torch="torch.imag({0})", dtype=REAL, user=True)
-_op("complex", 2, vjp=lambda y, g: (build("real", g), build("imag", g)), torch="as_complex({0}, {1})", dtype=COMPLEX, user=True)
+_op(
+    "complex",
+    2,
+    vjp=lambda y, g: (build("real", g), build("imag", g)),
+    torch="as_complex({0}, {1})",
+    dtype=COMPLEX,
+    user=True,
+)
 
 _op("dot", 2, linear="each", vjp=_vjp_dot)
 _op("sum", 1, linear="sum", vjp=lambda y, g: (spread(g, y["over"]),))

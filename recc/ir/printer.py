@@ -6,27 +6,33 @@ from collections.abc import Mapping
 
 from recc.ir.node import Node
 
+DEPTH = 60  # levels of an expression that are shown; an unrolled update can have thousands
+# fmt: off
 _INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "pow": ("**", 4),
-          "lt": ("<", 0), "le": ("<=", 0), "gt": (">", 0), "ge": (">=", 0), "eq": ("==", 0), "ne": ("!=", 0)}  # fmt: skip
+          "lt": ("<", 0), "le": ("<=", 0), "gt": (">", 0), "ge": (">=", 0), "eq": ("==", 0), "ne": ("!=", 0)}
+# fmt: on
 
 
 def show(node: Node, names: Mapping[Node, str] | None = None, limit: int = 400) -> str:
-    """`node` as text in the language of specs; nodes in `names` are shown by name."""
-    return _clip(_show(node, names or {}, 0), limit)
+    """`node` as text in the language of specs; nodes in `names` are shown by name. Longer text is cut."""
+    return _clip(_show(node, names or {}, 0, DEPTH), limit)
 
 
 def _clip(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 
-def _show(node: Node, names: Mapping[Node, str], level: int) -> str:
+def _show(node: Node, names: Mapping[Node, str], level: int, depth: int) -> str:
+    if depth == 0:
+        return "..."
+    depth -= 1
     if node in names:
         return names[node]
     args = node.args
     if node.op in _INFIX:
         sign, own = _INFIX[node.op]
         right = own + (node.op in ("sub", "div", "pow") or (node.op == "mul" and _starts_with_dot(args[1])))
-        text = f"{_show(args[0], names, own)} {sign} {_show(args[1], names, right)}"
+        text = f"{_show(args[0], names, own, depth)} {sign} {_show(args[1], names, right, depth)}"
         return f"({text})" if own < level else text
     match node.op:
         case "const":
@@ -47,22 +53,22 @@ def _show(node: Node, names: Mapping[Node, str], level: int) -> str:
         case "iota":
             return f"iota({node.axes[0]})"
         case "neg":
-            text = f"-{_show(args[0], names, 3)}"
+            text = f"-{_show(args[0], names, 3, depth)}"
             return f"({text})" if level > 1 else text
         case "dot":
-            text = f"{_show(args[0], names, 2)} @ {_show(args[1], names, 3)}"
+            text = f"{_show(args[0], names, 2, depth)} @ {_show(args[1], names, 3, depth)}"
             return f"({text})" if level > 2 else text
         case "sum" | "amax":
             word = "sum" if node.op == "sum" else "max"
-            return f"{word}({_show(args[0], names, 0)}, over={', '.join(node['over'])})"
+            return f"{word}({_show(args[0], names, 0, depth)}, over={', '.join(node['over'])})"
         case "rename":
             swapped = {old: new for old, new in node["mapping"]}
-            text = _show(args[0], names, 5)
+            text = _show(args[0], names, 5, depth)
             return f"{text}.T" if len(swapped) == 2 and set(swapped) == set(swapped.values()) else text
         case "take":
-            return f"{_show(args[0], names, 5)}[{node['index'] + 1}]"
+            return f"{_show(args[0], names, 5, depth)}[{node['index'] + 1}]"
         case _:
-            return f"{node.op}({', '.join(_show(arg, names, 0) for arg in args)})"
+            return f"{node.op}({', '.join(_show(arg, names, 0, depth) for arg in args)})"
 
 
 def _starts_with_dot(node: Node) -> bool:

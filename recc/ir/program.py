@@ -18,7 +18,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Input:
-    """A sequence [batch, time, heads, *dims]; without a heads axis when `shared`. `axes` in declared order, heads first."""
+    """A sequence [batch, time, heads, *dims]; without heads when `shared`. `axes` in declared order, heads first."""
 
     name: str
     axes: tuple[Axis, ...]

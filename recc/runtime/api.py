@@ -23,7 +23,9 @@ def load(name_or_path: str, *, strategy: str | None = None, chunk: int | None = 
     return loads(text, path=path, strategy=strategy, chunk=chunk, **dims)
 
 
-def loads(text: str, *, path: str = "<spec>", strategy: str | None = None, chunk: int | None = None, **dims: int) -> Any:
+def loads(
+    text: str, *, path: str = "<spec>", strategy: str | None = None, chunk: int | None = None, **dims: int
+) -> Any:
     """The op of a spec given as text; see `load`."""
     return _compiled(text, str(path), strategy, chunk, tuple(sorted(dims.items())))
 

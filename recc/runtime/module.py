@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from recc.runtime.api import loads
 
 
 class Module(nn.Module):
-    """An nn.Module of a spec, by its path or by the name of one that ships with recc.
+    """An nn.Module of a spec: its path, the name of one that ships with recc, or its text.
 
         layer = recc.Module("gated_delta_net", heads=4, K=64, V=64)
         o = layer(q, k, v, g, beta)                             # [batch, time, heads, dims]
@@ -34,11 +33,8 @@ class Module(nn.Module):
                  dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                  generator: torch.Generator | None = None, **dims: int) -> None:  # fmt: skip
         super().__init__()
-        text, path = library.find(spec)
-        self._build(text, str(path), heads, strategy, chunk, dtype, device, generator, dims)
-
-    def _build(self, text: str, path: str, heads: int | None, strategy: str | None, chunk: int | None,
-               dtype: torch.dtype | None, device: Any, generator: torch.Generator | None, dims: Mapping[str, int]) -> None:  # fmt: skip
+        text, path = (spec, "<spec>") if "\n" in spec else library.find(spec)
+        path = str(path)
         rec = parse_text(text, path)[0]
         fixed = {name: size for name, size in dims.items() if rec.dims.get(name) is not None}
         rec = parse_text(text, path, dims=fixed)[0] if fixed else rec
@@ -51,7 +47,9 @@ class Module(nn.Module):
         for param in rec.params:
             self._needs_sizes(param)
         known = {name: size for name, size in self.sizes.items() if size is not None}
-        made = init_params(rec, known, heads or 1, dtype or torch.get_default_dtype(), device or "cpu", generator=generator)
+        made = init_params(
+            rec, known, heads or 1, dtype or torch.get_default_dtype(), device or "cpu", generator=generator
+        )
         for name, value in made.items():
             self.register_parameter(name, nn.Parameter(value))
 
@@ -59,9 +57,13 @@ class Module(nn.Module):
         for axis in param.axes:
             dim = axis.partition("'")[0]
             if axis == HEADS and self.heads is None:
-                raise ValueError(f"{self.recurrence.name}: give `heads`: its param `{param.name}` has one value per head")
+                raise ValueError(
+                    f"{self.recurrence.name}: give `heads`: its param `{param.name}` has one value per head"
+                )
             if axis != HEADS and self.sizes.get(dim) is None:
-                raise ValueError(f"{self.recurrence.name}: give the size of {dim}: its param `{param.name}` has that axis")
+                raise ValueError(
+                    f"{self.recurrence.name}: give the size of {dim}: its param `{param.name}` has that axis"
+                )
 
     @property
     def params(self) -> list[torch.Tensor]:
@@ -76,24 +78,19 @@ class Module(nn.Module):
         """One token: inputs [batch, heads, dims], and the state; returns (output, new state)."""
         return self.op.step(*inputs, *self.params, state=state)
 
-    def init_state(self, batch: int, *, dtype: torch.dtype = torch.float32, device: Any = None) -> dict[str, torch.Tensor]:
+    def init_state(
+        self, batch: int, *, dtype: torch.dtype = torch.float32, device: Any = None
+    ) -> dict[str, torch.Tensor]:
         """The state before the first token, a dict of tensors [batch, heads, dims]."""
         if device is None and self.params:
             device = self.params[0].device
         known = {name: size for name, size in self.sizes.items() if size is not None}
-        return self.op.initial_state(batch, heads=self.heads, sizes=known, params=self.params, dtype=dtype, device=device)
+        return self.op.initial_state(
+            batch, heads=self.heads, sizes=known, params=self.params, dtype=dtype, device=device
+        )
 
     def extra_repr(self) -> str:
         parts = [self.recurrence.name]
         parts += [f"heads={self.heads}"] if self.heads is not None else []
         parts += [f"{name}={size}" for name, size in self.sizes.items() if size is not None]
         return ", ".join([*parts, f"strategy={self.op.meta['strategy']}"])
-
-
-def from_text(text: str, **options: Any) -> Module:
-    """A Module of a spec given as text; options as for `Module`."""
-    module = Module.__new__(Module)
-    nn.Module.__init__(module)
-    wanted = {name: options.pop(name, None) for name in ("heads", "strategy", "chunk", "dtype", "device", "generator")}
-    module._build(text, options.pop("path", "<spec>"), *wanted.values(), options)
-    return module

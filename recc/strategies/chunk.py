@@ -37,9 +37,13 @@ class Chunk:
         if kind.structure == "zero":
             return Reason(f"{listing} only remembers its last value: there is nothing to accumulate", span)
         if kind.not_matrix is not None:
-            return Reason(f"`chunk` needs a matrix memory: {listing}: {kind.not_matrix.text}", kind.not_matrix.span or span)
+            return Reason(
+                f"`chunk` needs a matrix memory: {listing}: {kind.not_matrix.text}", kind.not_matrix.span or span
+            )
         if None in component.reads:
-            return Reason(f"`chunk` never forms {listing} itself, and it is read whole, not by a contraction over one axis", span)
+            return Reason(
+                f"`chunk` never forms {listing} itself, and it is read whole, not by a contraction over one axis", span
+            )
         if set(component.reads) - {kind.mixing}:
             others = ", ".join(str(axis) for axis in component.reads)
             return Reason(f"`chunk` serves reads that contract {kind.mixing}; {listing} is read over {others}", span)
@@ -50,8 +54,9 @@ class Chunk:
                 "write it as exp(g) with `input g <= 0`",
             )
         if set(kind.log_decay.axes) - {HEADS, kind.mixing}:
-            return Reason(f"`chunk` needs a decay that depends on {kind.mixing} at most, and that of {listing} has the axes "
-                          f"{' x '.join(kind.log_decay.axes)}", kind.decay.span or span)  # fmt: skip
+            axes = " x ".join(kind.log_decay.axes)
+            why = f"`chunk` needs a decay that depends on {kind.mixing} at most; that of {listing} has the axes {axes}"
+            return Reason(why, kind.decay.span or span)
         if any(set(c.axes) - {HEADS} for write in kind.writes for _, c in write.of_read):
             return Reason(f"`chunk` needs rank terms that treat the columns of {listing} alike", span)
         return None
@@ -200,4 +205,3 @@ class _Memory:
 
     def _full(self, entry: Node) -> Node:
         return spread(entry, (ROW, COL))
-

@@ -66,7 +66,9 @@ class Lowering:
         names = {node: name for node, name in named if node is not None} | self.names
         source = (Path(self.rec.path).name, *self.rec.text.splitlines())
         carries = tuple(self.carries)
-        return TileProgram(self.rec.name, self.chunk, self.loads, self.params, carries, stores, {}, names, self.notes, source)
+        return TileProgram(
+            self.rec.name, self.chunk, self.loads, self.params, carries, stores, {}, names, self.notes, source
+        )
 
     def _quiet(self, node: Node) -> Node | None:
         """What a named local has become, if it does not read a chunked memory."""
@@ -81,4 +83,3 @@ def lower(plan: Plan, strategies: dict[tuple[str, ...], object], chunk: int) -> 
     for component in plan.components:
         strategies[component.states].lower(lowering, component)  # type: ignore[attr-defined]
     return lowering.program()
-

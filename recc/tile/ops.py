@@ -15,7 +15,25 @@ from __future__ import annotations
 from typing import Any
 
 from recc.ir.node import COL, RANK, RANK2, REAL, ROW, Axis, Node, Span, make, result_dtype
-from recc.ir.ops import HALF, ONE, OPS, STRUCTURAL, ZERO, Op, add, build, conj, dot, exp, is_zero, mul, neg, rename, sub, total  # fmt: skip
+from recc.ir.ops import (  # fmt: skip
+    HALF,
+    ONE,
+    OPS,
+    STRUCTURAL,
+    ZERO,
+    Op,
+    add,
+    build,
+    conj,
+    dot,
+    exp,
+    is_zero,
+    mul,
+    neg,
+    rename,
+    sub,
+    total,
+)
 
 
 def _register(name: str, arity: int, builder: Any = None, vjp: Any = None, linear: str = "no") -> None:
@@ -128,7 +146,6 @@ def _levels(log_decay: Node, span: Span | None = None) -> Node:
 _register("levels", 1, _levels, lambda y, g: (None,))  # scores give their derivative to b itself
 
 
-
 def _since(b: Node, levels: Node, *, before: bool, span: Span | None = None) -> Node:
     """exp(b): the decay from the chunk's start up to each row, or up to the row before."""
     return make("since", (b, levels), (*b.axes, *levels.axes), REAL, span, before=before)
@@ -146,7 +163,9 @@ _register("until", 3, _until, lambda y, g: (*_vjp_tail(y, g), None, None))
 # levels = levels(that log decay). Only the levels are computed with; bx and by are there for the derivative.
 
 
-def _score(x: Node, bx: Node, y: Node, by: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
+def _score(
+    x: Node, bx: Node, y: Node, by: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None
+) -> Node:
     """sum_k x[t, k] y[s, k] exp(bx[t, k] - by[s, k]) for s <= t (s < t when `before`), else 0."""
     axes = [axis for a in (x, bx, y, by) for axis in a.axes if axis != over] + [ROW, COL]
     return make("score", (x, bx, y, by, levels), axes, result_dtype((x, y)), span, over=over, before=before)
@@ -294,4 +313,3 @@ def leave(h: Node) -> Node:
             return build("maximum", add(gain, init), inner)
         case _:
             return build("logaddexp", add(gain, init), inner)
-

@@ -73,9 +73,7 @@ def adjoint(program: TileProgram) -> TileProgram:
     order = list(grads)
     new = dict(zip(order, rebuild([_finish(grads[n]) for n in order], olds.get), strict=True))
     top = max((c.level for c in program.carries), default=0)
-    carries = tuple(
-        Carry(c.name, entering[c.name], new[c.old], top - c.level) for c in reversed(program.carries)
-    )
+    carries = tuple(Carry(c.name, entering[c.name], new[c.old], top - c.level) for c in reversed(program.carries))
     return TileProgram(
         f"{program.name} backward",
         program.chunk,
