@@ -77,7 +77,7 @@ def _valid(x, dim, end):
     view[dim] = x.shape[dim]
     rows = torch.arange(x.shape[dim], device=x.device).view(view)
     view[dim] = 1
-    view[0] = x.shape[0]
+    view[0] = end.shape[0]
     return rows <= end.view(view)
 
 
@@ -276,6 +276,14 @@ def _prefix(a, x, dim, gains, act, plus):
     return out
 
 
+def _thin(a, dim):
+    """Gains with their repeated axes taken once (a param's gain is the same in every chunk): scans broadcast them."""
+    for axis in range(a.dim()):
+        if axis != a.dim() + dim and a.stride(axis) == 0 and a.shape[axis] > 1:
+            a = a.narrow(axis, 0, 1)
+    return a
+
+
 def scan(a, x, init, dim, kind):
     """All rows of h[t] = a[t] h[t-1] + x[t] with h[-1] = init (or the same over max or logsumexp)."""
     gains, act, plus = _compose(kind)
@@ -283,7 +291,7 @@ def scan(a, x, init, dim, kind):
     first = plus(act(a.select(dim, 0), init), x.select(dim, 0))
     x = x.expand(shape).to(first.dtype, copy=True)
     x.select(dim, 0).copy_(first)
-    return _prefix(a, x, dim, gains, act, plus)
+    return _prefix(_thin(a, dim), x, dim, gains, act, plus)
 
 
 def rscan(a, g, tail, dim, end):
@@ -293,7 +301,7 @@ def rscan(a, g, tail, dim, end):
     if g is not None and tail is not None:
         value = g + put_end(tail, dim, end, rows)
     value = value.expand(torch.broadcast_shapes(a.shape, value.shape))
-    gains = unshift(a, dim)  # row t now holds a[t+1]
+    gains = unshift(_thin(a, dim), dim)  # row t now holds a[t+1]
     if end is not None:  # nothing flows back over the end of a chunk
         gains = torch.where(_valid(gains, dim, end - 1), gains, 0.0)
     return _prefix(gains.flip(dim), value.flip(dim).contiguous(), dim, *_compose("linear")).flip(dim)
@@ -301,9 +309,10 @@ def rscan(a, g, tail, dim, end):
 
 def span_gain(a, dim, kind, end):
     """The gain of a whole chunk."""
+    shape = a.select(dim, 0).shape
     if kind == "linear":
-        return until_end(a, dim, end, 1.0).prod(dim)
-    return until_end(a, dim, end).sum(dim)
+        return until_end(_thin(a, dim), dim, end, 1.0).prod(dim).expand(shape)
+    return until_end(_thin(a, dim), dim, end).sum(dim).expand(shape)
 
 
 def _total(a, x, dim, gains, act, plus):
@@ -324,7 +333,7 @@ def _total(a, x, dim, gains, act, plus):
 def span_sum(a, x, dim, kind, end):
     """What a whole chunk leaves of its inputs when nothing enters it."""
     shape = torch.broadcast_shapes(a.shape, x.shape)
-    a, x = a.expand(shape), x.expand(shape)
+    a, x = _thin(a, dim), x.expand(shape)
     if end is not None:
         a = until_end(a, dim, end, 1.0 if kind == "linear" else 0.0)
         x = until_end(x, dim, end, 0.0 if kind == "linear" else -math.inf)
@@ -335,7 +344,7 @@ def span_rsum(a, g, dim, end):
     """a[0] l[0] of rscan(a, g, None)."""
     # a[0] (g[0] + a[1] (g[1] + ...)): the forward sum of a[t] g[t], decayed by the gains before it, seen from the back.
     shape = torch.broadcast_shapes(a.shape, g.shape)
-    a = until_end(a, dim, end, 1.0).expand(shape)
+    a = until_end(_thin(a, dim), dim, end, 1.0)
     g = until_end(g.expand(shape), dim, end)
     return _total(a.flip(dim), (a * g).flip(dim), dim, *_compose("linear"))
 
