@@ -53,6 +53,7 @@ def facts(text: str) -> list[tuple]:
             part.class_name,
             part.structure,
             len(getattr(part.kind, "ranks", ())),
+            len(getattr(part.kind, "writes", ())),
             getattr(part.kind, "mixing", None),
             frozenset(part.reads),
             choice.name(part),
