@@ -357,7 +357,8 @@ def _complete(scope: Scope, facts: Facts, bag: Bag) -> None:
     for symbol in scope.outputs:
         if scope.symbols[symbol.name].kind == "output" and (symbol.name, False) not in facts.definitions:
             bag.add(naming.never_defined(symbol.name, symbol.span))
-    if not scope.outputs and not any(isinstance(s, ast.Broken) for s in scope.block.statements):
+    tried = any(isinstance(s, ast.Broken) or getattr(s, "kind", "") == "output" for s in scope.block.statements)
+    if not scope.outputs and not tried:
         bag.add(naming.no_output(scope.block.name.text, scope.block.name.span))
 
 

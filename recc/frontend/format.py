@@ -49,7 +49,11 @@ def format_text(text: str, path: str = "<spec>") -> str:
     parse(text, bag)
     if bag.has_errors:
         raise SpecError(bag.sorted(), text)
-    items = [_item(line) for line in split(text, Bag())]
+    items: list[_Item] = []
+    for item in map(_item, split(text, Bag())):
+        if item.code[0].startswith("recurrence ") and items and items[-1].kind not in ("blank", "comment"):
+            items.append(_Item("blank", [""], [""]))
+        items.append(item)
     for group in _groups(items, "declaration", "equation"):
         _align_codes(group)
     for group in _groups(items, "declaration", "equation", "other", "comment"):
@@ -65,7 +69,10 @@ def _item(line: Line) -> _Item:
         return _Item("comment" if comment else "blank", [""], [comment])
     rows = [code_and_comment(row) for row in line.text.split("\n")]
     rows = [(code, comment) for at, (code, comment) in enumerate(rows) if at == 0 or code.strip() or comment]
-    code = [(_INDENT if at else "") + row.lstrip() for at, row in enumerate(_spaced([code for code, _ in rows]))]
+    code = [
+        ("" if at == 0 or row.startswith((")", "]")) else _INDENT) + row
+        for at, row in enumerate(_spaced([code for code, _ in rows]))
+    ]
     item = _Item("other", [row.rstrip() for row in code], [_comment(comment) for _, comment in rows])
     word, _, rest = item.code[0].partition(" ")
     if word in KEYWORDS:
@@ -182,15 +189,13 @@ def _align_comments(group: list[_Item]) -> None:
 
 
 def _join(items: list[_Item]) -> str:
-    """All lines, with at most one blank line between two, and one before each `recurrence`."""
+    """All lines, with at most one blank line between two."""
     lines: list[str] = []
     for item in items:
         if item.kind == "blank":
             if lines and lines[-1]:
                 lines.append("")
         else:
-            if item.code[0].startswith("recurrence ") and lines and lines[-1] and not lines[-1].startswith("#"):
-                lines.append("")
             indents = [_INDENT if at and not code else "" for at, code in enumerate(item.code)]
             lines += [f"{i}{c}{m}" for i, c, m in zip(indents, item.code, item.comment, strict=True)]
     while lines and not lines[-1]:

@@ -135,6 +135,7 @@ def _claim(scope: Scope, name: ast.Ident, bag: Bag, as_dim: bool = False) -> boo
     """Whether `name` may be declared here."""
     if name.text in RESERVED or (as_dim and name.text == "T"):
         bag.add(naming.reserved(name.text, name.span))
+        scope.symbols.setdefault(name.text, Symbol(name.text, "broken", name.span))
         return False
     first = scope.symbols.get(name.text)
     if first is not None:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from recc.frontend import check_text
+import recc.frontend
+from recc.frontend import SpecError, check_text, format_text, parse_text
 from recc.frontend.codes import FAMILIES, TITLES, page
 from recc.frontend.diagnostics import render
 
@@ -44,9 +46,55 @@ def test_every_code_has_a_case(code: str):
 def test_every_code_has_a_page(code: str):
     lines = page(code).splitlines()
     assert lines[0] == f"# {code}: {TITLES[code]}"
-    assert len(lines) > 8 and code[:3] in FAMILIES
+    assert len(lines) > 5 and code[:3] in FAMILIES
+
+
+@pytest.mark.parametrize("code", FRONT_END)
+def test_every_page_shows_the_error_and_its_remedy(code: str):
+    wrong, right = re.findall(r"```rec\n(.*?)```", page(code), re.S)
+    assert {item.code for item in check_text(wrong)} == {code}
+    assert check_text(right) == [] and format_text(right) == right
 
 
 def test_no_page_without_a_code():
-    pages = Path(page.__globals__["__file__"]).parent / "pages"
-    assert {path.stem for path in pages.iterdir()} == set(TITLES)
+    assert {path.stem for path in (Path(recc.frontend.__file__).parent / "pages").iterdir()} == set(TITLES)
+
+
+def test_short_and_json():
+    spec = "recurrence r\ninput x\nstate h = 0\noutput h\nh[t] = h + y\n"
+    found = check_text(spec, "a/b.rec")
+    assert render(found, spec, "short").split("\n") == [
+        "a/b.rec:5:8: error[E0403]: the state `h` is read without a time",
+        "a/b.rec:5:12: error[E0201]: nothing is called `y`",
+    ]
+    first, second = json.loads(render(found, spec, "json"))
+    assert first["code"] == "E0403" and first["path"] == "a/b.rec" and first["severity"] == "error"
+    assert second["span"] == {"line": 5, "col": 12, "end_line": 5, "end_col": 13}
+    assert second["helps"] == ["declare it: `input y`, or define it: `y = ...`"]
+
+
+def test_spec_error_is_the_rendered_report():
+    spec = "recurrence r\nstate h = 0\noutput h\nh[t] = y\n"
+    with pytest.raises(SpecError) as caught:
+        parse_text(spec, "spec.rec")
+    assert str(caught.value) == render(check_text(spec, "spec.rec"), spec)
+    assert [item.code for item in caught.value.diagnostics] == ["E0201"] and caught.value.text == spec
+
+
+def test_sizes_from_outside():
+    spec = "recurrence r\ndim R = 2\ninput k : R\nstate s = 0\noutput s\nsteps r : R\ns[t,r] = s[t,r-1] + k[r]\n"
+    assert parse_text(spec, dims={"R": 3})[0].dims == {"R": 3}
+    for dims, code in [({"Q": 2}, "E0205"), ({"R": 0}, "E0313"), ({"R": True}, "E0313"), ({"R": 65}, "E0412")]:
+        with pytest.raises(SpecError, match=code):
+            parse_text(spec, dims=dims)
+
+
+def test_what_is_too_long():
+    assert [item.code for item in check_text("recurrence r\ny = " + "x + " * 10_000)] == ["E0109"]
+    assert [item.code for item in check_text("#" * 300_000)] == ["E0109"]
+
+
+def test_control_characters_are_shown_as_marks():
+    spec = "recurrence r\ninput x\ny = x \0 + \x1b\n"
+    shown = render(check_text(spec), spec)
+    assert "U+0000" in shown and "\0" not in shown and "\x1b" not in shown

@@ -49,9 +49,41 @@ NUMBERS = [
     "64",
     "-1",
 ]
-WORDS = ["recurrence r", "dim", "dim K", "input", "param", "state", "output", "steps r : R", "def f(a) = f(a)", "example", "x",
-         "t", "heads", "K", "S[t]", "S[t-1]", "S[t+1]", "S", "over=K", "sum", "eye(K)", "uniform(0, 1)", ".T", "complex", "unit",
-         "shared", "in [1, 0]", "<= 0", "a < b < c", "__import__('os').system('false')", "exec", "lambda: 0", "{0.__class__}"]  # fmt: skip
+WORDS = [
+    "recurrence r",
+    "dim",
+    "dim K",
+    "input",
+    "param",
+    "state",
+    "output",
+    "steps r : R",
+    "def f(a) = f(a)",
+    "example",
+    "x",
+    "t",
+    "heads",
+    "K",
+    "S[t]",
+    "S[t-1]",
+    "S[t+1]",
+    "S",
+    "over=K",
+    "sum",
+    "eye(K)",
+    "uniform(0, 1)",
+    ".T",
+    "complex",
+    "unit",
+    "shared",
+    "in [1, 0]",
+    "<= 0",
+    "a < b < c",
+    "__import__('os').system('false')",
+    "exec",
+    "lambda: 0",
+    "{0.__class__}",
+]
 
 
 def flip_characters(text: str, draw: random.Random) -> str:
@@ -180,21 +212,29 @@ EXTREMES = {
     "many locals": "\n".join(f"u{i} = {'x' if i == 0 else f'u{i - 1} + x'}" for i in range(5_000)) + "\nh[t] = u4999",
     "locals in reverse": "\n".join(f"u{i} = u{i + 1} + x" for i in range(5_000)) + "\nu5000 = x\nh[t] = u0",
     "many errors": "\n".join(f"u{i} = y{i} + " for i in range(3_000)),
-    "many functions": "\n".join(f"def f{i}(a) = f{i - 1}(a) + f{i - 1}(a)" if i else "def f0(a) = a" for i in range(60)) + "\nh[t] = f59(x)",
-    "deep functions": "\n".join(f"def f{i}(a) = 1 + (2 * f{i - 1}(a))" if i else "def f0(a) = a" for i in range(900)) + "\nh[t] = f899(x)",
+    "many functions": "\n".join(f"def f{i}(a) = f{i - 1}(a) + f{i - 1}(a)" if i else "def f0(a) = a" for i in range(60))
+    + "\nh[t] = f59(x)",
+    "deep functions": "\n".join(f"def f{i}(a) = 1 + (2 * f{i - 1}(a))" if i else "def f0(a) = a" for i in range(900))
+    + "\nh[t] = f899(x)",
     "wide functions": "def f(" + ", ".join(f"a{i}" for i in range(2_000)) + ") = a0\nh[t] = f(" + "x, " * 1_999 + "x)",
-    "many dims": "dim " + ", ".join(f"D{i}" for i in range(3_000)) + "\ninput y : " + " x ".join(f"D{i}" for i in range(3_000)),
+    "many dims": "dim "
+    + ", ".join(f"D{i}" for i in range(3_000))
+    + "\ninput y : "
+    + " x ".join(f"D{i}" for i in range(3_000)),
     "one dim often": "dim D\ninput y : " + " x ".join(["D"] * 4_000) + "\nh[t] = sum(y)",
     "many delays": "\n".join(f"u{i} = x[t-64] * {i}" for i in range(300)),
-    "delays of delays": "\n".join(f"u{i} = {'x' if i == 0 else f'u{i - 1}'}[t-64]" for i in range(200)) + "\nh[t] = u199",
-    "micro-steps": "dim R = 64\ninput k : R\nsteps r : R\nstate S = 0\n" + "\n".join(f"u{i}[r] = k[r] * {i}" for i in range(1_000)) + "\nS[t,r] = S[t,r-1] + k[r]",
+    "delays of delays": "\n".join(f"u{i} = {'x' if i == 0 else f'u{i - 1}'}[t-64]" for i in range(200))
+    + "\nh[t] = u199",
+    "micro-steps": "dim R = 64\ninput k : R\nsteps r : R\nstate S = 0\n"
+    + "\n".join(f"u{i}[r] = k[r] * {i}" for i in range(1_000))
+    + "\nS[t,r] = S[t,r-1] + k[r]",
     "a growing product": "dim R = 64\nsteps r : R\nstate S = 1\nS[t,r] = S[t,r-1] * S[t,r-1] + S[t,r-1]\nh[t] = S[t]",
     "nested docstrings": '"""' * 10_001,
     "comments": "#" * 500_000,
     "blank lines": "\n" * 500_000,
     "many recurrences": "\n".join(f"recurrence r{i}" for i in range(3_000)),
     "numbers": "\n".join(f"u{i} = {i} ** {i} ** {i}" for i in range(300)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EXTREMES)
