@@ -96,15 +96,14 @@ def _bars(axes, results: dict) -> None:
         color=[OURS if "chunk" in n and "naive" not in n else OTHER for n in shown],
         height=0.62,
     )
-    axes.set_xscale("log")
     axes.set_yticks(range(len(shown)), [NAMES[name] for name in shown])
     axes.tick_params(axis="y", length=0)
     for place, (name, value) in enumerate(zip(shown, values, strict=True)):
         own = median[f"{name.split()[0]} chunk"]
         times = f"   {value / own:.1f}x" if name != f"{name.split()[0]} chunk" else ""
-        axes.text(value * 1.08, place, f"{_ms(value)}{times}", va="center", fontsize=9)
-    axes.set_xlim(min(values) / 1.6, max(values) * 3.4)
-    axes.set_xlabel("median, seconds (log scale)")
+        axes.text(value + 0.01 * max(values), place, f"{_ms(value)}{times}", va="center", fontsize=9)
+    axes.set_xlim(0, max(values) * 1.32)
+    axes.set_xlabel("median seconds; beside the time, its ratio to recc chunk")
     axes.set_title(
         f"B = {shape['B']}, H = {shape['H']}, T = {shape['T']}, K = V = {shape['K']}", loc="left", fontsize=10
     )
@@ -116,13 +115,13 @@ def _memory(axes, results: dict) -> None:
     one_state = [shape["B"] * shape["H"] * shape["K"] * shape["V"] * 4 * t / 2**20 for t in lengths]
     axes.plot(lengths, one_state, color=OTHER, linestyle="--")
     axes.text(lengths[-1], one_state[-1], "one state a token ", ha="right", va="bottom", fontsize=9, color=PALE)
-    for (spec, peaks), mark, below in zip(results["memory"].items(), "os", (False, True), strict=True):
+    for (spec, peaks), mark, ink in zip(results["memory"].items(), "os", (OURS, INK), strict=True):
         values = [peak / 2**20 for peak in peaks.values()]
-        axes.plot(lengths, values, color=OURS, marker=mark, linewidth=1.6, alpha=0.6 if below else 1)
-        axes.annotate(f"{spec}, recc chunk", (lengths[1], values[1]), xytext=(6, -14 if below else 8),
-                      textcoords="offset points", fontsize=9, color=OURS)  # fmt: skip
+        axes.plot(lengths, values, color=ink, marker=mark, linewidth=1.4, markersize=5, label=f"{spec}, recc chunk")
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    axes.set_yscale("log", base=2)
+    axes.set_yticks(ticks := [2**power for power in range(6, 12)], [str(tick) for tick in ticks])
     axes.set_xticks(lengths, [f"{t:,}" for t in lengths])
     axes.set_xlabel("T")
     axes.set_title("peak memory beyond the inputs, MiB", loc="left", fontsize=10)
