@@ -15,6 +15,7 @@ import recc.frontend
 from recc.frontend import SpecError, check_text, format_text, parse_text
 from recc.frontend.codes import FAMILIES, TITLES, page
 from recc.frontend.diagnostics import render
+from recc.frontend.prelude import FUNCTIONS
 
 FILES = sorted((Path(__file__).parent / "diagnostics").glob("*.md"))
 CASE = re.compile(r"```rec\n(.*?)```\n\n```text\n(.*?)```", re.S)
@@ -98,3 +99,25 @@ def test_control_characters_are_shown_as_marks():
     spec = "recurrence r\ninput x\ny = x \0 + \x1b\n"
     shown = render(check_text(spec), spec)
     assert "U+0000" in shown and "\0" not in shown and "\x1b" not in shown
+
+
+LANGUAGE = Path(__file__).parents[2] / "docs" / "language.md"
+
+
+def test_the_reference_lists_every_code(update_golden: bool):
+    rows = [f"| {code} | {title} |" for code, title in TITLES.items()]
+    table = "\n".join(["<!-- codes -->", "| code | what it is about |", "|---|---|", *rows, "<!-- /codes -->"])
+    old = LANGUAGE.read_text("utf-8")
+    new = re.sub(r"<!-- codes -->.*<!-- /codes -->", lambda _: table, old, flags=re.S)
+    if update_golden:
+        LANGUAGE.write_text(new, "utf-8")
+    else:
+        assert new == old, "run `pytest --update-golden`"
+
+
+def test_the_reference_names_every_function_and_its_specs_are_right():
+    text = LANGUAGE.read_text("utf-8")
+    table = text[text.index("| functions |") : text.index("## Micro-steps")]
+    assert set(FUNCTIONS) <= set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", table))))
+    for spec in re.findall(r"```rec\n(.*?)```", text, re.S):
+        assert check_text(spec) == [] and format_text(spec) == spec
