@@ -15,7 +15,7 @@ from recc.ir.ops import OPS, build, const, leaf
 
 SIGNS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "**": "pow",
          "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}  # fmt: skip
-_WORDS = {op: sign for sign, op in SIGNS.items()} | {"maximum": "max", "minimum": "min"}
+_WORDS = {op: sign for sign, op in SIGNS.items()} | {"maximum": "max", "minimum": "min", "neg": "-"}
 _ORDERED = {"lt", "le", "gt", "ge"}
 _EXACT = 2**53  # whole numbers up to here are floats without rounding
 

@@ -6,14 +6,13 @@ inside brackets, docstrings and single blank lines stay.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from recc.frontend.diagnostics import Bag, SpecError
 from recc.frontend.lines import Line, code_and_comment, split
-from recc.frontend.parse import parse, terminals
+from recc.frontend.parse import parse, token
 from recc.frontend.words import KEYWORDS
 
 _COMMENTS = 33  # where comments start, unless the code before them is longer
@@ -97,22 +96,10 @@ def _comment(text: str) -> str:
 # --- the space between tokens -------------------------------------------------------------------------------
 
 
-@functools.cache
-def _token() -> re.Pattern[str]:
-    """Any token but a comment, by the grammar's own table; longer operators before shorter ones."""
-    table = terminals()
-    signs = [pattern for name, pattern in table.items() if not name.isalpha() or not pattern[0].isalpha()]
-    words = [table["NUMBER"], table["NAME"]]
-    skip = {*words, table["DOCSTRING"], table["COMMENT"], table["SPACE"]}
-    return re.compile("|".join([*words, *sorted((sign for sign in signs if sign not in skip), key=len, reverse=True)]))
-
-
 def _spaced(rows: list[str]) -> list[str]:
     """The code of a statement's physical lines, with its space made regular."""
     spacing = _Spacing(declaration=rows[0].split()[0] in KEYWORDS)
-    return [
-        "".join(spacing.place(match[0], at == 0) for at, match in enumerate(_token().finditer(row))) for row in rows
-    ]
+    return ["".join(spacing.place(match[0], at == 0) for at, match in enumerate(token().finditer(row))) for row in rows]
 
 
 class _Spacing:

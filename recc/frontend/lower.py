@@ -12,14 +12,13 @@ from recc.frontend.emit import SIGNS, Emit, Refused
 from recc.frontend.messages import naming, shapes, syntax, timing
 from recc.frontend.parse import MAX_DEPTH as PARSED_DEPTH
 from recc.frontend.prelude import CONSTANTS, FUNCTIONS
-from recc.frontend.scope import Definition, Scope, Symbol, whole
+from recc.frontend.scope import Definition, Scope, Symbol, example_sizes
 from recc.frontend.types import Value, axes_of
 from recc.ir.node import BOOL, COMPLEX, HEADS, Node, Span
 from recc.ir.ops import const, leaf
 from recc.ir.program import Domain, Input, Output, Param, Recurrence, State
 
 MAX_WORK = 50_000  # expressions evaluated, with functions and micro-steps unfolded
-MAX_EXAMPLE = 65_536  # an example is small
 MAX_DEPTH = 200  # of expressions inside functions inside expressions: the evaluation is recursive
 
 
@@ -48,7 +47,7 @@ class _Lowering:
         states = [self._state(symbol) for symbol in scope.of_kind("state")]
         self._definitions()
         outputs = [self._output(symbol) for symbol in scope.outputs]
-        example = self._example()
+        example = example_sizes(scope, self.bag)
         if self.bag.has_errors:
             return None
         return Recurrence(
@@ -113,28 +112,6 @@ class _Lowering:
         if number is None:
             self.bag.add(shapes.bound_not_constant(expr.span))
         return number if number is None else float(number)
-
-    def _example(self) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        first: dict[str, Span] = {}
-        for item in (item for example in self.scope.examples for item in example.items):
-            name, value = item.name.text, whole(item.value) if item.value else None
-            symbol, low = self.scope.symbols.get(name), int(name != "T")
-            if symbol is not None and symbol.kind == "broken":
-                continue
-            if name not in ("T", HEADS) and (symbol is None or symbol.kind != "dim"):
-                self.bag.add(naming.unknown_dim(name, self.scope.dims, item.name.span, declare=False))
-            elif value is None or not low <= value <= MAX_EXAMPLE:
-                span = (item.value or item).span
-                self.bag.add(shapes.not_a_size(f"the example's `{name}`", low, MAX_EXAMPLE, span))
-            elif name in first:
-                self.bag.add(naming.defined_twice(name, item.name.span, first[name]))
-            elif symbol is not None and symbol.size not in (None, value):
-                self.bag.add(shapes.size_differs(name, symbol.size, value, item.span, symbol.span))
-            else:
-                sizes[name] = value
-            first.setdefault(name, item.name.span)
-        return sizes | {name: size for name, size in self.scope.dims.items() if size is not None and name in sizes}
 
     # --- definitions ----------------------------------------------------------------------------------------
 

@@ -168,32 +168,46 @@ def _syntax_error(error: UnexpectedInput, line: Line, parser: Lark) -> Any:
         span = Span(line.number + row, column, line.number + row, column + 1)
         return syntax.unknown_character(char, span)
     assert isinstance(error, UnexpectedToken)
-    token = error.token
+    found = error.token
     first = (_WORD.findall(line.text) or [""])[0]
     expected = set(error.accepts or error.expected)
-    if token.type == "$END":
+    if found.type == "$END":
         row = max(index for index, text in enumerate(rows) if text.partition("#")[0].strip())
         column = len(rows[row].partition("#")[0].rstrip()) + 1
         span = Span(line.number + row, column, line.number + row, column + 1)
-        words = rows[row].partition("#")[0].split()
-        return syntax.unexpected(_expected(expected, first in KEYWORDS), "the end of the line", span, words[-1], first)
-    number = line.number + token.line - 1
+        before = _last_token(rows[row].partition("#")[0])
+        return syntax.unexpected(_expected(expected, first in KEYWORDS), "the end of the line", span, before, first)
+    number = line.number + found.line - 1
     span = Span(
-        number, token.column, line.number + (token.end_line or token.line) - 1, token.end_column or token.column + 1
+        number, found.column, line.number + (found.end_line or found.line) - 1, found.end_column or found.column + 1
     )
-    before = rows[token.line - 1][: token.column - 1].split()
+    before = _last_token(rows[found.line - 1][: found.column - 1])
     return syntax.unexpected(
         _expected(expected, first in KEYWORDS),
-        f"`{str(token).splitlines()[0]}`",
+        f"`{str(found).splitlines()[0]}`",
         span,
-        before[-1] if before else "",
+        before,
         first,
     )
+
+
+def _last_token(text: str) -> str:
+    return next((match[0] for match in reversed(list(token().finditer(text)))), "")
 
 
 def terminals() -> dict[str, str]:
     """The grammar's tokens: names to regular expressions."""
     return {terminal.name: terminal.pattern.to_regexp() for terminal in _parser()[0].terminals}
+
+
+@functools.cache
+def token() -> re.Pattern[str]:
+    """Any token but docstrings and comments; longer operators before shorter ones."""
+    table = terminals()
+    words = [table["NUMBER"], table["NAME"]]
+    skip = {*words, table["DOCSTRING"], table["COMMENT"], table["SPACE"]}
+    signs = [pattern for pattern in table.values() if pattern not in skip and not pattern.isalpha()]
+    return re.compile("|".join([*words, *sorted(signs, key=len, reverse=True)]))
 
 
 # --- the tree -----------------------------------------------------------------------------------------------

@@ -10,11 +10,12 @@ from recc.frontend.diagnostics import Bag
 from recc.frontend.messages import naming, shapes, syntax, timing
 from recc.frontend.prelude import FUNCTIONS
 from recc.frontend.words import ATTRIBUTES, KEYWORDS
-from recc.ir.node import COMPLEX, REAL, Span
+from recc.ir.node import COMPLEX, HEADS, REAL, Span
 
 RESERVED = frozenset({"t", "heads", "pi", *KEYWORDS})
 MAX_SIZE = 2**31 - 1
 MAX_DIMS = 16  # of a type
+MAX_EXAMPLE = 65_536  # an example is small
 MAX_STEPS = 64  # micro-steps are unrolled
 
 
@@ -165,6 +166,30 @@ def whole(expr: ast.Expr) -> int | None:
     if isinstance(expr, ast.Number) and expr.text.isdigit() and len(expr.text) <= 12:
         return int(expr.text)
     return None
+
+
+def example_sizes(scope: Scope, bag: Bag) -> dict[str, int]:
+    """What the `example` lines of `scope` say."""
+    sizes: dict[str, int] = {}
+    first: dict[str, Span] = {}
+    for item in (item for example in scope.examples for item in example.items):
+        name, value = item.name.text, whole(item.value) if item.value else None
+        symbol, low = scope.symbols.get(name), int(name != "T")
+        if symbol is not None and symbol.kind == "broken":
+            continue
+        if name not in ("T", HEADS) and (symbol is None or symbol.kind != "dim"):
+            bag.add(naming.unknown_dim(name, scope.dims, item.name.span, declare=False))
+        elif value is None or not low <= value <= MAX_EXAMPLE:
+            span = (item.value or item).span
+            bag.add(shapes.not_a_size(f"the example's `{name}`", low, MAX_EXAMPLE, span))
+        elif name in first:
+            bag.add(naming.defined_twice(name, item.name.span, first[name]))
+        elif symbol is not None and symbol.size not in (None, value):
+            bag.add(shapes.size_differs(name, symbol.size, value, item.span, symbol.span))
+        else:
+            sizes[name] = value
+        first.setdefault(name, item.name.span)
+    return sizes | {name: size for name, size in scope.dims.items() if size is not None and name in sizes}
 
 
 def _declaration(scope: Scope, statement: ast.Declaration, bag: Bag) -> None:

@@ -48,14 +48,16 @@ def type_differs(
 
 
 def product_mismatch(word: str, a: Value, b: Value, span: Span, sizes: dict[str, int | None]) -> Diagnostic:
-    note = f"`{word}` joins the last dim of the left operand with the first dim of the right one"
+    sign = not word.isidentifier()
+    left, right = ("left operand", "right one") if sign else ("first argument", "second")
+    note = f"`{word}` joins the last dim of the {left} with the first dim of the {right}"
     if a.dims and b.dims:
         note += f": {a.dims[-1]} and {b.dims[0]}"
     bound = [f"{dim} = {sizes[dim]}" for dim in dict.fromkeys(a.dims + b.dims) if sizes.get(dim)]
     return diagnostic(
         "E0302",
         f"`{word}` of {text(a.dims)} and {text(b.dims)}",
-        span,
+        _function(word, span),
         "" if a.span else "dims that do not meet",
         labels=_labels(a, b),
         note=[note, f"where {', '.join(bound)}" if bound else ""],
@@ -68,12 +70,13 @@ def _product_help(word: str, left: Sequence[str], right: Sequence[str]) -> str:
         return "a scalar multiplies with `*`"
     if len(left) > 2 or len(right) > 2:
         return f"`{word}` takes vectors and matrices; multiply with `*` and add up with `sum(..., over=K)`"
+    form = (lambda a, b: f"`{word}({a}, {b})`") if word.isidentifier() else (lambda a, b: f"`{a} {word} {b}`")
     if right[-1] == left[0]:
-        return f"swap the operands: `b {word} a`"
+        return f"swap the two: {form('b', 'a')}"
     if left[-1] == right[-1]:
-        return f"transpose the right operand: `a {word} b.T`"
+        return f"transpose the right one: {form('a', 'b.T')}"
     if left[0] == right[0]:
-        return f"transpose the left operand: `a.T {word} b`"
+        return f"transpose the left one: {form('a.T', 'b')}"
     if len(left) == len(right) == 1:
         return f"`outer(a, b)` is the {text([*left, *right])} matrix of all products"
     return ""
