@@ -7,7 +7,6 @@ heads axis. States are float32 (float64 when an input is), outputs have the dtyp
 import math
 
 import torch
-
 from recc.backends.torch.layout import Layout, chunk_bound
 
 # Elements of the largest tile that is worked on at a time: what stays in a CPU's caches, what fills a GPU.
@@ -241,7 +240,8 @@ class Op:
                 parts.append(value)
             kept = [slice(*span) for span in segment.spans[::every]]
             for parts, entered in zip(saved, results[count + carried :]):
-                parts.extend([entered] if every == 1 else [entered[span] for span in kept])
+                # copies: a view would keep the states of every token
+                parts.extend([entered] if every == 1 else [entered[span].clone() for span in kept])
         outputs = [torch.cat(parts) if parts else self._nothing(item, tiles, fixed, held)
                    for parts, item in zip(outputs, self.outputs)]  # fmt: skip
         first = inputs[0].dtype
