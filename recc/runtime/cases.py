@@ -45,6 +45,7 @@ CALLS = {
     "split": "two calls, the second from the state that the first one left",
     "grouped": "the first input has one head, which all share",
     "segments": "the working set is limited to one chunk at a time",
+    "packed_segments": "packed sequences, one chunk at a time",
     "step": "token by token with `step`",
 }
 
@@ -54,7 +55,7 @@ def cases(rec: Recurrence, *, quick: bool = False) -> list[Case]:
     lengths = sorted({*LENGTHS, rec.example.get("T", 33)} | (set() if quick else {LONG}))
     found = [Case(time, "plain") for time in lengths]
     found += [Case(rec.example.get("T", 33), "fresh"), Case(70, "reverse"), Case(70, "split"), Case(17, "step")]
-    found += [Case(sum(PACKED), variant) for variant in ("packed", "packed_reverse")]
+    found += [Case(sum(PACKED), variant) for variant in ("packed", "packed_reverse", "packed_segments")]
     if sum(HEADS in x.axes for x in rec.inputs) > 1 and heads_of(rec) > 1:
         found.append(Case(19, "grouped"))
     found.append(Case(150, "segments"))

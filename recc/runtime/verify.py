@@ -243,7 +243,7 @@ def _run(
     """The fields of a row, its limit aside, for each quantity of one run of one op."""
     facts = {"strategy": strategy, "dtype": dtype, "case": given.case.name(dtype)}
     try:
-        with _limited(op, given.case.variant == "segments"):
+        with _limited(op, given.case.variant.endswith("segments")):
             got = run_op(given, op, DTYPES[dtype])
     except Exception as error:  # whatever an op raises is a finding about it
         return [{"what": "output (all)", "error": math.inf, "note": _said(error), **facts}]
