@@ -36,6 +36,7 @@ class _Lowering:
         self.delays: dict[tuple[str, int], State] = {}
         self.updates: dict[str, Node] = {}
         self.names: dict[Node, str] = {}
+        self.spans: dict[Node, Span] = {}
         self.work = self.depth = 0
 
     def run(self, text: str, path: str) -> Recurrence | None:
@@ -50,6 +51,10 @@ class _Lowering:
         example = example_sizes(scope, self.bag)
         if self.bag.has_errors:
             return None
+        for node, span in self.spans.items():
+            # Nodes are shared between specs. A span shall be of the spec that was read last, which is the one at work.
+            if node.args or node.op in ("input", "param", "state"):
+                object.__setattr__(node, "span", span)
         return Recurrence(
             name=scope.block.name.text,
             doc=scope.block.doc,
@@ -225,7 +230,19 @@ class _Lowering:
             return None
         finally:
             self.depth -= 1
-        return value and replace(value, span=expr.span)
+        if value is None:
+            return None
+        self._mark(value.node, expr.span)
+        return replace(value, span=expr.span)
+
+    def _mark(self, node: Node, span: Span) -> None:
+        """Notes that `node`, and what was built on the way to it, was written at `span`."""
+        stack = [node]
+        while stack:
+            below = stack.pop()
+            if below not in self.spans:
+                self.spans[below] = span
+                stack.extend(below.args)
 
     def _value(self, expr: ast.Expr, args: Mapping[str, Value | None], step: int | None) -> Value | None:
         match expr:

@@ -42,7 +42,7 @@ def type_differs(
         f"{quote(name)} is declared {text(declared)}, but {what} is {text(found)}",
         span,
         text(found),
-        labels=[Label(at, f"{kind} of type {text(declared)}")],
+        labels=[Label(at, f"{kind} of type {text(declared)}")] if at != span else [],
         help=help,
     )
 
