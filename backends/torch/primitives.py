@@ -183,6 +183,15 @@ def _corner(a, half):
     return a.as_strided(shape, strides, a.storage_offset() + half * stride[-2])
 
 
+def _diagonal(a, half, odd):
+    """The diagonal blocks of `half` rows with an even or an odd number: a view [..., blocks, half, half]."""
+    rows, stride = a.shape[-1], a.stride()
+    shape = [*a.shape[:-2], rows // (2 * half), half, half]
+    across = half * (stride[-2] + stride[-1])
+    strides = [*stride[:-2], 2 * across, stride[-2], stride[-1]]
+    return a.as_strided(shape, strides, a.storage_offset() + odd * across)
+
+
 def score(x, y, levels, before):
     """[t, s] = sum_k x[t, k] y[s, k] exp(b[t, k] - b[s, k]) for s <= t; when `before`, b[t - 1] and s < t."""
     rows = x.shape[-2]
@@ -227,14 +236,24 @@ def _contract(a, z, levels, before, side):
 
 
 def unit_inverse(lower, axes):
-    """(I - lower)^-1 of strictly lower triangular matrices [t, s] or, with ranks, [t, r, s, r']."""
-    shape = lower.shape
-    if axes == 4:
-        size = shape[-1] * shape[-2]
-        lower = lower.reshape(*shape[:-4], size, size)
+    """(I - lower)^-1 of strictly lower triangular matrices [t, s] or, with ranks, [t, r, s, r'].
+
+    By doubling: with the inverses of two neighbouring diagonal blocks A and B known, the block below A and left of B
+    is B^-1 L A^-1. Batched products of growing size; a triangular solve a matrix is slower than those.
+    """
+    shape, half = lower.shape, 1
+    if axes == 4:  # the ranks of one token do not read each other: blocks of their number are I
+        half = shape[-1]
+        lower = lower.reshape(*shape[:-4], shape[-4] * half, shape[-2] * half)
     size = lower.shape[-1]
-    eye = torch.eye(size, dtype=lower.dtype, device=lower.device)
-    inverse = torch.linalg.solve_triangular(eye - lower, eye.expand_as(lower), upper=False, unitriangular=True)
+    inverse = torch.eye(size, dtype=lower.dtype, device=lower.device).repeat(*lower.shape[:-2], 1, 1)
+    first = half
+    while half < size:
+        block = _corner(lower, half)
+        if half > first:
+            block = _diagonal(inverse, half, 1) @ (block @ _diagonal(inverse, half, 0))
+        _corner(inverse, half).copy_(block)
+        half *= 2
     return inverse.reshape(shape)
 
 

@@ -125,13 +125,17 @@ class _Memory:
         reads = self._rank_reads(kind, fixed)
         written = []
         for write, value in zip(kind.writes, fixed, strict=True):
+            of_state = ZERO
             for r, scale in write.of_read:
-                value = add(value, mul(self.low.lift(scale), reads[r]))
-            written.append(value)
+                factor, own = reads[r]
+                of_state = add(of_state, mul(self.low.lift(scale), factor))
+                value = add(value, mul(self.low.lift(scale), own))
+            # One product with the state, whatever the rank: all that the loop over chunks has to do.
+            written.append(add(value, dot(of_state, self.carry, (self.mixing,))))
         return written
 
-    def _rank_reads(self, kind: Affine, fixed: list[Node]) -> list[Node]:
-        """Y: the rank reads y_r[t] = w_r[t] . S[t-1] of every row, solved against the chunk's start."""
+    def _rank_reads(self, kind: Affine, fixed: list[Node]) -> list[tuple[Node, Node]]:
+        """Y: the rank reads y_r[t] = w_r[t] . S[t-1] of every row, as (F, own) with y_r = F . S0 + own."""
         ws = [spread(self.low.lift(w), (ROW, self.mixing)) for w in kind.ranks]
         grid = [[self.score(w, self.b_before, key, True) for key in self.keys] for w in ws]
         count = len(ws)
@@ -154,18 +158,18 @@ class _Memory:
         shared = [self._columns(spread(value, (ROW,))) for value in inner]
         outer_all, inner_all = build("stack", *outer, axis=RANK), build("stack", *shared, axis=RANK)
         solved = self._solved(inverse, outer_all, inner_all, {ROW: COL, RANK: RANK2})
-        return [build("take", solved, axis=RANK, index=r, size=count) for r in range(count)]
+        parts = [[build("take", half, axis=RANK, index=r, size=count) for half in solved] for r in range(count)]
+        return [(factor, own) for factor, own in parts]
 
     def _noted(self, inverse: Node) -> Node:
         self.low.notes.setdefault(inverse, "(I - L)^-1: a token's reads depend on what the tokens before it wrote")
         return inverse
 
-    def _solved(self, inverse: Node, outer: Node, inner: Node, moved: dict[Axis, Axis]) -> Node:
-        # The state's factor is solved for by itself: the loop over chunks is then one matrix product.
+    @staticmethod
+    def _solved(inverse: Node, outer: Node, inner: Node, moved: dict[Axis, Axis]) -> tuple[Node, Node]:
         over = tuple(moved.values())
-        of_state = dot(inverse, rename(outer, moved), over)
         own = ZERO if is_zero(inner) else dot(inverse, rename(inner, moved), over)
-        return add(dot(of_state, self.carry, (self.mixing,)), own)
+        return dot(inverse, rename(outer, moved), over), own
 
     def _since_start(self, before: bool) -> Node:
         """The decay from the chunk's start up to each row, or to the row before."""
