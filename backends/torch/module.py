@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import pprint
+import re
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -130,7 +131,9 @@ def standalone(generated: Generated, rec: Recurrence) -> str:
     name = identifier(rec.name)
     title = f'"""{rec.name}, compiled by recc from this spec:\n\n{_quoted(rec.text)}\n"""\n'
     head = f"{title}\nimport math\n\nimport torch\nimport torch.nn.functional as F\n"
-    support = [_without_imports(_support_text(part)) for part in SUPPORT]
+    texts = [_support_text(part) for part in SUPPORT]
+    used = _reached([generated.functions, *texts[1:]], texts[0])
+    support = [_without_imports(text, used if part == "primitives" else None) for part, text in zip(SUPPORT, texts)]
     meta = pprint.pformat(generated.meta, width=116, sort_dicts=False)
     use = f"META = {meta}\n\n{name} = Op(META, forward_tiles, backward_tiles, step_tiles, initial_tiles)\n"
     return "\n\n".join([head, generated.functions.rstrip(), *support, use])
@@ -146,17 +149,36 @@ def _support_text(part: str) -> str:
     return resources.files("recc.backends.torch").joinpath(f"{part}.py").read_text(encoding="utf-8")
 
 
-def _without_imports(text: str) -> str:
-    """A support module's text without its docstring's quotes and imports: the head of the file has those."""
+def _names(text: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+
+
+def _reached(users: list[str], library: str) -> set[str]:
+    """The functions of `library` that `users` call, directly or through each other."""
+    bodies = {n.name: _names(ast.unparse(n)) for n in ast.parse(library).body if isinstance(n, ast.FunctionDef)}
+    reached: set[str] = set()
+    ahead = set().union(*(_names(text) for text in users)) & set(bodies)
+    while ahead:
+        reached |= ahead
+        ahead = set().union(*(bodies[name] for name in ahead)) & set(bodies) - reached
+    return reached
+
+
+def _without_imports(text: str, used: set[str] | None) -> str:
+    """A support module as part of one file: docstring as comment, no imports, of its functions those in `used`."""
     tree = ast.parse(text)
-    drop = {
-        n
-        for node in tree.body
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for n in range(node.lineno, node.end_lineno + 1)
-    }
-    doc = tree.body[0]
+    drop: set[int] = set()
     lines = text.splitlines()
+    for node in tree.body:
+        unused = isinstance(node, ast.FunctionDef) and used is not None and node.name not in used
+        if isinstance(node, (ast.Import, ast.ImportFrom)) or unused:
+            start = node.lineno
+            while unused and start > 1 and lines[start - 2].startswith("# ") and not lines[start - 2].startswith("# ---"):
+                start -= 1  # the comment above a function is about it
+            drop |= set(range(start, node.end_lineno + 1))
+    doc = tree.body[0]
     comment = [f"# {line}".rstrip() for line in ast.get_docstring(tree).splitlines()]
     body = [line for number, line in enumerate(lines, 1) if number > doc.end_lineno and number not in drop]
-    return "\n".join(["# " + "-" * 100, *comment, "", *"\n".join(body).strip().splitlines()]) + "\n"
+    text = re.sub(r"\n{4,}", "\n\n\n", "\n".join(body).strip())
+    text = re.sub(r"(# -+ [^\n]*\n+)(?=# -+)", "", text + "\n")  # headings of which nothing is left
+    return "\n".join(["# " + "-" * 100, *comment, "", text.strip()]) + "\n"

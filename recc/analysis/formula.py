@@ -207,7 +207,7 @@ def chunk_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
 
 
 _SINCE = "b-: without the token's own"
-_SUBBLOCKS = "in sub-blocks, exponents <= 0"
+_SUBBLOCKS = "across halves, exponents <= 0"
 
 
 def _cumulative(log_decay: Node, say: Writer) -> str:
