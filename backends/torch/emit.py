@@ -287,9 +287,10 @@ class _Function:
             f"    # over the chunks {'from the last to the first' if backward else 'in order'}: the state alone"
         )
         for name in names:
-            self.lines.append(f"    {name}_end, {name}_all, {name}_done = {name}, [], []")
             if backward:
-                self.lines.append(f"    {name} = {name}_end[:0]")
+                self.lines.append(f"    {name}_end, {name}_all, {name} = {name}, [], {name}[:0]")
+            else:
+                self.lines.append(f"    {name}_end, {name}_all, {name}_done = {name}, [], []")
         self.lines.append(f"    for lo, hi in {'reversed(spans)' if backward else 'spans'}:")
         if any("end" in line for line in body):
             self.lines.append("        end_all, end = end, None if end is None else end[lo:hi]")

@@ -130,7 +130,8 @@ def standalone(generated: Generated, rec: Recurrence) -> str:
     """One file that imports torch alone: support text, tile functions, and the op under the recurrence's name."""
     name = identifier(rec.name)
     title = f'"""{rec.name}, compiled by recc from this spec:\n\n{_quoted(rec.text)}\n"""\n'
-    head = f"{title}\nimport math\n\nimport torch\nimport torch.nn.functional as F\n"
+    functional = "import torch.nn.functional as F\n" if "F." in generated.functions else ""
+    head = f"{title}\nimport math\n\nimport torch\n{functional}"
     texts = [_support_text(part) for part in SUPPORT]
     used = _reached([generated.functions, *texts[1:]], texts[0])
     support = [_without_imports(text, used if part == "primitives" else None) for part, text in zip(SUPPORT, texts)]
@@ -165,7 +166,7 @@ def _reached(users: list[str], library: str) -> set[str]:
 
 
 def _without_imports(text: str, used: set[str] | None) -> str:
-    """A support module as part of one file: docstring as comment, no imports, of its functions those in `used`."""
+    """A support module as part of one file: docstring as comment, no imports, its functions those in `used`."""
     tree = ast.parse(text)
     drop: set[int] = set()
     lines = text.splitlines()
@@ -173,7 +174,9 @@ def _without_imports(text: str, used: set[str] | None) -> str:
         unused = isinstance(node, ast.FunctionDef) and used is not None and node.name not in used
         if isinstance(node, (ast.Import, ast.ImportFrom)) or unused:
             start = node.lineno
-            while unused and start > 1 and lines[start - 2].startswith("# ") and not lines[start - 2].startswith("# ---"):
+            while (
+                unused and start > 1 and lines[start - 2].startswith("# ") and not lines[start - 2].startswith("# ---")
+            ):
                 start -= 1  # the comment above a function is about it
             drop |= set(range(start, node.end_lineno + 1))
     doc = tree.body[0]

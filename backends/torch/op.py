@@ -216,7 +216,9 @@ class Op:
             if low is not None and bool((x < low).any()):
                 raise ArgumentError(f"`{item['name']}` must be >= {low:g}, and its least value is {x.min().item():.6g}")
             if high is not None and bool((x > high).any()):
-                raise ArgumentError(f"`{item['name']}` must be <= {high:g}, and its largest value is {x.max().item():.6g}")
+                raise ArgumentError(
+                    f"`{item['name']}` must be <= {high:g}, and its largest value is {x.max().item():.6g}"
+                )
             if unit and bool(((x.norm(dim=-1) - 1).abs() > 1e-2).any()):
                 raise ArgumentError(f"`{item['name']}` must have L2 norm 1 along its last axis")
 
@@ -259,7 +261,9 @@ class Op:
         working, layout = _working(inputs), self._layout(inputs, cu_seqlens, reverse)
         tiles = [layout.tiles(x, _places(item), _like(working, item)) for x, item in zip(inputs, self.inputs)]
         fixed = [_order(x, item).to(_like(working, item)) for x, item in zip(params, self.params)]
-        into = [layout.tiles(x, _places(item), _like(working, item), fill=False) for x, item in zip(grads, self.outputs)]
+        into = [
+            layout.tiles(x, _places(item), _like(working, item), fill=False) for x, item in zip(grads, self.outputs)
+        ]
         held = [layout.states(x, _places(item), _like(working, item)) for x, item in zip(grads[count:], self.states)]
         names, found = self.meta["gradients"], {}
         length = self._per_segment(layout, tiles, fixed, held) if every == 1 else every
@@ -271,7 +275,9 @@ class Op:
             at -= size
             if every > 1:  # only the segment's first states were kept: the others are run again
                 entered = self._forward_tiles(segment.spans, segment.end, *loads, *fixed, *entered)[count + carried :]
-            results = self._backward_tiles(segment.spans, segment.end, *loads, *segment.of(into), *entered, *fixed, *reversed(held))
+            results = self._backward_tiles(
+                segment.spans, segment.end, *loads, *segment.of(into), *entered, *fixed, *reversed(held)
+            )
             held = list(results[len(results) - carried :][::-1])
             for name, value in zip(names, results[: len(results) - carried]):
                 found.setdefault(name, []).append(value)
@@ -281,7 +287,9 @@ class Op:
             out.append(layout.tensor(torch.cat(parts[::-1]), _places(item), x.dtype) if parts else torch.zeros_like(x))
         for x, item in zip(params, self.params):
             parts = found.get(f"d_{item['name']}")
-            out.append(_unorder(sum(parts), item).to(x.dtype).expand(x.shape).contiguous() if parts else torch.zeros_like(x))
+            out.append(
+                _unorder(sum(parts), item).to(x.dtype).expand(x.shape).contiguous() if parts else torch.zeros_like(x)
+            )
         for x, item, value in zip(states, self.states, held):
             out.append(layout.back(value, _places(item), x.dtype))
         return _returned(out, (*grads, *tensors))
@@ -340,7 +348,10 @@ class Op:
         finals = [x.new_empty(x.shape) for x in states]
         sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
         bound = chunk_bound(batch, time, self.rows * self.meta["checkpoint"], sequences)
-        saved = [first.new_empty(bound, *(sizes[a] for a in item["tile"]), dtype=_like(working, item)) for item in self.states]
+        saved = [
+            first.new_empty(bound, *(sizes[a] for a in item["tile"]), dtype=_like(working, item))
+            for item in self.states
+        ]
         return _returned((*outputs, *finals, *saved), ())
 
 
@@ -427,7 +438,9 @@ def _shape(x):
 def _known(sizes, axis, item, name):
     size = sizes.get(axis if axis == "heads" else _dim(axis))
     if size is None:
-        raise ArgumentError(f"{name}: the size of {axis}, an axis of state `{item['name']}`, is not known from the inputs")
+        raise ArgumentError(
+            f"{name}: the size of {axis}, an axis of state `{item['name']}`, is not known from the inputs"
+        )
     return size
 
 
