@@ -77,7 +77,8 @@ def gap(got, want):
     if not want.numel():
         return 0.0
     wide = torch.complex128 if want.is_complex() else torch.float64
-    return float((got.to(wide) - want.to(wide)).abs().max() / want.abs().max().clamp(min=1e-30))
+    got, want = got.detach().to(wide), want.detach().to(wide)
+    return float((got - want).abs().max() / want.abs().max().clamp(min=1e-30))
 
 
 def saved_bytes(function, given):

@@ -42,6 +42,7 @@ LIMIT, SHARE = 1e-9, 1e-3
 TIMES, FLOOR, DRAWS = 4.0, 8.0, 4
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 STANDALONE, ANALYSIS, DEFAULT = "standalone", "analysis", "default"
+_MANY = {"output": "outputs", "final": "final states", "gradient": "gradients"}
 Progress = Callable[[int, int, str], None]
 Results = dict[str, Tensor]
 
@@ -112,7 +113,7 @@ class Report:
     def _groups(self) -> Iterable[tuple[tuple[str, str, str], list[Row]]]:
         groups: dict[tuple[str, str, str], list[Row]] = {}
         for row in self.rows:
-            kind = row.what if row.strategy == ANALYSIS else f"{_kind(row.what)}s"
+            kind = row.what if row.strategy == ANALYSIS else _MANY[_kind(row.what)]
             groups.setdefault((row.strategy, kind, row.dtype), []).append(row)
         return groups.items()
 
