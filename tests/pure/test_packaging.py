@@ -59,7 +59,11 @@ def sources() -> set[str]:
     found = set()
     for name in FOLDERS:
         for path in (ROOT / name).rglob("*"):
-            if path.suffix in (".py", ".rec", ".lark") or path.name == "py.typed" or path.parent.name == "pages":
+            if (
+                path.suffix in (".py", ".rec", ".lark", ".json")
+                or path.name == "py.typed"
+                or path.parent.name == "pages"
+            ):
                 inside = path.relative_to(ROOT).as_posix()
                 found.add(inside if name == "recc" else f"recc/{inside}")
     return {path for path in found if "__pycache__" not in path}
