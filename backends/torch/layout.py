@@ -133,3 +133,42 @@ def chunk_bound(batch, time, rows, sequences):
     """How many chunks there are, or at most are when `sequences` of them are packed (None: a batch of one length)."""
     places = (time + rows - 1) // rows
     return places * batch if sequences is None else places + sequences
+
+
+# --- a tensor of a spec, as its entry in the op's description says ---------------------------------------------
+
+
+def dim_of(axis):
+    return axis.partition("'")[0]
+
+
+def working_dtype(tensors):
+    wide = any(x.dtype in (torch.float64, torch.complex128) for x in tensors)
+    return torch.float64 if wide else torch.float32
+
+
+def dtype_of(dtype, item):
+    """`dtype`, or the complex dtype of its precision for what the spec declares complex."""
+    if item["dtype"] != "complex":
+        return dtype if not dtype.is_complex else (torch.float64 if dtype == torch.complex128 else torch.float32)
+    return torch.complex128 if dtype in (torch.float64, torch.complex128) else torch.complex64
+
+
+def tile_order(item):
+    """Where each dim of the tile order stands among the declared dims (heads aside)."""
+    declared = [axis for axis in item["axes"] if axis != "heads"]
+    return [declared.index(axis) for axis in item["tile"] if axis != "heads"]
+
+
+def ordered(x, item):
+    """The declared order of dims to the tile's."""
+    places = tile_order(item)
+    lead = x.dim() - len(places)
+    return x.permute(*range(lead), *(lead + place for place in places))
+
+
+def declared(x, item):
+    """The tile's order of dims to the declared one."""
+    places = tile_order(item)
+    lead = x.dim() - len(places)
+    return x.permute(*range(lead), *(lead + places.index(d) for d in range(len(places))))

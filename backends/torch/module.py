@@ -21,7 +21,7 @@ from recc.strategies import Choice, Sequential, lower
 from recc.strategies.lowering import Lowering
 from recc.tile.program import TileProgram, adjoint, finish, state_key
 
-SUPPORT = ("primitives", "layout", "op")
+SUPPORT = ("primitives", "layout", "passes", "op")
 CHECKPOINT = 32  # tokens between the states that a sequential pass keeps, where states are large
 
 
@@ -135,7 +135,8 @@ def standalone(generated: Generated, rec: Recurrence) -> str:
     texts = [_support_text(part) for part in SUPPORT]
     used = _reached([generated.functions, *texts[1:]], texts[0])
     support = [_without_imports(text, used if part == "primitives" else None) for part, text in zip(SUPPORT, texts)]
-    meta = pprint.pformat(generated.meta, width=116, sort_dicts=False)
+    # A name of its own for torch.library: a file that is loaded beside recc runs its own text.
+    meta = pprint.pformat({**generated.meta, "digest": f"{generated.meta['digest']}_file"}, width=116, sort_dicts=False)
     use = f"META = {meta}\n\n{name} = Op(META, forward_tiles, backward_tiles, step_tiles, initial_tiles)\n"
     return "\n\n".join([head, generated.functions.rstrip(), *support, use])
 

@@ -263,13 +263,12 @@ def _said(error: Exception) -> str:
 @contextlib.contextmanager
 def _limited(op: Any, wanted: bool) -> Iterator[None]:
     """Holds the op's working set to one chunk, so that short sequences are worked on in segments as long ones are."""
-    space = type(op).__call__.__globals__
-    before = space["BUDGET"]
-    space["BUDGET"] = dict.fromkeys(before, 1) if wanted else before
+    before = op.passes.budget
+    op.passes.budget = dict.fromkeys(before, 1) if wanted else before
     try:
         yield
     finally:
-        space["BUDGET"] = before
+        op.passes.budget = before
 
 
 # --- errors -----------------------------------------------------------------------------------------------------
