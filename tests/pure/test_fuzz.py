@@ -171,9 +171,9 @@ def test_ten_thousand_broken_specs(part: int):
                     if re.search(r"\b[a-zA-Z]\b", text)
                     else text + draw.choice(WORDS)
                 )
-        start = time.perf_counter()
+        start = time.process_time()
         fates[survives(text)] += 1
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
     assert fates["right"] > 100 and fates["wrong"] > 1000, fates
     assert slowest < 5
 
@@ -239,10 +239,10 @@ EXTREMES = {
 
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extremes(name: str):
-    start = time.perf_counter()
+    start = time.process_time()
     survives(BODY + EXTREMES[name])
     survives(EXTREMES[name])
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_nothing_is_executed(tmp_path: Path):
