@@ -85,7 +85,7 @@ def render_json(diagnostics: list[Diagnostic], text: str = "") -> str:
 
 def render_human(diagnostics: list[Diagnostic], text: str = "") -> str:
     """Windows on the source, as rustc prints them."""
-    lines = text.split("\n")
+    lines = [line.rstrip("\r") for line in text.split("\n")]
     parts = [_window(item, lines) for item in diagnostics]
     return "\n\n".join(parts)
 

@@ -121,3 +121,10 @@ def test_the_reference_names_every_function_and_its_specs_are_right():
     assert set(FUNCTIONS) <= set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", table))))
     for spec in re.findall(r"```rec\n(.*?)```", text, re.S):
         assert check_text(spec) == [] and format_text(spec) == spec
+
+
+def test_line_ends_of_windows():
+    spec = "recurrence r\ninput x\nstate h = 0\noutput h\nh[t] = h + x\n"
+    windows = spec.replace("\n", "\r\n")
+    assert render(check_text(windows), windows) == render(check_text(spec), spec)
+    assert format_text(windows) == format_text(spec)
