@@ -11,8 +11,9 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 # One process a core; the benchmarks and the demo take two threads each, wherever they run.
 WORKERS ?= $(CORES)
 THREADS ?= 2
-# Threads that wait sleep: spinning ones take the cores from those that work, wherever something else runs, too.
-RUN = OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=PASSIVE $(BIN)/python
+# Threads that wait spin for some microseconds and then sleep: by default they spin for as long as it takes, and where
+# anything else runs, that takes the cores from the threads that they wait for.
+RUN = OMP_NUM_THREADS=$(THREADS) GOMP_SPINCOUNT=1000 $(BIN)/python
 PYTEST_ARGS ?=
 
 .PHONY: help setup demo test bench readme lint format clean

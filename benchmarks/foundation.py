@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -87,18 +88,24 @@ def difference(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> float:
 # --- timing -----------------------------------------------------------------------------------------------------
 
 
-def rounds(cases: dict[str, Callable[[], object]], count: int, rare: set[str]) -> dict[str, list[float]]:
+def rounds(cases: dict[str, Callable[[], object]], count: int, rare: set[str]) -> dict[str, list[float | None]]:
     """Seconds of each case in `count` interleaved rounds after one that warms up; `rare` cases run in every third."""
-    times: dict[str, list[float]] = {name: [] for name in cases}
+    times: dict[str, list[float | None]] = {name: [] for name in cases}
     for place in range(count + 1):
         for name, case in cases.items():
             if name in rare and place % 3 != 1:
+                times[name] += [None] * bool(place)
                 continue
             began = time.perf_counter()
             case()
-            if place:
-                times[name].append(time.perf_counter() - began)
+            times[name] += [time.perf_counter() - began] * bool(place)
     return times
+
+
+def ratio(times: dict[str, list[float | None]], above: str, below: str) -> float:
+    """The median, over rounds, of what one case took over what another took in the same round."""
+    pairs = zip(times[above], times[below], strict=True)
+    return statistics.median(a / b for a, b in pairs if a is not None and b is not None)
 
 
 def measure_ops(count: int) -> dict:
@@ -175,7 +182,7 @@ def measure_memory() -> dict[str, dict[int, int]]:
 # --- results ----------------------------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | int | float]:
     """What the figures were measured on."""
     cpu = platform.processor() or platform.machine()
     try:
@@ -184,19 +191,20 @@ def machine() -> dict[str, str | int]:
     except (OSError, StopIteration):
         pass
     versions = {"torch": torch.__version__, "python": platform.python_version(), "recc": recc.__version__}
-    return {"cpu": cpu, "threads": torch.get_num_threads(), "fla-core": metadata.version("fla-core")} | versions
+    versions["fla-core"] = metadata.version("fla-core")
+    return {"cpu": cpu, "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1)} | versions
 
 
 def targets(results: dict) -> list[dict]:
     """Each figure with what it must reach: at least a bound, or at most one (written as a negative number)."""
-    median, commands = results["ops"]["median_s"], results["commands"]
+    times, commands = results["ops"]["seconds"], results["commands"]
     gdn, gla = "gated_delta_net: ", "gla: "
     rows = [
-        (gdn + "fla-core's naive chunk over recc chunk", median["gdn fla naive chunk"] / median["gdn chunk"], 1.5),
-        (gdn + "sequential reference over recc chunk", median["gdn reference"] / median["gdn chunk"], 15),
-        (gla + "sequential reference over recc chunk", median["gla reference"] / median["gla chunk"], 15),
-        (gdn + "T = 16384 over T = 2048", median["gdn chunk long"] / median["gdn chunk"], -9),
-        (gla + "T = 16384 over T = 2048", median["gla chunk long"] / median["gla chunk"], -9),
+        (gdn + "fla-core's naive chunk over recc chunk", ratio(times, "gdn fla naive chunk", "gdn chunk"), 1.5),
+        (gdn + "sequential reference over recc chunk", ratio(times, "gdn reference", "gdn chunk"), 15),
+        (gla + "sequential reference over recc chunk", ratio(times, "gla reference", "gla chunk"), 15),
+        (gdn + "T = 16384 over T = 2048", ratio(times, "gdn chunk long", "gdn chunk"), -9),
+        (gla + "T = 16384 over T = 2048", ratio(times, "gla chunk long", "gla chunk"), -9),
         ("recc compile specs/gla.rec", commands["recc compile specs/gla.rec"], -2),
         ("recc --help", commands["recc --help"], -0.3),
     ]

@@ -23,9 +23,10 @@ def markdown(results: dict) -> str:
     lines = [
         "# Foundation benchmark",
         "",
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, Python {machine['python']}.",
+        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, Python {machine['python']}, "
+        f"load of other processes at the start {machine['load']}.",
         f"Forward + backward in {shape['dtype']} at {sizes} unless said otherwise.",
-        "Medians of interleaved rounds in one process.",
+        "Medians of interleaved rounds in one process; a ratio is the median of the ratios of the rounds.",
         "",
         "| what | measured | must be | met |",
         "|---|---|---|---|",
@@ -36,8 +37,8 @@ def markdown(results: dict) -> str:
         met = "yes" if row["met"] else "**no**"
         lines.append(f"| {row['what']} | {row['value']:.2f}{unit} | {sign} {row['target']:g}{unit} | {met} |")
     lines += ["", "| forward + backward | median | least | most | rounds |", "|---|---|---|---|---|"]
-    for name, times in results["ops"]["seconds"].items():
-        median = results["ops"]["median_s"][name]
+    for name, row in results["ops"]["seconds"].items():
+        median, times = results["ops"]["median_s"][name], [t for t in row if t is not None]
         lines.append(f"| {NAMES[name]} | {_ms(median)} | {_ms(min(times))} | {_ms(max(times))} | {len(times)} |")
     lines += ["", f"One decode step of gated_delta_net at batch {shape['B']}: {1e6 * results['step_s']:.0f} us.", ""]
     lines += ["| relative difference, outputs and all gradients | |", "|---|---|"]
