@@ -100,14 +100,14 @@ class Page:
         rows = [("strategy", "dependent steps", "multiply-adds in contractions", "", "other")]
         for name, other in self._alternatives().items():
             mine = work.work(plan, other)
-            products, rest = (f"{count.at(sizes | {work.C: mine.chunk}):,.0f}" for count in (mine.products, mine.other))
+            products, rest = (_number(count.at(sizes | {work.C: mine.chunk})) for count in (mine.products, mine.other))
             rows.append(
                 (name + (" (chosen)" if other is choice else ""), mine.depth, str(mine.products), products, rest)
             )
         yield from _grid(rows)
         yield Text("bytes per token and head, float32", HEAD)
         carried = "kept for the backward pass" if choice.parallel else "state"
-        lines = [(name, str(count), f"{count.at(sizes):,.0f}")
+        lines = [(name, str(count), _number(count.at(sizes)))
                  for name, count in (("inputs and outputs", cost.moved), (carried, cost.kept))]  # fmt: skip
         yield from _columns(lines, width)
 
@@ -121,6 +121,10 @@ class Page:
                 continue
             found.setdefault(_name(self.plan, other), other)
         return found
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2g}"
 
 
 def _name(plan: Plan, choice: Choice) -> str:
