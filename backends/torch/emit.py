@@ -127,11 +127,11 @@ class _Function:
             "score": "A",
             "scan": "h",
             "shift": "before",
-            "gap": "w",
-            "tail": "w_end",
+            "tail": "to_end",
             "levels": "halves",
             "since": "from_start",
-            "until": "to_end",
+            "channel_since": "from_start",
+            "channel_tail": "to_end",
         }
         return base.get(node.op, "x")
 

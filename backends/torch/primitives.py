@@ -125,6 +125,19 @@ def decay_matrix(bx, by, strict, dtype):
     return gap.masked_fill_(late, -math.inf).exp_()
 
 
+def sum_between(w, before):
+    """[j], the sum of w[t, s] over the pairs that row j lies between: s < j <= t (before: s < j < t)."""
+    rows = w.shape[-1]
+    below = w.new_ones(rows, rows).triu_(1 if before else 0)  # [j, t]
+    return (below @ w).tril_(-1).sum(-1)
+
+
+def sum_before(x, dim, end):
+    """[j], the sum of the rows before row j, up to the last valid row."""
+    wide = x.double()
+    return until_end(wide.cumsum(dim) - wide, dim, end).to(x.dtype)
+
+
 # A decay of its own for each channel k does not factor out of a score. It does within a pair of row blocks,
 # measured from the boundary between them: exp(b[t] - b[s]) = exp(b[t] - ref) exp(ref - b[s]), both factors <= 1.
 # Halving a chunk again and again meets every pair s < t exactly once, at the level where its two halves part. The
@@ -156,7 +169,7 @@ def until_last(log_decay, levels, dim, end):
     """The decay from each row to the last valid one, 0 after it."""
     if end is None:
         return levels[-1][1]
-    valid = until_end(log_decay.double(), dim, end)
+    valid = until_end(log_decay.double().clamp_min(-1000.0), dim, end)
     left = valid.sum(dim, keepdim=True) - valid.cumsum(dim)
     return until_end(left, dim, end, -math.inf).to(log_decay.dtype).exp_()
 
@@ -209,12 +222,12 @@ def score(x, y, levels, before):
 
 
 def score_rows(a, y, levels, before):
-    """[t, k] = sum_s a[t, s] y[s, k] exp(b[t, k] - b[s, k]), b[t - 1] when `before`."""
+    """[t, k] = sum over s < t of a[t, s] y[s, k] exp(b[t, k] - b[s, k]), b[t - 1] when `before`."""
     return _contract(a, y, levels, before, 1)
 
 
 def score_cols(a, x, levels, before):
-    """[s, k] = sum_t a[t, s] x[t, k] exp(b[t, k] - b[s, k]), b[t - 1] when `before`."""
+    """[s, k] = sum over t > s of a[t, s] x[t, k] exp(b[t, k] - b[s, k]), b[t - 1] when `before`."""
     return _contract(a, x, levels, before, 0)
 
 
@@ -222,10 +235,7 @@ def _contract(a, z, levels, before, side):
     """The sum over the other side's rows: side 1 makes the later rows' values, side 0 those of the earlier ones."""
     lead = torch.broadcast_shapes(a.shape[:-2], z.shape[:-2], levels[-1][0].shape[:-2])
     shape = (*lead, a.shape[-2], z.shape[-1])
-    if before:
-        out = a.new_zeros(shape)
-    else:
-        out = (a.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * z).expand(shape).contiguous()
+    out = a.new_zeros(shape)
     for level, (late, early) in enumerate(levels[:-1]):
         half = 1 << level
         sides = (early, _later(late, before))

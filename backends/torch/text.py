@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
 from recc.ir.ops import OPS, ZERO, build, is_zero
+from recc.tile.ops import LEAST
 
 # How tightly a text binds: a name or call, a product, a sum, anything else.
 ATOM, UNARY, POWER, PRODUCT, SUM, LOOSE = 0, 1, 1, 2, 3, 4
@@ -268,18 +269,23 @@ class Text:
 
     # --- decays, scores, systems, scans ------------------------------------------------------------------------
 
-    def _op_gap(self, node: Node) -> str:
-        high, low = node.args
-        if is_zero(low):
-            return f"decay_of({self(high)}, like.dtype)"
-        return f"decay_of({self._whole(high, node)} - {self._whole(low, node)}, like.dtype)"
-
     def _op_decay(self, node: Node) -> str:
-        bx, by = node.args
+        bx, by, _ = node.args
         if is_zero(bx) and is_zero(by):
-            return f"triangle({self.sizes(ROW)}, {node['strict']}, like)"
-        # heads and grid may be missing on one side; rows are the last axis of both
-        return f"decay_matrix({self(bx)}, {self(by)}, {node['strict']}, like.dtype)"
+            return f"triangle({self.sizes(ROW)}, {node['before']}, like)"
+        return f"decay_matrix({self(bx)}, {self(by)}, {node['before']}, like.dtype)"
+
+    def _op_bounded(self, node: Node) -> str:
+        return f"{self._atom(node.args[0])}.clamp_min({LEAST})"
+
+    def _op_sum_between(self, node: Node) -> str:
+        return f"sum_between({self(node.args[0])}, {node['before']})"
+
+    def _op_sum_before(self, node: Node) -> str:
+        return self._on_row("sum_before", node, self._dim(node, ROW), "end")
+
+    def _op_diagonal(self, node: Node) -> str:
+        return f"{self._atom(node.args[0])}.diagonal(dim1=-2, dim2=-1)"
 
     def _op_score(self, node: Node) -> str:
         return self._scored("score", node)
@@ -295,9 +301,12 @@ class Text:
         return f"levels({self._aligned(node.args[0], (GRID, HEADS, ROW, channel))[0]})"
 
     def _op_since(self, node: Node) -> str:
+        return f"decay_of({self(node.args[0])}, like.dtype)"
+
+    def _op_channel_since(self, node: Node) -> str:
         return f"since_start({self(node.args[1])}, {node['before']})"
 
-    def _op_until(self, node: Node) -> str:
+    def _op_channel_tail(self, node: Node) -> str:
         return f"until_last({self(node.args[1])}, {self(node.args[2])}, {self._dim(node, ROW)}, end)"
 
     def _scored(self, function: str, node: Node) -> str:

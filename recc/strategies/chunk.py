@@ -83,9 +83,12 @@ class _Memory:
         self.low, self.mixing, self.carry = low, mixing, low.carry(name)
         self.columns = tuple(axis for axis in low.rec.state(name).axes if axis not in (HEADS, mixing))
         assert kind.log_decay is not None
-        log_decay = self.log_decay = low.lift(kind.log_decay)
+        log_decay = low.lift(kind.log_decay)
         self.channel = mixing in log_decay.axes
-        self.levels = build("levels", spread(log_decay, (ROW,))) if self.channel else ZERO
+        if not self.channel:  # a decay per channel is multiplied, never summed
+            log_decay = build("bounded", log_decay)
+        self.per_row = ZERO if is_zero(log_decay) else spread(log_decay, (ROW,))
+        self.levels = build("levels", self.per_row) if self.channel else ZERO
         if is_zero(log_decay):
             self.b = self.b_before = ZERO
         elif ROW in log_decay.axes:
@@ -115,7 +118,7 @@ class _Memory:
         if self.channel:
             return build("score", x, bx, key, self.b, self.levels, over=self.mixing, before=strict)
         gram = dot(x, rename(key, {ROW: COL}), (self.mixing,))
-        return mul(gram, build("decay", bx, self.b, strict=strict))
+        return mul(gram, build("decay", bx, self.b, self.per_row, before=strict))
 
     def _solve(self, kind: Affine) -> list[Node]:
         """U: the value written under each key, rank reads of the old state included."""
@@ -174,14 +177,16 @@ class _Memory:
     def _since_start(self, before: bool) -> Node:
         """The decay from the chunk's start up to each row, or to the row before."""
         b = self.b_before if before else self.b
-        return build("since", b, self.levels, before=before) if self.channel else build("gap", b, ZERO)
+        if self.channel:
+            return build("channel_since", b, self.levels, before=before)
+        return build("since", b, self.per_row, before=before)
 
     def _until_end(self) -> Node:
         """The decay from each row to the end of its chunk, which each chunk has of its own."""
         if is_zero(self.b):
             return build("until_end", ones((GRID, ROW)))
-        b = spread(self.b, (GRID,))
-        return build("until", b, spread(self.log_decay, (GRID, ROW)), self.levels) if self.channel else build("tail", b)
+        b, per_row = spread(self.b, (GRID,)), spread(self.per_row, (GRID,))
+        return build("channel_tail", b, per_row, self.levels) if self.channel else build("tail", b, per_row)
 
     def _leave(self) -> Node:
         decay = self._since_start(before=False)

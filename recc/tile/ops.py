@@ -25,6 +25,7 @@ from recc.ir.ops import (  # fmt: skip
     add,
     build,
     conj,
+    const,
     dot,
     exp,
     is_zero,
@@ -33,6 +34,7 @@ from recc.ir.ops import (  # fmt: skip
     rename,
     sub,
     total,
+    where,
 )
 
 
@@ -98,44 +100,66 @@ _register("unshift", 1, _along_rows("unshift"), None, "sum")
 # --- decays and scores ----------------------------------------------------------------------------------------
 
 
-def _gap(high: Node, low: Node, span: Span | None = None) -> Node:
-    """exp(high - low), elementwise, for log decays with high <= low."""
-    if is_zero(high) and is_zero(low):
-        return ONE
-    return make("gap", (high, low), [*high.axes, *low.axes], REAL, span)
+LEAST = -1000.0
 
 
-_register("gap", 2, _gap, lambda y, g: (mul(g, y), neg(mul(g, y))))
+def _bounded(g: Node, span: Span | None = None) -> Node:
+    """A log decay, no less than LEAST, where exp is 0 in every dtype: a sum with -1e30 in it would lose all others."""
+    return g if g.op == "const" else make("bounded", (g,), g.axes, REAL, span)
 
 
-def _tail(b: Node, span: Span | None = None) -> Node:
+_register("bounded", 1, _bounded, lambda y, c: (where(build("gt", y.args[0], const(LEAST)), c, ZERO),))
+
+
+# Functions of cumulative log decays take them as values, and the log decay g of each row for the derivative: sums
+# over just those rows that lie between two tokens do not cancel, which differences of derivatives to b would.
+
+
+def _tail(b: Node, g: Node, span: Span | None = None) -> Node:
     """exp(b[end] - b[t]) up to row `end`, 0 after it: what is left of row t when the chunk ends."""
-    return make("tail", (b,), b.axes, REAL, span)
+    return make("tail", (b, g), (*b.axes, *g.axes), REAL, span)
 
 
-def _vjp_tail(y: Node, g: Node) -> tuple:
-    weight = mul(g, y)
-    return (sub(build("put_end", total(weight, (ROW,))), weight),)
+_register("tail", 2, _tail, lambda y, c: (None, build("sum_before", mul(c, y))))
 
 
-_register("tail", 1, _tail, _vjp_tail)
+def _since(b: Node, g: Node, *, before: bool, span: Span | None = None) -> Node:
+    """exp(b), b the log decay from the chunk's start up to each row, or (`before`) up to the row before."""
+    if is_zero(b):
+        return ONE
+    return make("since", (b, g), (*b.axes, *g.axes), REAL, span, before=before)
 
 
-def _decay(bx: Node, by: Node, *, strict: bool, span: Span | None = None) -> Node:
-    """exp(bx[t] - by[s]) for s <= t (s < t when strict), else 0. Scalar decays only: no dims."""
-    axes = [axis for b in (bx, by) for axis in b.axes] + [ROW, COL]
-    return make("decay", (bx, by), axes, REAL, span, strict=strict)
+def _vjp_since(y: Node, c: Node) -> tuple:
+    later = build("rcumsum", mul(c, y))
+    return None, build("unshift", later) if y["before"] else later
 
 
-def _vjp_decay(y: Node, g: Node) -> tuple:
-    weight = mul(g, y)
-    bx, by = y.args
-    to_x = None if is_zero(bx) else total(weight, (COL,))
-    to_y = None if is_zero(by) else neg(rename(total(weight, (ROW,)), {COL: ROW}))
-    return to_x, to_y
+_register("since", 2, _since, _vjp_since)
+_register("sum_before", 1, _along_rows("sum_before"), None, "sum")
 
 
-_register("decay", 2, _decay, _vjp_decay)
+def _decay(bx: Node, by: Node, g: Node, *, before: bool, span: Span | None = None) -> Node:
+    """exp(bx[t] - by[s]) for s <= t (`before`: s < t, and bx is up to the row before t), else 0. No dims."""
+    axes = [axis for b in (bx, by, g) for axis in b.axes] + [ROW, COL]
+    return make("decay", (bx, by, g), axes, REAL, span, before=before)
+
+
+def _vjp_decay(y: Node, c: Node) -> tuple:
+    g = y.args[2]
+    return None, None, None if is_zero(g) else build("sum_between", mul(c, y), before=y["before"])
+
+
+def _sum_between(w: Node, *, before: bool, span: Span | None = None) -> Node:
+    """For each row j, the sum of w[t, s] over the pairs that it lies between: s < j <= t (`before`: j < t)."""
+    return make("sum_between", (w,), [x for x in w.axes if x != COL], w.dtype, span, before=before)
+
+
+_register("decay", 3, _decay, _vjp_decay)
+_register("sum_between", 1, _sum_between)
+
+
+# --- a decay for each channel ------------------------------------------------------------------------------------
 
 
 def _levels(log_decay: Node, span: Span | None = None) -> Node:
@@ -146,18 +170,23 @@ def _levels(log_decay: Node, span: Span | None = None) -> Node:
 _register("levels", 1, _levels, lambda y, g: (None,))  # scores give their derivative to b itself
 
 
-def _since(b: Node, levels: Node, *, before: bool, span: Span | None = None) -> Node:
-    """exp(b): the decay from the chunk's start up to each row, or up to the row before."""
-    return make("since", (b, levels), (*b.axes, *levels.axes), REAL, span, before=before)
+def _channel_since(b: Node, levels: Node, *, before: bool, span: Span | None = None) -> Node:
+    """`since` for a decay per channel, read off its levels."""
+    return make("channel_since", (b, levels), (*b.axes, *levels.axes), REAL, span, before=before)
 
 
-def _until(b: Node, log_decay: Node, levels: Node, span: Span | None = None) -> Node:
+def _channel_tail(b: Node, log_decay: Node, levels: Node, span: Span | None = None) -> Node:
     """`tail` for a decay per channel: exp(b[end] - b[t]) up to row `end`, 0 after it."""
-    return make("until", (b, log_decay, levels), (*b.axes, *levels.axes, *log_decay.axes), REAL, span)
+    return make("channel_tail", (b, log_decay, levels), (*b.axes, *levels.axes, *log_decay.axes), REAL, span)
 
 
-_register("since", 2, _since, lambda y, g: (mul(g, y), None))
-_register("until", 3, _until, lambda y, g: (*_vjp_tail(y, g), None, None))
+def _vjp_channel_tail(y: Node, g: Node) -> tuple:
+    weight = mul(g, y)
+    return sub(build("put_end", total(weight, (ROW,))), weight), None, None
+
+
+_register("channel_since", 2, _channel_since, lambda y, g: (mul(g, y), None))
+_register("channel_tail", 3, _channel_tail, _vjp_channel_tail)
 
 # Scores take (x, bx, y, by, levels), where bx is by or, when `before`, by less the row's own log decay, and
 # levels = levels(that log decay). Only the levels are computed with; bx and by are there for the derivative.
@@ -172,13 +201,13 @@ def _score(
 
 
 def _score_rows(a: Node, y: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
-    """sum_s a[t, s] y[s, k] exp(bx[t, k] - by[s, k]): the contraction of a score's cotangent with y."""
+    """sum over s < t of a[t, s] y[s, k] exp(bx[t, k] - by[s, k]): the contraction of a score's cotangent with y."""
     axes = [axis for n in (a, y, levels) for axis in n.axes if axis != COL] + [over]
     return make("score_rows", (a, y, levels), axes, result_dtype((a, y)), span, over=over, before=before)
 
 
 def _score_cols(a: Node, x: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
-    """sum_t a[t, s] x[t, k] exp(bx[t, k] - by[s, k]), with s called ROW again."""
+    """sum over t > s of a[t, s] x[t, k] exp(bx[t, k] - by[s, k]), with s called ROW again."""
     axes = [axis for n in (a, x, levels) for axis in n.axes if axis != COL] + [over]
     return make("score_cols", (a, x, levels), axes, result_dtype((a, x)), span, over=over, before=before)
 
@@ -188,9 +217,19 @@ def _vjp_score(z: Node, g: Node) -> tuple:
     facts = {"over": z["over"], "before": z["before"]}
     dx = build("score_rows", g, y, levels, **facts)
     dy = build("score_cols", g, x, levels, **facts)
-    return dx, mul(x, dx), dy, neg(mul(y, dy)), None
+    to_bx, to_by = mul(x, dx), neg(mul(y, dy))
+    if not z["before"]:  # a token's score with itself has no decay: it must not enter, only to cancel, the two above
+        same = build("diagonal", g)
+        dx, dy = add(dx, mul(same, y)), add(dy, mul(same, x))
+    return dx, to_bx, dy, to_by, None
 
 
+def _diagonal(a: Node, span: Span | None = None) -> Node:
+    """a[t, t]."""
+    return make("diagonal", (a,), [x for x in a.axes if x != COL], a.dtype, span)
+
+
+_register("diagonal", 1, _diagonal)
 _register("score", 5, _score, _vjp_score)
 _register("score_rows", 3, _score_rows)
 _register("score_cols", 3, _score_cols)
