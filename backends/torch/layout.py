@@ -53,52 +53,7 @@ class Layout:
 
     def segments(self, length):
         """The places of all sequences in groups of `length`, in order."""
-        return [Segment(self, self.spans[at : at + length]) for at in range(0, len(self.spans), length)]
-
-    def tiles(self, x, dims, dtype, fill=True):
-        """[batch, time, (heads,) dims] to [n, (heads,) rows, sorted dims]; without rows where a chunk is one token.
-
-        fill: rows past the end repeat the last token; otherwise they are zero. dims: how the dims are to be ordered.
-        """
-        lead = x.dim() - len(dims)  # 2, or 3 with heads
-        if self.index is not None:
-            x = x[0].index_select(0, self.index.flatten()).unflatten(0, (self.n, self.rows))
-            if not fill and self.n:
-                late = torch.arange(self.rows, device=x.device) > self.end.unsqueeze(1)
-                x = x.masked_fill(late.view(self.n, self.rows, *[1] * (x.dim() - 2)), 0)
-            order = (0, *range(2, lead), 1, *(lead + d for d in dims))
-            x = x.permute(order)
-        else:
-            if self.reverse:
-                x = x.flip(1)
-            missing = self.places * self.rows - self.time
-            if missing:
-                more = x[:, -1:].expand(-1, missing, *x.shape[2:])
-                x = torch.cat([x, more if fill else torch.zeros_like(more)], 1)
-            x = x.unflatten(1, (self.places, self.rows))
-            order = (1, 0, *range(3, lead + 1), 2, *(lead + 1 + d for d in dims))
-            x = x.permute(order).reshape(self.n, *(x.shape[axis] for axis in order[2:]))
-        x = x.to(dtype).contiguous()
-        return x if self.rows > 1 else x.squeeze(lead - 1)
-
-    def tensor(self, x, dims, dtype):
-        """The inverse of `tiles`: back to [batch, time, (heads,) dims in declared order]."""
-        inverse = [dims.index(d) for d in range(len(dims))]
-        with_heads = x.dim() - len(dims) - (self.rows > 1) == 2
-        if self.rows == 1:
-            x = x.unsqueeze(2 if with_heads else 1)
-        row = 2 if with_heads else 1
-        heads = (1,) if with_heads else ()
-        x = x.permute(0, row, *heads, *(row + 1 + d for d in inverse))  # [n, rows, (heads,) dims]
-        if self.index is not None:
-            out = x.new_zeros(self.time, *x.shape[2:], dtype=dtype)
-            if self.n:
-                valid = torch.arange(self.rows, device=x.device) <= self.end.unsqueeze(1)
-                out[self.index[valid]] = x[valid].to(dtype)
-            return out.unsqueeze(0)
-        x = x.unflatten(0, (self.places, self.batch)).transpose(0, 1).to(dtype)
-        x = x.reshape(self.batch, self.places * self.rows, *x.shape[3:])[:, : self.time]
-        return x.flip(1) if self.reverse else x.contiguous()
+        return [Segment(self, at, min(at + length, self.places)) for at in range(0, self.places, length)]
 
     def states(self, x, dims, dtype):
         """[sequences, (heads,) dims] to the order of chunks and of sorted dims."""
@@ -119,14 +74,62 @@ class Layout:
 class Segment:
     """Some successive places of a layout: the spans of their chunks, counted from the segment's first."""
 
-    def __init__(self, layout, spans):
+    def __init__(self, layout, first, last):
+        spans = layout.spans[first:last]
+        self.layout, self.places, self.rows = layout, last - first, layout.rows
         self.lo, self.hi = spans[0][0], spans[-1][1]
+        self.n = self.hi - self.lo
+        self.tokens = first * layout.rows, min(last * layout.rows, layout.time)  # of a batch of one length
         self.spans = [(lo - self.lo, hi - self.lo) for lo, hi in spans]
         self.end = None if layout.end is None else layout.end[self.lo : self.hi]
+        self.index = None if layout.index is None else layout.index[self.lo : self.hi]
 
-    def of(self, tiles):
-        """The segment's part of each tile."""
-        return [x[self.lo : self.hi] for x in tiles]
+    def _part(self, x):
+        """The segment's tokens of [batch, time, ...] where sequences are a batch."""
+        lo, hi = self.tokens
+        return x[:, self.layout.time - hi : self.layout.time - lo] if self.layout.reverse else x[:, lo:hi]
+
+    def load(self, x, dims, dtype, fill=True):
+        """From [batch, time, (heads,) dims], the tiles [n, (heads,) rows, ordered dims]; without rows where a chunk is
+        one token. fill: rows past the end repeat the last token; otherwise they are zero. dims: their order.
+        """
+        lead = x.dim() - len(dims)  # 2, or 3 with heads
+        if self.index is not None:
+            x = x[0].index_select(0, self.index.flatten()).unflatten(0, (self.n, self.rows))
+            if not fill:
+                late = torch.arange(self.rows, device=x.device) > self.end.unsqueeze(1)
+                x = x.masked_fill(late.view(self.n, self.rows, *[1] * (x.dim() - 2)), 0)
+            x = x.permute(0, *range(2, lead), 1, *(lead + d for d in dims))
+        else:
+            x = self._part(x).flip(1) if self.layout.reverse else self._part(x)
+            missing = self.places * self.rows - x.shape[1]
+            if missing:
+                more = x[:, -1:].expand(-1, missing, *x.shape[2:])
+                x = torch.cat([x, more if fill else torch.zeros_like(more)], 1)
+            x = x.unflatten(1, (self.places, self.rows))
+            x = x.permute(1, 0, *range(3, lead + 1), 2, *(lead + 1 + d for d in dims))
+            x = x.reshape(self.n, *x.shape[2:])
+        x = x.to(dtype).contiguous()
+        return x if self.rows > 1 else x.squeeze(lead - 1)
+
+    def store(self, out, x, dims):
+        """The inverse of `load`: writes tiles to the segment's tokens of `out`."""
+        lead = out.dim() - len(dims)
+        if self.rows == 1:
+            x = x.unsqueeze(lead - 1)
+        back = [lead + dims.index(d) for d in range(len(dims))]
+        x = x.permute(0, lead - 1, *range(1, lead - 1), *back)  # [n, rows, (heads,) dims]
+        if self.index is not None:
+            valid = torch.arange(self.rows, device=x.device) <= self.end.unsqueeze(1)
+            out[0, self.index[valid]] = x[valid].to(out.dtype)
+            return
+        x = x.unflatten(0, (self.places, -1)).transpose(0, 1)
+        part = self._part(out)
+        if part.shape[1] == self.places * self.rows and not self.layout.reverse:
+            part.unflatten(1, (self.places, self.rows)).copy_(x)
+        else:
+            x = x.flatten(1, 2)[:, : part.shape[1]]
+            part.copy_(x.flip(1) if self.layout.reverse else x)
 
 
 def chunk_bound(batch, time, rows, sequences):

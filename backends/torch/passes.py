@@ -45,24 +45,20 @@ class Passes:
         if cu_seqlens is not None:
             check_bounds(cu_seqlens.tolist(), inputs[0].shape[1])
         working, layout = working_dtype(inputs), self._layout(inputs, cu_seqlens, reverse)
-        tiles = [layout.tiles(x, tile_order(item), dtype_of(working, item)) for x, item in zip(inputs, self.inputs)]
+        sizes = self._sizes(inputs, params, states)
         fixed = [ordered(x, item).to(dtype_of(working, item)) for x, item in zip(params, self.params)]
         held = [layout.states(x, tile_order(item), dtype_of(working, item)) for x, item in zip(states, self.states)]
         count, carried, every = len(self.outputs), len(self.states), self.meta["checkpoint"]
-        outputs, saved = [[] for _ in self.outputs], [[] for _ in self.states]
-        for segment in layout.segments(self._per_segment(layout, tiles, fixed, held)):
-            results = self._forward_tiles(segment.spans, segment.end, *segment.of(tiles), *fixed, *held)
+        outputs, saved = self._empty_outputs(inputs[0], sizes), [[] for _ in self.states]
+        for segment in layout.segments(self._per_segment(layout, sizes, inputs[0].device)):
+            results = self._forward_tiles(segment.spans, segment.end, *self._load(segment, inputs), *fixed, *held)
             held = results[count : count + carried]
-            for parts, value in zip(outputs, results):
-                parts.append(value)
+            for out, value, item in zip(outputs, results, self.outputs):
+                segment.store(out, value, tile_order(item))
             kept = [slice(*span) for span in segment.spans[::every]]
             for parts, entered in zip(saved, results[count + carried :]):
                 # copies: a view would keep the states of every token
                 parts.extend([entered] if every == 1 else [entered[span].clone() for span in kept])
-        outputs = [torch.cat(parts) if parts else self._nothing(item, tiles, fixed, held)
-                   for parts, item in zip(outputs, self.outputs)]  # fmt: skip
-        first = inputs[0].dtype
-        outputs = [layout.tensor(x, tile_order(item), dtype_of(first, item)) for x, item in zip(outputs, self.outputs)]
         finals = [layout.back(x, tile_order(item), dtype_of(working, item)) for x, item in zip(held, self.states)]
         saved = [padded(parts, x, self._bound(layout, cu_seqlens)) for parts, x in zip(saved, held)]
         return _returned((*outputs, *finals, *saved), tensors)
@@ -74,79 +70,76 @@ class Passes:
         saved, tensors = tensors[:carried], tensors[carried:]
         inputs, params, states = self._split(tensors)
         working, layout = working_dtype(inputs), self._layout(inputs, cu_seqlens, reverse)
-        tiles = [layout.tiles(x, tile_order(item), dtype_of(working, item)) for x, item in zip(inputs, self.inputs)]
         fixed = [ordered(x, item).to(dtype_of(working, item)) for x, item in zip(params, self.params)]
-        into = [
-            layout.tiles(x, tile_order(item), dtype_of(working, item), fill=False)
-            for x, item in zip(grads, self.outputs)
-        ]
         held = [
             layout.states(x, tile_order(item), dtype_of(working, item)) for x, item in zip(grads[count:], self.states)
         ]
-        names, found = self.meta["gradients"], {}
-        length = self._per_segment(layout, tiles, fixed, held) if every == 1 else every
+        out = {f"d_{item['name']}": torch.empty_like(x) for x, item in zip(inputs, self.inputs)}
+        sums, written = {}, {f"d_{item['name']}": tile_order(item) for item in self.inputs}
+        per_segment = self._per_segment(layout, self._sizes(inputs, params, states), inputs[0].device)
         at = sum(hi - lo for lo, hi in layout.spans[::every])
-        for segment in reversed(layout.segments(length)):
-            loads = segment.of(tiles)
+        for segment in reversed(layout.segments(per_segment if every == 1 else every)):
+            loads = self._load(segment, inputs)
+            into = [
+                segment.load(x, tile_order(item), dtype_of(working, item), fill=False)
+                for x, item in zip(grads, self.outputs)
+            ]
             size = sum(hi - lo for lo, hi in segment.spans[::every])
             entered = [x[at - size : at] for x in saved]
             at -= size
             if every > 1:  # only the segment's first states were kept: the others are run again
                 entered = self._forward_tiles(segment.spans, segment.end, *loads, *fixed, *entered)[count + carried :]
-            results = self._backward_tiles(
-                segment.spans, segment.end, *loads, *segment.of(into), *entered, *fixed, *reversed(held)
-            )
+            results = self._backward_tiles(segment.spans, segment.end, *loads, *into, *entered, *fixed, *reversed(held))
             held = list(results[len(results) - carried :][::-1])
-            for name, value in zip(names, results[: len(results) - carried]):
-                found.setdefault(name, []).append(value)
-        out = []
-        for x, item in zip(inputs, self.inputs):
-            parts = found.get(f"d_{item['name']}")
-            out.append(
-                layout.tensor(torch.cat(parts[::-1]), tile_order(item), x.dtype) if parts else torch.zeros_like(x)
-            )
+            for name, value in zip(self.meta["gradients"], results[: len(results) - carried]):
+                if name in written:
+                    segment.store(out[name], value, written[name])
+                else:
+                    sums[name] = sums[name] + value if name in sums else value
+        if not layout.n:
+            sums = {}
+        unused = set(out) - set(self.meta["gradients"]) if layout.n else set(out)
+        found = [torch.zeros_like(x) if name in unused else x for name, x in out.items()]
         for x, item in zip(params, self.params):
-            parts = found.get(f"d_{item['name']}")
-            out.append(
-                declared(sum(parts), item).to(x.dtype).expand(x.shape).contiguous() if parts else torch.zeros_like(x)
-            )
+            value = sums.get(f"d_{item['name']}")
+            given = None if value is None else declared(value, item).to(x.dtype).expand(x.shape).contiguous()
+            found.append(torch.zeros_like(x) if given is None else given)
         for x, item, value in zip(states, self.states, held):
-            out.append(layout.back(value, tile_order(item), x.dtype))
-        return _returned(out, (*grads, *tensors))
+            found.append(layout.back(value, tile_order(item), x.dtype))
+        return _returned(found, (*grads, *tensors))
 
-    def _per_segment(self, layout, tiles, params, states):
+    def _load(self, segment, inputs):
+        working = working_dtype(inputs)
+        return [segment.load(x, tile_order(item), dtype_of(working, item)) for x, item in zip(inputs, self.inputs)]
+
+    def _sizes(self, inputs, params, states):
+        """The size of every dim, of heads, and of a tile's axes."""
+        sizes = {"@t": self.rows, "@s": self.rows, "@r": 1}
+        for tensors, items, lead in ((inputs, self.inputs, 2), (params, self.params, 0), (states, self.states, 1)):
+            for x, item in zip(tensors, items):
+                sizes |= {dim_of(axis): size for axis, size in zip(item["axes"], x.shape[lead:])}
+        return sizes
+
+    def _empty_outputs(self, first, sizes):
+        """Outputs [batch, time, (heads,) dims] of the first input's dtype, not yet written."""
+        return [
+            first.new_empty(
+                *first.shape[:2], *(sizes[dim_of(a)] for a in item["axes"]), dtype=dtype_of(first.dtype, item)
+            )
+            for item in self.outputs
+        ]
+
+    def _per_segment(self, layout, sizes, device):
         """How many places of a sequence are worked on at a time: as many as keep the largest tile within a budget."""
-        sizes = self._tile_sizes(tiles, params, states)
         largest = max((math.prod(sizes[dim_of(axis)] for axis in axes) for axes in self.meta["working"]), default=1)
-        budget = self.budget.get(tiles[0].device.type, self.budget["cuda"])
+        budget = self.budget.get(device.type, self.budget["cuda"])
         widest = layout.spans[0][1] if layout.spans else 1
         every = self.meta["checkpoint"]
         return max(1, budget // max(1, largest * widest * every)) * every
 
-    def _tile_sizes(self, tiles, params, states):
-        sizes = {"@t": self.rows, "@s": self.rows, "@r": 1, "@r'": 1}
-        row = [] if self.rows == 1 else ["@t"]
-        for x, item in zip(tiles, self.inputs):
-            heads = [axis for axis in item["tile"] if axis == "heads"]
-            sizes |= dict(zip([*heads, *row, *(a for a in item["tile"] if a != "heads")], x.shape[1:]))
-        for x, item in [*zip(params, self.params)]:
-            sizes |= dict(zip(item["tile"], x.shape))
-        for x, item in zip(states, self.states):
-            sizes |= dict(zip(item["tile"], x.shape[1:]))
-        return sizes
-
     def _bound(self, layout, cu_seqlens):
         sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
         return chunk_bound(layout.batch, layout.time, self.rows * self.meta["checkpoint"], sequences)
-
-    def _nothing(self, item, tiles, params, states):
-        """A tile of no chunk: what an output is when there is no token."""
-        sizes = self._tile_sizes(tiles, params, states)
-        heads = ["heads"] if "heads" in item["tile"] else []
-        row = [] if self.rows == 1 else ["@t"]
-        shape = [sizes[axis] for axis in [*heads, *row, *(a for a in item["tile"] if a != "heads")]]
-        like = tiles[0]
-        return torch.empty(0, *shape, dtype=dtype_of(like.dtype, item), device=like.device)
 
     def _split(self, tensors):
         a, b = len(self.inputs), len(self.inputs) + len(self.params)
@@ -160,16 +153,13 @@ class Passes:
         inputs, params, states = self._split(tensors)
         working, first = working_dtype(inputs), inputs[0]
         batch, time = first.shape[:2]
-        sizes = {axis: size for x, item in zip(inputs, self.inputs) for axis, size in zip(item["axes"], x.shape[2:])}
-        sizes |= {axis: size for x, item in zip(params, self.params) for axis, size in zip(item["axes"], x.shape)}
-        sizes |= {axis: size for x, item in zip(states, self.states) for axis, size in zip(item["axes"], x.shape[1:])}
-        outputs = [first.new_empty(batch, time, *(sizes[a] for a in item["axes"]), dtype=dtype_of(first.dtype, item))
-                   for item in self.outputs]  # fmt: skip
+        sizes = self._sizes(inputs, params, states)
+        outputs = self._empty_outputs(first, sizes)
         finals = [x.new_empty(x.shape) for x in states]
         sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
         bound = chunk_bound(batch, time, self.rows * self.meta["checkpoint"], sequences)
         saved = [
-            first.new_empty(bound, *(sizes[a] for a in item["tile"]), dtype=dtype_of(working, item))
+            first.new_empty(bound, *(sizes[dim_of(a)] for a in item["tile"]), dtype=dtype_of(working, item))
             for item in self.states
         ]
         return _returned((*outputs, *finals, *saved), ())
