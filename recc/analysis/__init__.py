@@ -66,7 +66,11 @@ def _affine_block(rec: Recurrence, group: tuple[str, ...], updates: dict[str, No
     except NotAffine:
         return None
     shape = jacobian.structure(rec, updates)
-    moving = [product_node(Term(t.coef, t.factors, t.bound)) for t in terms if t.variable is not None]
+    moving = [
+        product_node(Term(t.coef, t.factors, t.bound & {a for f, _ in t.factors for a in f.axes}))
+        for t in terms
+        if t.variable is not None
+    ]
     invariant = not any(leaf.op in ("input", "state") for leaf in walk(*moving))
     structure = shape if shape.startswith("block") else "dense"
     return Affine(structure, ZERO, None, not_matrix=why, time_invariant=invariant)

@@ -136,12 +136,23 @@ def _rank_writes(terms: list[_RankTerm]) -> tuple[tuple[Node, ...], list[tuple[N
 
 
 def _added_writes(terms: list[Term], old: Node, mixing: Axis, pieces: list) -> Reason | None:
+    """What is added, as (key, value, None) each. Fewest keys win: terms of one value share the sum of their keys."""
+    found: list[tuple[Node, Node, Node]] = []
     for term in terms:
         split = _split(list(term.factors), term.bound, mixing)
         if split is None:
             return Reason(f"what is added to it does not factor into a product over {mixing} and the other axes")
         key, coef, value = split
-        pieces.append((key, mul(mul(const(_int(term.coef)), coef), value), None))
+        found.append((key, const(_int(term.coef)), mul(coef, value)))
+    by_value: dict[Node, Node] = {}
+    for key, sign, value in found:
+        scaled = mul(sign, key)
+        by_value[value] = add(by_value[value], scaled) if value in by_value else scaled
+    taken = {key for key, _, _ in pieces}
+    if len(taken | set(by_value.values())) < len(taken | {key for key, _, _ in found}):
+        pieces += [(key, value, None) for value, key in by_value.items()]
+    else:
+        pieces += [(key, mul(sign, value), None) for key, sign, value in found]
     return None
 
 

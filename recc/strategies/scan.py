@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason, Semiring
 from recc.ir.node import GRID, ROW, Node
-from recc.ir.ops import build, spread
+from recc.ir.ops import build, is_zero, leaf, spread
 from recc.strategies.lowering import Lowering
 
 
@@ -49,15 +49,21 @@ class Scan:
             new = _on_rows(low, name, low.lift(kind.bias))
         elif isinstance(kind, Affine):
             gain, bias = low.lift(kind.decay), low.lift(kind.bias)
-            new = build("scan", spread(gain, (GRID, ROW)), _on_rows(low, name, bias), carry, kind="linear")
+            new = build("scan", _filled(gain, (GRID, ROW)), _on_rows(low, name, bias), carry, kind="linear")
         else:
             assert isinstance(kind, Semiring)
             gain, bias = low.lift(kind.gain), low.lift(kind.bias)
-            new = build("scan", spread(gain, (GRID, ROW)), _on_rows(low, name, bias), carry, kind=kind.kind)
+            new = build("scan", _filled(gain, (GRID, ROW)), _on_rows(low, name, bias), carry, kind=kind.kind)
         low.table[low.leaf(name, "new")] = new
         low.table[low.leaf(name)] = build("shift", new, carry)
         low.leave(component, name, build("end", new))
 
 
 def _on_rows(low: Lowering, name: str, value: Node) -> Node:
-    return spread(value, (GRID, *low.rec.state(name).axes, ROW))
+    return _filled(value, (GRID, *low.rec.state(name).axes, ROW))
+
+
+def _filled(value: Node, axes: tuple) -> Node:
+    """`value` along `axes`; also where it is 0, which is a number without axes elsewhere."""
+    ones = leaf("ones", axes)
+    return build("sub", ones, ones) if is_zero(value) else spread(value, axes)
