@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recc.ir.node import BOOL, Node, walk
-from recc.ir.ops import OPS, ZERO, add, broadcast_back, is_zero
+from recc.ir.ops import OPS, ZERO, add, broadcast_back, is_zero, sub
 
 
 def cotangents(seeds: Iterable[tuple[Node, Node]], wrt: Iterable[Node]) -> dict[Node, Node]:
@@ -36,5 +36,12 @@ def cotangents(seeds: Iterable[tuple[Node, Node]], wrt: Iterable[Node]) -> dict[
         for arg, cotangent in zip(node.args, rule(node, flow[node]), strict=True):
             if cotangent is None or arg not in matters or arg.dtype == BOOL or is_zero(cotangent):
                 continue
-            flow[arg] = add(flow.get(arg, ZERO), broadcast_back(cotangent, arg))
+            flow[arg] = _plus(flow.get(arg, ZERO), broadcast_back(cotangent, arg))
     return {leaf: flow.get(leaf, ZERO) for leaf in wrt}
+
+
+def _plus(a: Node, b: Node) -> Node:
+    """a + b; a negated operand is subtracted."""
+    if b.op == "neg" and not is_zero(a):
+        return sub(a, b.args[0])
+    return sub(b, a.args[0]) if a.op == "neg" and not is_zero(b) else add(a, b)

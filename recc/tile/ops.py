@@ -303,6 +303,9 @@ def _split_tail(g: Node) -> tuple[Node, Node]:
     if g.op == "add":
         parts = [_split_tail(arg) for arg in g.args]
         return add(parts[0][0], parts[1][0]), add(parts[0][1], parts[1][1])
+    if g.op == "sub":
+        parts = [_split_tail(arg) for arg in g.args]
+        return sub(parts[0][0], parts[1][0]), sub(parts[0][1], parts[1][1])
     return g, ZERO
 
 
