@@ -32,6 +32,7 @@ from recc.ir.ops import (  # fmt: skip
     mul,
     neg,
     rename,
+    spread,
     sub,
     total,
     where,
@@ -79,7 +80,16 @@ def _add_row(name: str) -> Any:
 # --- rows ---------------------------------------------------------------------------------------------------
 
 _register("cumsum", 1, _along_rows("cumsum"), lambda y, g: (build("rcumsum", g),), "sum")
-_register("rcumsum", 1, _along_rows("rcumsum"), None, "sum")
+
+
+def _rcumsum(a: Node, span: Span | None = None) -> Node:
+    """Inclusive sums up the rows. What stands in row `end` alone reaches every row up to it."""
+    rows, tail = _split_tail(a)
+    reach = ZERO if is_zero(tail) else build("until_end", spread(tail, (ROW,)))
+    return add(rows if is_zero(rows) else make("rcumsum", (rows,), rows.axes, rows.dtype, span), reach)
+
+
+_register("rcumsum", 1, _rcumsum, None, "sum")
 _register("end", 1, _drop_row("end"), lambda y, g: (build("put_end", g),), "sum")
 _register("put_end", 1, _add_row("put_end"), lambda y, g: (build("end", g),), "sum")
 _register("first", 1, _drop_row("first"), lambda y, g: (build("put_first", g),), "sum")
