@@ -8,12 +8,9 @@ READY := $(VENV)/.recc-ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PIN = $(shell sed -n 's/^$(1)==\([^ ;]*\).*/$(1)==\1/p' constraints.txt)
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
-# One process a core; the benchmarks and the demo take two threads each, wherever they run.
+# One test process a core; the benchmark and the demo take two threads each, wherever they run.
 WORKERS ?= $(CORES)
 THREADS ?= 2
-# Threads that wait spin for some microseconds and then sleep: by default they spin for as long as it takes, and where
-# anything else runs, that takes the cores from the threads that they wait for.
-RUN = OMP_NUM_THREADS=$(THREADS) GOMP_SPINCOUNT=1000 $(BIN)/python
 PYTEST_ARGS ?=
 
 .PHONY: help setup demo test bench readme lint format clean
@@ -40,14 +37,17 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) --no-deps $(call PIN,fla-core) $(call PIN,einops)
 	@touch $@
 
+# Waiting threads spin for some microseconds and then sleep. By default they spin for as long as it takes, and where
+# anything else runs, that takes the cores from the threads that they wait for.
 demo: $(READY)
-	@$(RUN) benchmarks/demo.py
+	@OMP_NUM_THREADS=$(THREADS) GOMP_SPINCOUNT=1000 $(BIN)/python benchmarks/demo.py
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
+# Needs a quiet machine: torch's defaults stand, since to change them would favour what makes fewer and larger calls.
 bench: $(READY)
-	@$(RUN) benchmarks/foundation.py
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/foundation.py
 
 readme: $(READY)
 	@$(BIN)/python -m recc list --readme README.md

@@ -134,11 +134,8 @@ def measure_ops(count: int) -> dict:
         for name, (spec, run, steps) in runs.items()
     }
     times = rounds(cases, count, {"gdn reference", "gla reference"})
-    return {
-        "seconds": times,
-        "median_s": {name: statistics.median(t) for name, t in times.items()},
-        "agreement": agreement,
-    }
+    median = {name: statistics.median(t for t in row if t is not None) for name, row in times.items()}
+    return {"seconds": times, "median_s": median, "agreement": agreement}
 
 
 def measure_step(tokens: int = 300) -> float:
