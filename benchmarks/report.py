@@ -119,10 +119,11 @@ def _memory(axes, results: dict) -> None:
     for (spec, peaks), mark, ink in zip(results["memory"].items(), "os", (OURS, INK), strict=True):
         values = [peak / 2**20 for peak in peaks.values()]
         axes.plot(lengths, values, color=ink, marker=mark, linewidth=1.4, markersize=5, label=f"{spec}, recc chunk")
+    axes.set_ylim(24, 3500)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    axes.set_yticks(ticks := [2**power for power in range(6, 12)], [str(tick) for tick in ticks])
+    axes.set_yticks(ticks := [2**power for power in range(5, 12)], [str(tick) for tick in ticks])
     axes.set_xticks(lengths, [f"{t:,}" for t in lengths])
     axes.set_xlabel("T")
     axes.set_title("peak memory beyond the inputs, MiB", loc="left", fontsize=10)
