@@ -200,6 +200,53 @@ def _corner(a, half):
     return a.as_strided(shape, strides, a.storage_offset() + half * stride[-2])
 
 
+def late_side(x, levels, before):
+    """For each level, the later rows of x times the decay from the boundary to them (`before`: to the row before)."""
+    return [_halves(x, 1 << level)[1] * _later(late, before) for level, (late, _) in enumerate(levels[:-1])]
+
+
+def early_side(y, levels):
+    """For each level, the earlier rows of y times the decay from them to the boundary."""
+    halves = [(_halves(y, 1 << level)[0], early) for level, (_, early) in enumerate(levels[:-1])]
+    return [rows if early is None else rows * early for rows, early in halves]
+
+
+def score(late, early, x=None, y=None):
+    """[t, s] = sum_k x[t, k] y[s, k] exp(b[t, k] - b[s, k]) for s < t, from the sides of x and y; with x and y
+    themselves, for s = t too. Else 0."""
+    rows = 2 * late[-1].shape[-2]
+    lead = torch.broadcast_shapes(late[-1].shape[:-3], early[-1].shape[:-3])
+    out = late[-1].new_zeros(*lead, rows, rows)
+    for level, (later, earlier) in enumerate(zip(late, early)):
+        block = (later * earlier).sum(-1, keepdim=True) if level == 0 else later @ earlier.mT
+        _corner(out, 1 << level).copy_(block)
+    if x is not None:
+        out.diagonal(dim1=-2, dim2=-1).copy_((x * y).sum(-1))
+    return out
+
+
+def score_rows(a, early, levels, before):
+    """[t, k] = sum over s < t of a[t, s] y[s, k] exp(b[t, k] - b[s, k]), b[t - 1] if `before`; `early` is y's side."""
+    return _contract(a, early, [_later(late, before) for late, _ in levels[:-1]], 1)
+
+
+def score_cols(a, late, levels):
+    """[s, k] = sum over t > s of a[t, s] x[t, k] exp(b[t, k] - b[s, k]); `late` is x's side."""
+    return _contract(a, late, [early for _, early in levels[:-1]], 0)
+
+
+def _contract(a, others, decays, side):
+    """The sum over the other side's rows: side 1 makes the later rows' values, side 0 those of the earlier ones."""
+    lead = torch.broadcast_shapes(a.shape[:-2], others[-1].shape[:-3])
+    out = a.new_zeros(*lead, a.shape[-1], others[-1].shape[-1])
+    for level, (other, decay) in enumerate(zip(others, decays)):
+        pairs = _corner(a, 1 << level) if side else _corner(a, 1 << level).mT
+        found = pairs * other if level == 0 else pairs @ other
+        part = _halves(out, 1 << level)[side]
+        part.add_(found) if decay is None else part.addcmul_(decay, found)
+    return out
+
+
 def _diagonal(a, half, odd):
     """The diagonal blocks of `half` rows with an even or an odd number: a view [..., blocks, half, half]."""
     rows, stride = a.shape[-1], a.stride()
@@ -207,49 +254,6 @@ def _diagonal(a, half, odd):
     across = half * (stride[-2] + stride[-1])
     strides = [*stride[:-2], 2 * across, stride[-2], stride[-1]]
     return a.as_strided(shape, strides, a.storage_offset() + odd * across)
-
-
-def score(x, y, levels, before):
-    """[t, s] = sum_k x[t, k] y[s, k] exp(b[t, k] - b[s, k]) for s <= t; when `before`, b[t - 1] and s < t."""
-    rows = x.shape[-2]
-    lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], levels[-1][0].shape[:-2])
-    out = x.new_zeros(*lead, rows, rows)
-    for level, (late, early) in enumerate(levels[:-1]):
-        half = 1 << level
-        later = _halves(x, half)[1] * _later(late, before)
-        earlier = _halves(y, half)[0] if early is None else _halves(y, half)[0] * early
-        block = (later * earlier).sum(-1, keepdim=True) if half == 1 else later @ earlier.mT
-        _corner(out, half).copy_(block)
-    if not before:
-        out.diagonal(dim1=-2, dim2=-1).copy_((x * y).sum(-1))
-    return out
-
-
-def score_rows(a, y, levels, before):
-    """[t, k] = sum over s < t of a[t, s] y[s, k] exp(b[t, k] - b[s, k]), b[t - 1] when `before`."""
-    return _contract(a, y, levels, before, 1)
-
-
-def score_cols(a, x, levels, before):
-    """[s, k] = sum over t > s of a[t, s] x[t, k] exp(b[t, k] - b[s, k]), b[t - 1] when `before`."""
-    return _contract(a, x, levels, before, 0)
-
-
-def _contract(a, z, levels, before, side):
-    """The sum over the other side's rows: side 1 makes the later rows' values, side 0 those of the earlier ones."""
-    lead = torch.broadcast_shapes(a.shape[:-2], z.shape[:-2], levels[-1][0].shape[:-2])
-    shape = (*lead, a.shape[-2], z.shape[-1])
-    out = a.new_zeros(shape)
-    for level, (late, early) in enumerate(levels[:-1]):
-        half = 1 << level
-        sides = (early, _later(late, before))
-        other, ours = sides[1 - side], sides[side]
-        other = _halves(z, half)[1 - side] if other is None else _halves(z, half)[1 - side] * other
-        pairs = _corner(a, half) if side else _corner(a, half).mT
-        found = pairs * other if half == 1 else pairs @ other
-        part = _halves(out, half)[side]
-        part.add_(found) if ours is None else part.addcmul_(ours, found)
-    return out
 
 
 def unit_inverse(lower, axes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
+from recc.ir.node import COL, GRID, HEADS, REAL, ROW, Axis, Node, dim_of, walk
 from recc.ir.ops import OPS, ZERO, build, is_zero
 from recc.tile.ops import LEAST
 
@@ -61,6 +61,9 @@ class Text:
         text = special(node) if special is not None else None
         if text is not None:
             return text, ATOM
+        text = self._multiply_add(node)
+        if text is not None:
+            return text, ATOM
         entry = OPS[node.op]
         level = _BINDS.get(node.op, ATOM)
         parts = []
@@ -75,6 +78,22 @@ class Text:
                 text = f"({text})"
             parts.append(text)
         return entry.torch.format(*parts), level
+
+    def _multiply_add(self, node: Node) -> str | None:
+        """A sum with a product that has no other use, as one pass over memory."""
+        if node.op not in ("add", "sub") or node.dtype != REAL:
+            return None
+        for product, rest in ((node.args[1], node.args[0]), (node.args[0], node.args[1])):
+            if node.op == "sub" and product is node.args[0]:
+                continue
+            wide = rest.op in ("cumsum", "position")  # float64, which addcmul does not mix with float32
+            if product.op != "mul" or self.named(product) is not None or is_static(rest) or wide:
+                continue
+            if any(is_static(arg) or arg.op in ("ones", "position") for arg in product.args):
+                continue
+            parts = [self._aligned(arg, node.axes)[0] for arg in (rest, *product.args)]
+            return f"torch.addcmul({', '.join(parts)}{', value=-1' if node.op == 'sub' else ''})"
+        return None
 
     def _aligned(self, node: Node, axes: tuple[Axis, ...]) -> tuple[str, int]:
         """`node` as an operand that broadcasts against `axes`."""
@@ -288,17 +307,33 @@ class Text:
         return f"{self._atom(node.args[0])}.diagonal(dim1=-2, dim2=-1)"
 
     def _op_score(self, node: Node) -> str:
-        return self._scored("score", node)
+        x, y, late, early = (node.args[place] for place in (0, 2, 5, 6))
+        tile = (GRID, HEADS, ROW, node["over"])
+        same = "" if node["before"] else f", {self._aligned(x, tile)[0]}, {self._aligned(y, tile)[0]}"
+        return f"score({self(late)}, {self(early)}{same})"
 
     def _op_score_rows(self, node: Node) -> str:
-        return self._scored("score_rows", node)
+        return self._contracted("score_rows", node, f", {node['before']}")
 
     def _op_score_cols(self, node: Node) -> str:
-        return self._scored("score_cols", node)
+        return self._contracted("score_cols", node, "")
+
+    def _contracted(self, function: str, node: Node, more: str) -> str:
+        a = self._aligned(node.args[0], (GRID, HEADS, ROW, COL))[0]
+        return f"{function}({a}, {self(node.args[1])}, {self(node.args[2])}{more})"
+
+    def _op_late_side(self, node: Node) -> str:
+        return f"late_side({self._tile(node)}, {self(node.args[1])}, {node['before']})"
+
+    def _op_early_side(self, node: Node) -> str:
+        return f"early_side({self._tile(node)}, {self(node.args[1])})"
+
+    def _tile(self, node: Node) -> str:
+        (channel,) = (axis for axis in node.axes if axis not in (GRID, HEADS, ROW))
+        return self._aligned(node.args[0], (GRID, HEADS, ROW, channel))[0]
 
     def _op_levels(self, node: Node) -> str:
-        (channel,) = (axis for axis in node.axes if axis not in (GRID, HEADS, ROW))
-        return f"levels({self._aligned(node.args[0], (GRID, HEADS, ROW, channel))[0]})"
+        return f"levels({self._tile(node)})"
 
     def _op_since(self, node: Node) -> str:
         return f"decay_of({self(node.args[0])}, like.dtype)"
@@ -308,13 +343,6 @@ class Text:
 
     def _op_channel_tail(self, node: Node) -> str:
         return f"until_last({self(node.args[1])}, {self(node.args[2])}, {self._dim(node, ROW)}, end)"
-
-    def _scored(self, function: str, node: Node) -> str:
-        tile, pair = (GRID, HEADS, ROW, node["over"]), (GRID, HEADS, ROW, COL)
-        tensors = (node.args[0], node.args[2]) if node.op == "score" else node.args[:2]
-        first = tile if node.op == "score" else pair
-        parts = [self._aligned(arg, wish)[0] for arg, wish in zip(tensors, (first, tile), strict=True)]
-        return f"{function}({', '.join(parts)}, {self(node.args[-1])}, {node['before']})"
 
     def _op_inverse(self, node: Node) -> str:
         return f"unit_inverse({self(node.args[0])}, {len([a for a in node.axes if a not in (GRID, HEADS)])})"

@@ -198,8 +198,19 @@ def _vjp_channel_tail(y: Node, g: Node) -> tuple:
 _register("channel_since", 2, _channel_since, lambda y, g: (mul(g, y), None))
 _register("channel_tail", 3, _channel_tail, _vjp_channel_tail)
 
-# Scores take (x, bx, y, by, levels), where bx is by or, when `before`, by less the row's own log decay, and
-# levels = levels(that log decay). Only the levels are computed with; bx and by are there for the derivative.
+# A score takes x, bx, y, by for its derivative, bx being by or, when `before`, by less the row's own log decay; what it
+# is computed with are its levels and the sides, x and y with their part of the decay of each level.
+
+
+def _side(name: str) -> Any:
+    def construct(x: Node, levels: Node, *, before: bool = False, span: Span | None = None) -> Node:
+        return make(name, (x, levels), (*x.axes, *levels.axes), result_dtype((x,)), span, before=before)
+
+    return construct
+
+
+_register("late_side", 2, _side("late_side"))
+_register("early_side", 2, _side("early_side"))
 
 
 def _score(
@@ -207,31 +218,31 @@ def _score(
 ) -> Node:
     """sum_k x[t, k] y[s, k] exp(bx[t, k] - by[s, k]) for s <= t (s < t when `before`), else 0."""
     axes = [axis for a in (x, bx, y, by) for axis in a.axes if axis != over] + [ROW, COL]
-    return make("score", (x, bx, y, by, levels), axes, result_dtype((x, y)), span, over=over, before=before)
+    sides = build("late_side", x, levels, before=before), build("early_side", y, levels)
+    return make("score", (x, bx, y, by, levels, *sides), axes, result_dtype((x, y)), span, over=over, before=before)
 
 
-def _score_rows(a: Node, y: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
+def _score_rows(a: Node, early: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
     """sum over s < t of a[t, s] y[s, k] exp(bx[t, k] - by[s, k]): the contraction of a score's cotangent with y."""
-    axes = [axis for n in (a, y, levels) for axis in n.axes if axis != COL] + [over]
-    return make("score_rows", (a, y, levels), axes, result_dtype((a, y)), span, over=over, before=before)
+    axes = [axis for n in (a, early, levels) for axis in n.axes if axis != COL] + [over]
+    return make("score_rows", (a, early, levels), axes, result_dtype((a, early)), span, over=over, before=before)
 
 
-def _score_cols(a: Node, x: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
+def _score_cols(a: Node, late: Node, levels: Node, *, over: Axis, span: Span | None = None) -> Node:
     """sum over t > s of a[t, s] x[t, k] exp(bx[t, k] - by[s, k]), with s called ROW again."""
-    axes = [axis for n in (a, x, levels) for axis in n.axes if axis != COL] + [over]
-    return make("score_cols", (a, x, levels), axes, result_dtype((a, x)), span, over=over, before=before)
+    axes = [axis for n in (a, late, levels) for axis in n.axes if axis != COL] + [over]
+    return make("score_cols", (a, late, levels), axes, result_dtype((a, late)), span, over=over)
 
 
 def _vjp_score(z: Node, g: Node) -> tuple:
-    x, _, y, _, levels = z.args
-    facts = {"over": z["over"], "before": z["before"]}
-    dx = build("score_rows", g, y, levels, **facts)
-    dy = build("score_cols", g, x, levels, **facts)
+    x, _, y, _, levels, late, early = z.args
+    dx = build("score_rows", g, early, levels, over=z["over"], before=z["before"])
+    dy = build("score_cols", g, late, levels, over=z["over"])
     to_bx, to_by = mul(x, dx), neg(mul(y, dy))
     if not z["before"]:  # a token's score with itself has no decay: it must not enter, only to cancel, the two above
         same = build("diagonal", g)
         dx, dy = add(dx, mul(same, y)), add(dy, mul(same, x))
-    return dx, to_bx, dy, to_by, None
+    return dx, to_bx, dy, to_by, None, None, None
 
 
 def _diagonal(a: Node, span: Span | None = None) -> Node:
@@ -240,7 +251,7 @@ def _diagonal(a: Node, span: Span | None = None) -> Node:
 
 
 _register("diagonal", 1, _diagonal)
-_register("score", 5, _score, _vjp_score)
+_register("score", 5, lambda x, bx, y, by, levels, *_, **attrs: _score(x, bx, y, by, levels, **attrs), _vjp_score)
 _register("score_rows", 3, _score_rows)
 _register("score_cols", 3, _score_cols)
 
