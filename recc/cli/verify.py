@@ -37,7 +37,15 @@ def run(args: argparse.Namespace) -> int:
                            "name specs, or say `--all`")  # fmt: skip
     chosen = names() if args.all else args.specs
     found = [rec for spec in chosen for rec in common.recurrences(spec, args)]
-    reports = [_verify(rec, args, brief=len(found) > 1) for rec in found]
+    import torch
+
+    # The tensors are small: threads that wait for each other only cost time, much of it on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        reports = [_verify(rec, args, brief=len(found) > 1) for rec in found]
+    finally:
+        torch.set_num_threads(threads)
     if args.json:
         print(json.dumps([_view(report) for report in reports], indent=2))
     elif len(reports) > 1:
