@@ -20,7 +20,10 @@ class Refused(Exception):
     """A strategy was asked for that cannot serve the recurrence; `reason` says why and where."""
 
     def __init__(self, strategy: str, component: Component, reason: Reason) -> None:
-        super().__init__(reason.text)
+        states = ", ".join(component.states)
+        where = f" (line {reason.span.line})" if reason.span else ""
+        advice = f"; {reason.help}" if reason.help else ""
+        super().__init__(f"strategy `{strategy}` cannot solve {states}{where}: {reason.text}{advice}")
         self.strategy, self.component, self.reason = strategy, component, reason
 
 
