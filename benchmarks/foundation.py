@@ -89,16 +89,20 @@ def difference(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> float:
 
 
 def rounds(cases: dict[str, Callable[[], object]], count: int, rare: set[str]) -> dict[str, list[float | None]]:
-    """Seconds of each case in `count` interleaved rounds after one that warms up; `rare` cases run in every third."""
+    """Seconds of each case in `count` interleaved rounds, `rare` cases in every other one.
+
+    Each timed call follows an untimed one of the same case: what the case before it left in caches and in the heap
+    (a loop of torch ops leaves gigabytes of small tensors) is not part of it."""
     times: dict[str, list[float | None]] = {name: [] for name in cases}
-    for place in range(count + 1):
+    for place in range(count):
         for name, case in cases.items():
-            if name in rare and place % 3 != 1:
-                times[name] += [None] * bool(place)
+            if name in rare and place % 2:
+                times[name].append(None)
                 continue
+            case()
             began = time.perf_counter()
             case()
-            times[name] += [time.perf_counter() - began] * bool(place)
+            times[name].append(time.perf_counter() - began)
     return times
 
 

@@ -207,7 +207,9 @@ class _Function:
 
     def _needed_over_all_chunks(self) -> set[Node]:
         """Nodes that some phase over all chunks computes: for a store or sum, or as an operand of a loop."""
-        return set(walk(*self.program.stores.values(), *self.program.sums.values(), *self.operands))
+        program = self.program
+        wanted = (*program.stores.values(), *program.sums.values(), *program.kept.values(), *self.operands)
+        return set(walk(*wanted))
 
     def _order(self, nodes: set[Node]) -> list[Node]:
         return [node for node in walk(*self.program.roots) if node in nodes]
@@ -349,7 +351,7 @@ class _Function:
         names = [self.variables[c.old] for c in self.program.carries]
         parts += [f"{name}_out" for name in names]
         if not self.program.reverse:
-            parts += names
+            parts += [*names, *(self._result(node, "    ") for node in self.program.kept.values())]
         self.lines += _wrapped("    return (", parts, ",)" if len(parts) == 1 else ")")
 
 

@@ -6,7 +6,7 @@ import ast
 import hashlib
 import pprint
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -14,12 +14,12 @@ from recc.backends.torch.emit import function, identifier, step_function
 from recc.backends.torch.text import Text, is_static
 
 from recc.analysis.plan import Plan
-from recc.ir.node import GRID, sort_axes, substitute, walk
+from recc.ir.node import GRID, Node, sort_axes, substitute, walk
 from recc.ir.ops import leaf, spread
 from recc.ir.program import Recurrence
 from recc.strategies import Choice, Sequential, lower
 from recc.strategies.lowering import Lowering
-from recc.tile.program import TileProgram, adjoint, finish, state_key
+from recc.tile.program import TileProgram, differentiate, finish, state_key
 
 SUPPORT = ("primitives", "layout", "passes", "op")
 CHECKPOINT = 32  # tokens between the states that a sequential pass keeps, where states are large
@@ -37,16 +37,16 @@ def generate(plan: Plan, choice: Choice) -> Generated:
     """The tile functions of a plan under a choice of strategies."""
     rec = plan.recurrence
     program = lower(plan, choice.strategies, choice.chunk)
-    backward = finish(adjoint(program))
+    program, backward = (finish(part) for part in differentiate(program))
     lowering = Lowering(plan, 1)
     for component in plan.components:
         Sequential.lower(lowering, component)
     step = lowering.program()
     order = {c.name: place for place, c in enumerate(program.carries)}
-    step = TileProgram(**{**step.__dict__, "carries": tuple(sorted(step.carries, key=lambda c: order[c.name]))})
+    step = replace(step, carries=tuple(sorted(step.carries, key=lambda c: order[c.name])))
     parts = [
         function(
-            finish(program),
+            program,
             "forward_tiles",
             f"All chunks of {rec.name}: outputs, states that leave, states that enter.",
         ),
@@ -104,12 +104,18 @@ def _meta(plan: Plan, choice: Choice, program: TileProgram, backward: TileProgra
         "inputs": [item(i, domain=(i.domain.low, i.domain.high, i.domain.unit)) for i in rec.inputs],
         "params": [item(p) for p in rec.params],
         "states": [item(rec.state(c.name), key=state_key(c.name)) for c in program.carries],
+        "saved": [*(_saved(c.old) for c in program.carries), *(_saved(node) for node in program.kept.values())],
         "outputs": [item(o) for o in rec.outputs],
         "initial": True,
         "checkpoint": CHECKPOINT if choice.chunk == 1 and _expands(rec) else 1,
         "working": _working_tiles(program),
         "gradients": gradients,
     }
+
+
+def _saved(node: Node) -> dict[str, Any]:
+    """A tile that the forward pass leaves to the backward pass, one entry a chunk."""
+    return {"tile": tuple(axis for axis in node.axes if axis != GRID), "dtype": node.dtype}
 
 
 def _expands(rec: Recurrence) -> bool:
@@ -131,7 +137,7 @@ def standalone(generated: Generated, rec: Recurrence) -> str:
     name = identifier(rec.name)
     title = f'"""{rec.name}, compiled by recc from this spec:\n\n{_quoted(rec.text)}\n"""\n'
     functional = "import torch.nn.functional as F\n" if "F." in generated.functions else ""
-    head = f"{title}\nimport math\n\nimport torch\n{functional}"
+    head = f"{title}\nimport functools\nimport math\n\nimport torch\n{functional}"
     texts = [_support_text(part) for part in SUPPORT]
     used = _reached([generated.functions, *texts[1:]], texts[0])
     support = [_without_imports(text, used if part == "primitives" else None) for part, text in zip(SUPPORT, texts)]

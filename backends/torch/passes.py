@@ -4,6 +4,7 @@ The passes take whole sequences, cut them into tiles, and run the generated tile
 many at a time as keep the largest tile within a budget. What the forward pass keeps is the states that enter chunks.
 """
 
+import functools
 import math
 
 import torch
@@ -35,9 +36,10 @@ class Passes:
     def __init__(self, meta, forward_tiles, backward_tiles):
         self.meta, self.name, self.rows = meta, meta["name"], meta["chunk"]
         self.inputs, self.params = meta["inputs"], meta["params"]
-        self.states, self.outputs = meta["states"], meta["outputs"]
+        self.states, self.outputs, self.saved = meta["states"], meta["outputs"], meta["saved"]
         self._forward_tiles, self._backward_tiles = forward_tiles, backward_tiles
         self.budget = dict(BUDGET)
+        keep_freed_memory()
 
     def forward(self, *arguments):
         *tensors, cu_seqlens, reverse = arguments
@@ -49,25 +51,27 @@ class Passes:
         fixed = [ordered(x, item).to(dtype_of(working, item)) for x, item in zip(params, self.params)]
         held = [layout.states(x, tile_order(item), dtype_of(working, item)) for x, item in zip(states, self.states)]
         count, carried, every = len(self.outputs), len(self.states), self.meta["checkpoint"]
-        outputs, saved = self._empty_outputs(inputs[0], sizes), [[] for _ in self.states]
+        bound = self._bound(layout, cu_seqlens)
+        outputs, saved, at = self._empty_outputs(inputs[0], sizes), self._empty_saved(bound, inputs, sizes), 0
         for segment in layout.segments(self._per_segment(layout, sizes, inputs[0].device)):
             results = self._forward_tiles(segment.spans, segment.end, *self._load(segment, inputs), *fixed, *held)
             held = results[count : count + carried]
             for out, value, item in zip(outputs, results, self.outputs):
                 segment.store(out, value, tile_order(item))
-            kept = [slice(*span) for span in segment.spans[::every]]
-            for parts, entered in zip(saved, results[count + carried :]):
-                # copies: a view would keep the states of every token
-                parts.extend([entered] if every == 1 else [entered[span].clone() for span in kept])
+            for lo, hi in [(0, segment.n)] if every == 1 else segment.spans[::every]:
+                for whole, kept in zip(saved, results[count + carried :]):
+                    whole[at : at + hi - lo] = kept[lo:hi]
+                at += hi - lo
+        for whole in saved:
+            whole[at:] = 0
         finals = [layout.back(x, tile_order(item), dtype_of(working, item)) for x, item in zip(held, self.states)]
-        saved = [padded(parts, x, self._bound(layout, cu_seqlens)) for parts, x in zip(saved, held)]
         return _returned((*outputs, *finals, *saved), tensors)
 
     def backward(self, *arguments):
         *tensors, cu_seqlens, reverse = arguments
         carried, count, every = len(self.states), len(self.outputs), self.meta["checkpoint"]
         grads, tensors = tensors[: count + carried], tensors[count + carried :]
-        saved, tensors = tensors[:carried], tensors[carried:]
+        saved, tensors = tensors[: len(self.saved)], tensors[len(self.saved) :]
         inputs, params, states = self._split(tensors)
         working, layout = working_dtype(inputs), self._layout(inputs, cu_seqlens, reverse)
         fixed = [ordered(x, item).to(dtype_of(working, item)) for x, item in zip(params, self.params)]
@@ -129,6 +133,12 @@ class Passes:
             for item in self.outputs
         ]
 
+    def _empty_saved(self, chunks, inputs, sizes):
+        """What is kept for the backward pass, one entry a chunk: the states that enter it, and its dear tiles."""
+        working = working_dtype(inputs)
+        shapes = [(chunks, *(sizes[dim_of(axis)] for axis in item["tile"])) for item in self.saved]
+        return [inputs[0].new_empty(x, dtype=dtype_of(working, item)) for x, item in zip(shapes, self.saved)]
+
     def _per_segment(self, layout, sizes, device):
         """How many places of a sequence are worked on at a time: as many as keep the largest tile within a budget."""
         largest = max((math.prod(sizes[dim_of(axis)] for axis in axes) for axes in self.meta["working"]), default=1)
@@ -151,17 +161,14 @@ class Passes:
     def fake_forward(self, *arguments):
         *tensors, cu_seqlens, reverse = arguments
         inputs, params, states = self._split(tensors)
-        working, first = working_dtype(inputs), inputs[0]
+        first = inputs[0]
         batch, time = first.shape[:2]
         sizes = self._sizes(inputs, params, states)
         outputs = self._empty_outputs(first, sizes)
         finals = [x.new_empty(x.shape) for x in states]
         sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
         bound = chunk_bound(batch, time, self.rows * self.meta["checkpoint"], sequences)
-        saved = [
-            first.new_empty(bound, *(sizes[dim_of(a)] for a in item["tile"]), dtype=dtype_of(working, item))
-            for item in self.states
-        ]
+        saved = self._empty_saved(bound, inputs, sizes)
         return _returned((*outputs, *finals, *saved), ())
 
 
@@ -171,7 +178,7 @@ def register(passes):
     digest, library = passes.meta["digest"], torch.library.Library("recc", "FRAGMENT")
     names = [f"{passes.name}_{digest}_forward", f"{passes.name}_{digest}_backward"]
     tensors = len(passes.inputs) + len(passes.params) + len(passes.states)
-    results, saved = len(passes.outputs) + len(passes.states), len(passes.states)
+    results, saved = len(passes.outputs) + len(passes.states), len(passes.saved)
     if not hasattr(torch.ops.recc, names[0]):
         listed = ", ".join(f"Tensor x{i}" for i in range(tensors))
         given = ", ".join(f"Tensor g{i}" for i in range(results + saved))
@@ -194,13 +201,18 @@ def register(passes):
             output = [output] if torch.is_tensor(output) else output
             ctx.mark_non_differentiable(*output[results:])
             ctx.save_for_backward(*output[results:], *given, *([cu_seqlens] if ctx.packed else []))
-            ctx.set_materialize_grads(True)
+            ctx.set_materialize_grads(False)  # else torch fills zeros for the saved states, too
+            ctx.shapes = [(x.shape, x.dtype, x.device) for x in output[:results]]
 
         def derive(ctx, *grads):
             kept = ctx.saved_tensors
             cu_seqlens = kept[-1] if ctx.packed else None
             kept = kept[:-1] if ctx.packed else kept
-            found = backward(*grads[:results], *kept, cu_seqlens, ctx.reverse)
+            grads = [
+                torch.zeros(shape, dtype=dtype, device=device) if x is None else x
+                for x, (shape, dtype, device) in zip(grads, ctx.shapes)
+            ]
+            found = backward(*grads, *kept, cu_seqlens, ctx.reverse)
             return *([found] if torch.is_tensor(found) else found), None, None
 
         def refuse(ctx, *grads):
@@ -238,10 +250,11 @@ def refuse_forward_mode(name, tensors):
         raise RuntimeError(f"{name}: forward-mode derivatives are not supported; use backward(), or `step`")
 
 
-def padded(parts, like, bound):
-    """`parts` one after the other, with zeros up to `bound` entries."""
-    missing = bound - sum(part.shape[0] for part in parts)
-    return torch.cat([*parts, like.new_zeros(missing, *like.shape[1:])]) if missing or len(parts) != 1 else parts[0]
+@functools.cache
+def keep_freed_memory():
+    """Frees one block of 32 MiB that nothing has touched. From then on glibc keeps up to 64 MiB of what is freed, where
+    it would else give it back and fault it in again on every call: a quarter of a pass's time. Harmless elsewhere."""
+    torch.empty((32 << 20) - 8192, dtype=torch.uint8)
 
 
 def check_bounds(bounds, time):

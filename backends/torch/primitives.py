@@ -184,8 +184,8 @@ def _later(late, before):
 
 def _halves(x, half):
     """Rows in blocks of 2 * half, as (earlier rows, later rows): [..., blocks, half, K]."""
-    blocks = x.unflatten(-2, (-1, 2 * half))
-    return blocks[..., :half, :], blocks[..., half:, :]
+    *lead, rows, columns = x.shape
+    return x.view(*lead, rows // (2 * half), 2, half, columns).unbind(-3)
 
 
 def _corner(a, half):
@@ -238,7 +238,7 @@ def _contract(a, others, decays, side):
     out = a.new_zeros(*lead, a.shape[-1], others[-1].shape[-1])
     for level, (other, decay) in enumerate(zip(others, decays)):
         pairs = _corner(a, 1 << level) if side else _corner(a, 1 << level).mT
-        found = pairs * other if level == 0 else pairs @ other
+        found = _product(pairs, other) if level < 2 else pairs @ other
         part = _halves(out, 1 << level)[side]
         part.add_(found) if decay is None else part.addcmul_(decay, found)
     return out
@@ -384,6 +384,14 @@ def span_rsum(a, g, dim, end):
     a = until_end(_thin(a, dim), dim, end, 1.0)
     g = until_end(g.expand(shape), dim, end)
     return _total(a.flip(dim), (a * g).flip(dim), dim, *_compose("linear"))
+
+
+def _product(a, b):
+    """a @ b for an a of very few columns, as outer products: torch multiplies such matrices one number at a time."""
+    found = a[..., :1] * b[..., :1, :]
+    for column in range(1, a.shape[-1]):
+        found.addcmul_(a[..., column, None], b[..., column, None, :])
+    return found
 
 
 # --- the loop over chunks ---------------------------------------------------------------------------------------

@@ -4,19 +4,23 @@ Tiles are leaves `tile` with the axis GRID (one entry per chunk and sequence). A
 and the states that enter a chunk (`carry` leaves) to tiles that it stores and states that leave. With C = 1 there is
 no ROW axis and the program is the step itself.
 
-`adjoint` turns a program into that of its backward pass: it loads the same tiles, the saved entering states and
-the cotangents of what was stored; its carries are the states' cotangents and run from the last chunk to the first.
+`adjoint` turns a program into that of its backward pass: it loads the same tiles, the saved entering states, what
+was kept of the forward pass, and the cotangents of what was stored; its carries are the states' cotangents and run
+from the last chunk to the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from recc.ir.node import GRID, ROW, Node, rebuild
+from recc.ir.node import GRID, ROW, Node, rebuild, walk
 from recc.ir.ops import is_zero, leaf
 from recc.tile.adjoint import cotangents
 from recc.tile.ops import leave
+
+# What costs more to compute again than to keep: C numbers a token, as much as a key where C is its size.
+DEAR = ("score",)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Carry:
 
 @dataclass(frozen=True)
 class TileProgram:
-    """loads, params: leaves by name. stores: one tile each. sums: values without GRID, added up over all chunks."""
+    """loads, params: leaves by name. stores: one tile each. sums: values without GRID, added up over all chunks.
+    kept: tiles of the forward pass that the backward pass loads."""
 
     name: str
     chunk: int
@@ -44,15 +49,27 @@ class TileProgram:
     notes: dict[Node, str] = field(default_factory=dict)
     source: tuple[str, ...] = ()  # the spec's file name, then its lines
     reverse: bool = False  # the carries run from the last chunk to the first
+    kept: dict[str, Node] = field(default_factory=dict)
 
     @property
     def roots(self) -> list[Node]:
-        return [*(c.new for c in self.carries), *self.stores.values(), *self.sums.values()]
+        return [*(c.new for c in self.carries), *self.stores.values(), *self.sums.values(), *self.kept.values()]
 
 
 def tile(name: str, axes: Iterable[str], dtype: str, rows: bool) -> Node:
     """A leaf that is loaded for each chunk."""
     return leaf("tile", (GRID, *axes, *((ROW,) if rows else ())), dtype, name=name)
+
+
+def differentiate(program: TileProgram) -> tuple[TileProgram, TileProgram]:
+    """`program` with what it keeps, and its backward pass."""
+    dear = [node for node in walk(*program.roots) if node.op in DEAR and GRID in node.axes]
+    program = replace(program, kept={f"kept_{place}": node for place, node in enumerate(dear)})
+    backward = adjoint(program)
+    used = {node["name"] for node in walk(*backward.roots) if node.op == "tile"}
+    kept = {name: node for name, node in program.kept.items() if name in used}
+    loads = {name: node for name, node in backward.loads.items() if name in kept or name not in program.kept}
+    return replace(program, kept=kept), replace(backward, loads=loads)
 
 
 def adjoint(program: TileProgram) -> TileProgram:
@@ -69,7 +86,8 @@ def adjoint(program: TileProgram) -> TileProgram:
         seeds.append((c.new, entering[c.name]))
     wrt = [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
     grads = cotangents(seeds, wrt)
-    olds = {c.old: saved[c.name] for c in program.carries}
+    kept = {name: leaf("tile", node.axes, node.dtype, name=name) for name, node in program.kept.items()}
+    olds = {c.old: saved[c.name] for c in program.carries} | {program.kept[name]: kept[name] for name in kept}
     order = list(grads)
     new = dict(zip(order, rebuild([_finish(grads[n]) for n in order], olds.get), strict=True))
     top = max((c.level for c in program.carries), default=0)
@@ -77,7 +95,7 @@ def adjoint(program: TileProgram) -> TileProgram:
     return TileProgram(
         f"{program.name} backward",
         program.chunk,
-        {**loads, **{state_key(name): node for name, node in saved.items()}},
+        {**loads, **{state_key(name): node for name, node in saved.items()}, **kept},
         program.params,
         carries,
         {f"d_{name}": new[node] for name, node in program.loads.items() if not is_zero(new[node])},
@@ -96,7 +114,7 @@ def _renamed(texts: dict[Node, str], olds: dict[Node, Node]) -> dict[Node, str]:
 def finish(program: TileProgram) -> TileProgram:
     """The program with the rows of scans taken out of its loops (`end(scan(...))` becomes a chunk's summary)."""
     carries = tuple(Carry(c.name, c.old, _finish(c.new), c.level) for c in program.carries)
-    return TileProgram(**{**program.__dict__, "carries": carries})
+    return replace(program, carries=carries)
 
 
 def _finish(node: Node) -> Node:
