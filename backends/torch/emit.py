@@ -250,9 +250,9 @@ class _Function:
     def _notes(self, node: Node) -> Iterator[str]:
         """What a line computes, said once: a strategy's own words, and the line of the spec that it comes from."""
         notes = [self.program.notes[node]] if node in self.program.notes else []
-        if node.span is not None and 0 < node.span.line < len(self.program.source):
-            text = self.program.source[node.span.line].partition("#")[0].strip()
-            notes.append(f"{self.program.source[0]}:{node.span.line}  {text}")
+        source, span = self.program.source, self.program.spans.get(node)
+        if span is not None and 0 < span.line < len(source):
+            notes.append(f"{source[0]}:{span.line}  {source[span.line].partition('#')[0].strip()}")
         for note in notes:
             if note not in self.noted:
                 self.noted.add(note)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from recc.analysis import cascade, jacobian, semiring
 from recc.analysis.affine import classify
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
 from recc.analysis.poly import Algebra, NotAffine, Term, product_node
 from recc.analysis.reads import Read, WholeState, rewrite
-from recc.ir.node import Axis, Node, walk
+from recc.ir.node import Axis, Node, Spans, walk
 from recc.ir.ops import ZERO, leaf
 from recc.ir.printer import show
 from recc.ir.program import Recurrence
@@ -17,6 +19,7 @@ __all__ = ["analyse", "Plan"]
 
 def analyse(rec: Recurrence) -> Plan:
     """The plan of a recurrence: components in solving order, each classified, and what leaves the loop."""
+    rec = replace(rec, spans=Spans(rec.spans))  # which takes up what is rebuilt here
     groups = cascade.components(rec)
     level = cascade.levels(rec, groups)
     updates: dict[str, Node] = {}
@@ -31,7 +34,7 @@ def analyse(rec: Recurrence) -> Plan:
 
 def old_leaf(rec: Recurrence, name: str, when: str = "old") -> Node:
     state = rec.state(name)
-    return leaf("state", state.axes, state.dtype, state.span, name=name, when=when)
+    return leaf("state", state.axes, state.dtype, name=name, when=when)
 
 
 def _component(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node], level: int) -> Component:
@@ -41,14 +44,14 @@ def _component(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node]
         (name,) = group
         old = old_leaf(rec, name)
         try:
-            kind = classify(rec, old, updates[name], reads, Algebra([old]))
+            kind = classify(rec, old, updates[name], reads, Algebra([old], rec.spans))
             return Component(group, kind, reads, (_affine_reason(rec, name, kind),), level)
         except NotAffine as error:
             ring = semiring.match(updates[name], old)
             if ring is not None:
-                why = Reason(f"{name}[t] is affine in {name}[t-1] over ({ring.kind}, +)", updates[name].span)
+                why = Reason(f"{name}[t] is affine in {name}[t-1] over ({ring.kind}, +)", rec.place(name))
                 return Component(group, ring, reads, (why,), level)
-            reason = _nonlinear_reason(error, name)
+            reason = _nonlinear_reason(rec, error, name)
     else:
         reason = _coupled_reason(rec, group, updates)
         block = _affine_block(rec, group, updates, reason)
@@ -86,11 +89,11 @@ def _affine_reason(rec: Recurrence, name: str, kind) -> Reason:
         f"{len(kind.ranks)} contraction{'s' if len(kind.ranks) != 1 else ''} over {kind.mixing}",
         "dense": f"{name}[t-1] enters through a sum that mixes its elements",
     }[kind.structure]
-    return Reason(text, rec.updates[name].span)
+    return Reason(text, rec.place(name))
 
 
-def _nonlinear_reason(error: NotAffine, name: str) -> Reason:
-    return Reason(f"{name}[t-1] enters under something nonlinear: {error.why}", error.node.span)
+def _nonlinear_reason(rec: Recurrence, error: NotAffine, name: str) -> Reason:
+    return Reason(f"{name}[t-1] enters under something nonlinear: {error.why}", rec.spans.get(error.node))
 
 
 def _coupled_reason(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node]) -> Reason:
@@ -100,12 +103,10 @@ def _coupled_reason(rec: Recurrence, group: tuple[str, ...], updates: dict[str, 
         try:
             Algebra(olds).expand(updates[name])
         except NotAffine as error:
-            return Reason(
-                f"{listing} depend on each other, and {name}[t] is not affine in them: {error.why}", error.node.span
-            )
-    return Reason(
-        f"{listing} depend on each other: an affine block of {len(group)} coupled states", updates[group[0]].span
-    )
+            why = f"{listing} depend on each other, and {name}[t] is not affine in them: {error.why}"
+            return Reason(why, rec.spans.get(error.node))
+    why = f"{listing} depend on each other: an affine block of {len(group)} coupled states"
+    return Reason(why, rec.place(group[0]))
 
 
 def _read_axes(rec: Recurrence, name: str, group: tuple[str, ...]) -> tuple[Axis | None, ...]:

@@ -49,7 +49,7 @@ def components(rec: Recurrence) -> list[tuple[str, ...]]:
 
 
 def own_terms(rec: Recurrence, group: tuple[str, ...]) -> dict[str, Node]:
-    """The updates of a component with its own `new` states replaced by their updates."""
+    """The updates of a component with its own `new` states replaced by their updates; `rec.spans` takes them up."""
     updates = {name: rec.updates[name] for name in group}
     for _ in group:
         new = {
@@ -60,7 +60,7 @@ def own_terms(rec: Recurrence, group: tuple[str, ...]) -> dict[str, Node]:
         }
         if not new:
             return updates
-        updates = dict(zip(updates, substitute(updates.values(), new), strict=True))
+        updates = dict(zip(updates, substitute(updates.values(), new, rec.spans), strict=True))
     return updates
 
 

@@ -113,7 +113,8 @@ def _reason(reason: Reason) -> dict[str, Any]:
 
 
 def _moved(name: str | None, node: Node, rec: Recurrence) -> dict[str, Any]:
-    return {"name": name, "value": show(node, without(rec, node)), "line": node.span.line if node.span else None}
+    span = rec.spans.get(node)
+    return {"name": name, "value": show(node, without(rec, node)), "line": span.line if span else None}
 
 
 def _work(plan: Plan, choice: Choice) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def reads(component: Component, plan: Plan) -> list[Read]:
     """The contractions by which outputs and other components read the component's states."""
     rec, found = plan.recurrence, []
     states = [rec.state(name) for name in component.states]
-    leaves = [leaf("state", s.axes, s.dtype, s.span, name=s.name, when=when) for s in states for when in ("old", "new")]
+    leaves = [leaf("state", s.axes, s.dtype, name=s.name, when=when) for s in states for when in ("old", "new")]
     algebra = Algebra(leaves)
 
     def note(read: Read) -> Node:

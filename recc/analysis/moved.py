@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recc.ir.node import HEADS, Node, Span, substitute, walk
+from recc.ir.node import HEADS, Node, Span, Spans, substitute, walk
 from recc.ir.ops import leaf
 from recc.ir.program import Domain, Input, Recurrence
 
@@ -38,16 +38,18 @@ def moved(rec: Recurrence) -> tuple[Named, Named]:
 def named_inputs(rec: Recurrence) -> Recurrence:
     """`rec` with each hoisted local as an input of its name: what the core looks like once hoisting is done."""
     hoisted = {node: name for name, node in moved(rec)[0] if name is not None}
-    free, leaves = Domain(), {node: leaf("input", node.axes, node.dtype, name=name) for node, name in hoisted.items()}
+    free, spans = Domain(), Spans(rec.spans)
+    leaves = {n: spans.inherit(leaf("input", n.axes, n.dtype, name=name), n) for n, name in hoisted.items()}
     nodes = list(dict.fromkeys([*rec.updates.values(), *(output.value for output in rec.outputs), *rec.names]))
-    new = dict(zip(nodes, substitute(nodes, leaves), strict=True))
-    made = tuple(Input(name, node.axes, node.dtype, free, node.span or NOWHERE) for node, name in hoisted.items())
+    new = dict(zip(nodes, substitute(nodes, leaves, spans), strict=True))
+    made = tuple(Input(name, n.axes, n.dtype, free, spans.get(n, NOWHERE)) for n, name in hoisted.items())
     return replace(
         rec,
         inputs=rec.inputs + made,
         outputs=tuple(replace(output, value=new[output.value]) for output in rec.outputs),
         updates={name: new[update] for name, update in rec.updates.items()},
         names={new[node]: name for node, name in rec.names.items() if node not in hoisted},
+        spans=spans,
     )
 
 

@@ -156,8 +156,8 @@ def _moved(head: str, meaning: str, nodes: Named, rec: Recurrence, width: int) -
     yield Text.assemble((head, HEAD), f": {meaning}")
     lines = []
     for name, node in nodes:
-        text = show(node, without(rec, node), LIMIT)
-        lines.append((name or text, text if name else "", f"line {node.span.line}" if node.span else ""))
+        text, span = show(node, without(rec, node), LIMIT), rec.spans.get(node)
+        lines.append((name or text, text if name else "", f"line {span.line}" if span else ""))
     yield from _columns(lines, width)
 
 

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from recc.ir.node import Axis, Node, digest, dim_of, walk
+from recc.ir.node import Axis, Node, Spans, digest, dim_of, walk
 from recc.ir.ops import ONE, ZERO, add, build, const, div, dot, is_const, leaf, mul, neg, rename, total
 
 LIMIT = 96  # terms; a state-free expression that distributes into more stays one factor
@@ -53,10 +53,11 @@ def depends(node: Node, on: Iterable[Node]) -> bool:
 
 
 class Algebra:
-    """Expansion with respect to a set of variables (leaves); results are remembered per node."""
+    """Expansion with respect to a set of variables (leaves); results are remembered per node. `spans` takes up what
+    is rebuilt on the way."""
 
-    def __init__(self, variables: Iterable[Node] = ()) -> None:
-        self.variables = frozenset(variables)
+    def __init__(self, variables: Iterable[Node] = (), spans: Spans | None = None) -> None:
+        self.variables, self.spans = frozenset(variables), Spans() if spans is None else spans
         self._terms: dict[Node, list[Term]] = {}
         self._moving: dict[Node, Node | None] = {}
         self._fresh = itertools.count(1)
@@ -123,10 +124,10 @@ class Algebra:
             raise NotAffine(node, variable, f"`{node.op}` is not affine in its argument")
         if not args:
             return self._atom(node)
-        rebuilt = build(node.op, *(self.canon(arg) for arg in args), span=node.span, **dict(node.attrs))
+        rebuilt = build(node.op, *(self.canon(arg) for arg in args), **dict(node.attrs))
         if rebuilt.op == "sigmoid":  # sigmoid(x) = exp(logsigmoid(x)): gates multiply in the log domain
             rebuilt = build("exp", build("logsigmoid", rebuilt.args[0]))
-        return self._atom(rebuilt)
+        return self._atom(self.spans.inherit(rebuilt, node))
 
     def _atom(self, node: Node) -> list[Term]:
         return [Term(1.0, ((node, 1),))]

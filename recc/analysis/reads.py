@@ -57,7 +57,7 @@ def rewrite(node: Node, algebra: Algebra, emit: Callable[[Read], Node]) -> Node:
             except (NotAffine, _Improper):
                 pass
         args = tuple(visit(arg, here) for arg in here.args)
-        return build(here.op, *args, span=here.span, **dict(here.attrs))
+        return algebra.spans.inherit(build(here.op, *args, **dict(here.attrs)), here)
 
     return visit(node, node)
 

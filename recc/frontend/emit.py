@@ -56,11 +56,11 @@ class Emit:
         self.bag.add(diagnostic)
         return Refused()
 
-    def number(self, value: float, span: Span | None = None) -> Value:
+    def number(self, value: float) -> Value:
         """A constant; whole numbers stay whole while they are exact."""
         if float(value).is_integer() and abs(value) <= _EXACT:
             value = int(value)
-        node = const(value, span)
+        node = const(value)
         self.numbers[node] = value
         return Value(node)
 
@@ -89,12 +89,12 @@ class Emit:
             except (ArithmeticError, ValueError):
                 raise self.refuse(shapes.not_a_number(span)) from None
         try:
-            node = build(name, *(value.node for value in values), span=span)
+            node = build(name, *(value.node for value in values))
         except OverflowError:
             raise self.refuse(shapes.not_a_number(span)) from None
         if result is not None:
             if node.op == "const":
-                return Value(self.number(result, span).node, dims, heads)
+                return Value(self.number(result).node, dims, heads)
             self.numbers[node] = result
         return Value(node, dims, heads)
 

@@ -14,7 +14,7 @@ from recc.frontend.parse import MAX_DEPTH as PARSED_DEPTH
 from recc.frontend.prelude import CONSTANTS, FUNCTIONS
 from recc.frontend.scope import Definition, Scope, Symbol, example_sizes
 from recc.frontend.types import Value, axes_of
-from recc.ir.node import BOOL, COMPLEX, HEADS, Node, Span
+from recc.ir.node import BOOL, COMPLEX, HEADS, Node, Span, Spans
 from recc.ir.ops import const, leaf
 from recc.ir.program import Domain, Input, Output, Param, Recurrence, State
 
@@ -36,7 +36,7 @@ class _Lowering:
         self.delays: dict[tuple[str, int], State] = {}
         self.updates: dict[str, Node] = {}
         self.names: dict[Node, str] = {}
-        self.spans: dict[Node, Span] = {}
+        self.spans = Spans()
         self.work = self.depth = 0
 
     def run(self, text: str, path: str) -> Recurrence | None:
@@ -51,10 +51,6 @@ class _Lowering:
         example = example_sizes(scope, self.bag)
         if self.bag.has_errors:
             return None
-        for node, span in self.spans.items():
-            # Nodes are shared between specs. A span shall be of the spec that was read last, which is the one at work.
-            if node.args or node.op in ("input", "param", "state"):
-                object.__setattr__(node, "span", span)
         return Recurrence(
             name=scope.block.name.text,
             doc=scope.block.doc,
@@ -65,6 +61,7 @@ class _Lowering:
             outputs=tuple(output for output in outputs if output),
             updates=self.updates,
             names=self.names,
+            spans=self.spans,
             example=example,
             text=text,
             path=path,
@@ -195,7 +192,7 @@ class _Lowering:
     def _output(self, symbol: Symbol) -> Output | None:
         behind = self.scope.symbols[symbol.name]
         if behind.kind == "state":
-            value = self._state_leaf(behind, "new", behind.span)
+            value = self._state_leaf(behind, "new")
             if symbol.dims is not None and not self._fits(symbol, value, symbol.span, "its value"):
                 return None
         else:
@@ -240,14 +237,14 @@ class _Lowering:
         stack = [node]
         while stack:
             below = stack.pop()
-            if below not in self.spans:
+            if below not in self.spans and below.op != "const":  # a number may stand in many places
                 self.spans[below] = span
                 stack.extend(below.args)
 
     def _value(self, expr: ast.Expr, args: Mapping[str, Value | None], step: int | None) -> Value | None:
         match expr:
             case ast.Number():
-                return self.emit.number(float(expr.text), expr.span)
+                return self.emit.number(float(expr.text))
             case ast.Name():
                 return self._read(self.facts.refs.get(id(expr)), args, step)
             case ast.Index():
@@ -349,15 +346,15 @@ class _Lowering:
             case "argument":
                 return args[ref.name]
             case "constant":
-                return self.emit.number(CONSTANTS[ref.name], ref.span)
+                return self.emit.number(CONSTANTS[ref.name])
             case "dim":
                 return self.emit.size(ref.name)
             case "step":
-                return self.emit.number(step, ref.span)
+                return self.emit.number(step)
             case "state":
                 return self._read_state(symbol, ref, step)
             case "input" | "param":
-                node = leaf(ref.kind, axes_of(symbol.dims, symbol.shared), symbol.dtype, ref.span, name=ref.name)
+                node = leaf(ref.kind, axes_of(symbol.dims, symbol.shared), symbol.dtype, name=ref.name)
                 value = Value(node, symbol.dims, not symbol.shared)
             case _:
                 definition = self.facts.definitions.get((ref.name, False))
@@ -370,14 +367,14 @@ class _Lowering:
 
     def _read_state(self, symbol: Symbol, ref: Ref, step: int | None) -> Value | None:
         if ref.step is None:
-            return self._state_leaf(symbol, "old" if ref.lag else "new", ref.span)
+            return self._state_leaf(symbol, "old" if ref.lag else "new")
         at = step - (ref.step == "before")
         if at == 0 and (symbol.name, True) not in self.facts.definitions:
-            return self._state_leaf(symbol, "old", ref.span)
+            return self._state_leaf(symbol, "old")
         return self.micro.get((symbol.name, at))
 
-    def _state_leaf(self, symbol: Symbol, when: str, span: Span) -> Value:
-        node = leaf("state", axes_of(symbol.dims, symbol.shared), symbol.dtype, span, name=symbol.name, when=when)
+    def _state_leaf(self, symbol: Symbol, when: str) -> Value:
+        node = leaf("state", axes_of(symbol.dims, symbol.shared), symbol.dtype, name=symbol.name, when=when)
         return Value(node, symbol.dims, not symbol.shared)
 
     def _delayed(self, ref: Ref, value: Value) -> Value:
@@ -389,7 +386,8 @@ class _Lowering:
             if (ref.name, lag) not in self.delays:
                 self.delays[ref.name, lag] = State(name, axes, value.dtype, const(0), ref.span, delay=True)
                 self.updates[name] = node
-            node = leaf("state", axes, value.dtype, ref.span, name=name, when="old")
+            node = leaf("state", axes, value.dtype, name=name, when="old")
+            self._mark(node, ref.span)
         return Value(node, value.dims, value.heads)
 
     def _take(self, value: Value | None, step: int | None, span: Span) -> Value | None:

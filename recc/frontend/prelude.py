@@ -232,7 +232,7 @@ def _random(op: str) -> Callable:
             e.real(op, arg, span)
         e.draws += 1
         # Two draws are two nodes, though their bounds be the same.
-        node = make_node(op, tuple(arg.node for arg in args), axes, span=span, draw=e.draws)
+        node = make_node(op, tuple(arg.node for arg in args), axes, draw=e.draws)
         return Value(node, e.random_dims, HEADS in axes)
 
     return make

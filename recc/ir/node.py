@@ -6,7 +6,8 @@ the axes ``K`` and ``K'``. Operands of an elementwise operation meet by label, s
 transposition and no positional broadcasting anywhere below the front end.
 
 Nodes are interned: two structurally equal expressions are one object, which makes common
-subexpressions free and equality an identity test. The span of a node is where it was first written.
+subexpressions free and equality an identity test. So a node belongs to no spec: where it was written, each
+recurrence knows for itself (`Spans`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Axis = str
@@ -46,7 +47,6 @@ class Node:
     attrs: tuple[tuple[str, Any], ...]
     axes: tuple[Axis, ...]
     dtype: str
-    span: Span | None = field(default=None)
 
     def __getitem__(self, key: str) -> Any:
         """The attribute `key`."""
@@ -59,6 +59,16 @@ class Node:
         from recc.ir.printer import show
 
         return f"<{show(self)} : {' x '.join(self.axes) or 'scalar'}>"
+
+
+class Spans(dict[Node, Span]):
+    """Where the nodes of one recurrence are written."""
+
+    def inherit(self, node: Node, origin: Node) -> Node:
+        """`node`, which is made from `origin`: unless it is written somewhere itself, that is its place, too."""
+        if origin in self:
+            self.setdefault(node, self[origin])
+        return node
 
 
 def dim_of(axis: Axis) -> str:
@@ -95,7 +105,6 @@ def make(
     args: tuple[Node, ...] = (),
     axes: Iterable[Axis] = (),
     dtype: str = REAL,
-    span: Span | None = None,
     **attrs: Any,
 ) -> Node:
     """The node for these parts, the same object each time. `axes` may come in any order."""
@@ -104,7 +113,7 @@ def make(
     key = (op, tuple(map(id, args)), items, str(items) if op == "const" else "", sort_axes(axes), dtype)
     node = _interned.get(key)
     if node is None:
-        node = Node(op, args, items, sort_axes(axes), dtype, span)
+        node = Node(op, args, items, sort_axes(axes), dtype)
         _interned[key] = node
     return node
 
@@ -128,14 +137,15 @@ def walk(*roots: Node) -> Iterator[Node]:
             stack.extend((arg, False) for arg in reversed(node.args) if arg not in seen)
 
 
-def rebuild(roots: Iterable[Node], leaf: Callable[[Node], Node | None]) -> list[Node]:
+def rebuild(roots: Iterable[Node], leaf: Callable[[Node], Node | None], spans: Spans | None = None) -> list[Node]:
     """`roots` with every node replaced for which `leaf` returns another; what lies above is rebuilt.
 
     Axes and dtypes are inferred anew, so replacing a leaf by one with more axes lifts the expression.
+    spans: takes up what is rebuilt.
     """
     from recc.ir.ops import build
 
-    roots = list(roots)
+    roots, spans = list(roots), Spans() if spans is None else spans
     done: dict[Node, Node] = {}
     stack: list[tuple[Node, bool]] = [(root, False) for root in roots]
     while stack:
@@ -153,10 +163,11 @@ def rebuild(roots: Iterable[Node], leaf: Callable[[Node], Node | None]) -> list[
                 stack.extend((arg, False) for arg in node.args)
         else:
             args = tuple(done[arg] for arg in node.args)
-            done[node] = node if args == node.args else build(node.op, *args, span=node.span, **dict(node.attrs))
+            same = args == node.args
+            done[node] = node if same else spans.inherit(build(node.op, *args, **dict(node.attrs)), node)
     return [done[root] for root in roots]
 
 
-def substitute(roots: Iterable[Node], mapping: Mapping[Node, Node]) -> list[Node]:
-    """`roots` with the nodes in `mapping` replaced."""
-    return rebuild(roots, mapping.get)
+def substitute(roots: Iterable[Node], mapping: Mapping[Node, Node], spans: Spans | None = None) -> list[Node]:
+    """`roots` with the nodes in `mapping` replaced; see `rebuild`."""
+    return rebuild(roots, mapping.get, spans)

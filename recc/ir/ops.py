@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from recc.ir.node import BOOL, COMPLEX, REAL, Axis, Node, Span, make, result_dtype
+from recc.ir.node import BOOL, COMPLEX, REAL, Axis, Node, make, result_dtype
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def _op(name: str, arity: int, **facts: Any) -> None:
 # --- building -----------------------------------------------------------------------------------------------
 
 
-def const(value: float | int, span: Span | None = None) -> Node:
-    return make("const", (), (), REAL, span, value=value)
+def const(value: float | int) -> Node:
+    return make("const", (), (), REAL, value=value)
 
 
-def build(op: str, *args: Node, span: Span | None = None, **attrs: Any) -> Node:
+def build(op: str, *args: Node, **attrs: Any) -> Node:
     """The node for `op`, with inferred axes and dtype, simplified where that is exact."""
     if op in STRUCTURAL:
-        return STRUCTURAL[op](*args, span=span, **attrs)
+        return STRUCTURAL[op](*args, **attrs)
     entry = OPS[op]
     assert len(args) == entry.arity, (op, args)
     simpler = _simplify(op, args)
@@ -64,7 +64,7 @@ def build(op: str, *args: Node, span: Span | None = None, **attrs: Any) -> Node:
         return simpler
     axes = [axis for arg in args for axis in arg.axes]
     dtype = entry.dtype or (result_dtype(args))
-    return make(op, args, axes, dtype, span)
+    return make(op, args, axes, dtype)
 
 
 def is_const(node: Node, value: float | None = None) -> bool:
@@ -112,7 +112,7 @@ def _simplify(op: str, args: tuple[Node, ...]) -> Node | None:
     return None
 
 
-def _dot(a: Node, b: Node, *, over: tuple[Axis, ...], span: Span | None = None) -> Node:
+def _dot(a: Node, b: Node, *, over: tuple[Axis, ...]) -> Node:
     """sum over the axes `over` of a * b."""
     over = tuple(sorted(over))
     if is_zero(a) or is_zero(b):
@@ -124,25 +124,25 @@ def _dot(a: Node, b: Node, *, over: tuple[Axis, ...], span: Span | None = None) 
         here = tuple(axis for axis in over if axis not in missing)
         inside_a = tuple(x for x in missing if x in a.axes)
         inside_b = tuple(x for x in missing if x in b.axes)
-        return _dot(total(a, inside_a), total(b, inside_b), over=here, span=span)
+        return _dot(total(a, inside_a), total(b, inside_b), over=here)
     axes = [axis for axis in a.axes + b.axes if axis not in over]
-    return make("dot", (a, b), axes, result_dtype((a, b)), span, over=over)
+    return make("dot", (a, b), axes, result_dtype((a, b)), over=over)
 
 
-def _sum(a: Node, *, over: tuple[Axis, ...], span: Span | None = None) -> Node:
+def _sum(a: Node, *, over: tuple[Axis, ...]) -> Node:
     assert all(axis in a.axes for axis in over) or is_zero(a), (a, over)
     if not over or is_zero(a):
         return a
-    return make("sum", (a,), [x for x in a.axes if x not in over], a.dtype, span, over=tuple(sorted(over)))
+    return make("sum", (a,), [x for x in a.axes if x not in over], a.dtype, over=tuple(sorted(over)))
 
 
-def _amax(a: Node, *, over: tuple[Axis, ...], span: Span | None = None) -> Node:
+def _amax(a: Node, *, over: tuple[Axis, ...]) -> Node:
     if not over:
         return a
-    return make("amax", (a,), [x for x in a.axes if x not in over], a.dtype, span, over=tuple(sorted(over)))
+    return make("amax", (a,), [x for x in a.axes if x not in over], a.dtype, over=tuple(sorted(over)))
 
 
-def _rename(a: Node, *, mapping: tuple[tuple[Axis, Axis], ...], span: Span | None = None) -> Node:
+def _rename(a: Node, *, mapping: tuple[tuple[Axis, Axis], ...]) -> Node:
     """The same values under other labels; a transposition is a rename that swaps two."""
     table = {old: new for old, new in mapping if old != new and old in a.axes}
     if not table:
@@ -151,23 +151,23 @@ def _rename(a: Node, *, mapping: tuple[tuple[Axis, Axis], ...], span: Span | Non
         inner = {old: table.get(new, new) for old, new in a["mapping"]}
         hidden = {new for _, new in a["mapping"]}
         inner |= {old: new for old, new in table.items() if old not in hidden}
-        return _rename(a.args[0], mapping=tuple(inner.items()), span=span)
+        return _rename(a.args[0], mapping=tuple(inner.items()))
     axes = [table.get(axis, axis) for axis in a.axes]
     assert len(set(axes)) == len(axes), f"rename {table} of {a.axes} merges two axes"
-    return make("rename", (a,), axes, a.dtype, span, mapping=tuple(sorted(table.items())))
+    return make("rename", (a,), axes, a.dtype, mapping=tuple(sorted(table.items())))
 
 
-def _take(a: Node, *, axis: Axis, index: int, size: Any = None, span: Span | None = None) -> Node:
+def _take(a: Node, *, axis: Axis, index: int, size: Any = None) -> Node:
     """Element `index` (from 0; negative from the end) along `axis`, of `size` elements (default: the dim's size)."""
     if axis not in a.axes:
         return a
     size = axis if size is None else size
-    return make("take", (a,), [x for x in a.axes if x != axis], a.dtype, span, axis=axis, index=index, size=size)
+    return make("take", (a,), [x for x in a.axes if x != axis], a.dtype, axis=axis, index=index, size=size)
 
 
-def _put(a: Node, *, axis: Axis, index: int, size: Any, span: Span | None = None) -> Node:
+def _put(a: Node, *, axis: Axis, index: int, size: Any) -> Node:
     """Zeros along a new `axis` of `size` (a number, or the dim's name) with `a` at `index`: the transpose of `take`."""
-    return make("put", (a,), [*a.axes, axis], a.dtype, span, axis=axis, index=index, size=size)
+    return make("put", (a,), [*a.axes, axis], a.dtype, axis=axis, index=index, size=size)
 
 
 STRUCTURAL: dict[str, Callable[..., Node]] = {
@@ -180,9 +180,9 @@ STRUCTURAL: dict[str, Callable[..., Node]] = {
 }
 
 
-def leaf(op: str, axes: tuple[Axis, ...] = (), dtype: str = REAL, span: Span | None = None, **attrs: Any) -> Node:
+def leaf(op: str, axes: tuple[Axis, ...] = (), dtype: str = REAL, **attrs: Any) -> Node:
     """A node without arguments: input, param, state, size, iota, eye, tile ..."""
-    return make(op, (), axes, dtype, span, **attrs)
+    return make(op, (), axes, dtype, **attrs)
 
 
 def ones(axes: tuple[Axis, ...]) -> Node:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from recc.ir.node import Axis, Node, Span
+from recc.ir.node import Axis, Node, Span, Spans
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Recurrence:
 
     `updates[s]` is the value of state s after the step, in terms of `state(s, when="old")` leaves (before the
     step), `state(s', when="new")` leaves (another state after its update), inputs and params. Outputs likewise.
-    `names` tells what a node was called in the spec, for messages and generated code.
+    `names` tells what a node was called in the spec and `spans` where it was written, for messages and generated code.
     """
 
     name: str
@@ -82,9 +82,14 @@ class Recurrence:
     outputs: tuple[Output, ...]
     updates: dict[str, Node]
     names: dict[Node, str] = field(default_factory=dict)
+    spans: Spans = field(default_factory=Spans)
     example: dict[str, int] = field(default_factory=dict)
     text: str = ""
     path: str = "<spec>"
 
     def state(self, name: str) -> State:
         return next(state for state in self.states if state.name == name)
+
+    def place(self, name: str) -> Span:
+        """Where the update of a state is written; where the state is declared if that is a number, which is nowhere."""
+        return self.spans.get(self.updates[name], self.state(name).span)

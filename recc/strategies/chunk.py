@@ -26,7 +26,7 @@ class Chunk:
     @staticmethod
     def refuses(component: Component, plan: Plan) -> Reason | None:
         kind, listing = component.kind, ", ".join(component.states)
-        span = plan.updates[component.states[0]].span
+        spans, span = plan.recurrence.spans, plan.recurrence.place(component.states[0])
         if not isinstance(kind, Affine):
             why = component.reasons[0]
             return Reason(
@@ -50,13 +50,13 @@ class Chunk:
         if kind.log_decay is None:
             return Reason(
                 f"`chunk` needs a decay with a logarithm, and that of {listing} may be zero or negative",
-                kind.decay.span or span,
+                spans.get(kind.decay, span),
                 "write it as exp(g) with `input g <= 0`",
             )
         if set(kind.log_decay.axes) - {HEADS, kind.mixing}:
             axes = " x ".join(kind.log_decay.axes)
             why = f"`chunk` needs a decay that depends on {kind.mixing} at most; that of {listing} has the axes {axes}"
-            return Reason(why, kind.decay.span or span)
+            return Reason(why, spans.get(kind.decay, span))
         if any(set(c.axes) - {HEADS} for write in kind.writes for _, c in write.of_read):
             return Reason(f"`chunk` needs rank terms that treat the columns of {listing} alike", span)
         return None

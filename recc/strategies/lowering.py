@@ -12,7 +12,7 @@ from pathlib import Path
 from recc.analysis.plan import Component, Plan
 from recc.analysis.poly import Algebra
 from recc.analysis.reads import Read, rewrite
-from recc.ir.node import GRID, ROW, Node, substitute, walk
+from recc.ir.node import GRID, ROW, Node, Spans, substitute, walk
 from recc.ir.ops import leaf, spread
 from recc.tile.program import Carry, TileProgram, state_key, tile
 
@@ -27,6 +27,7 @@ class Lowering:
         self.readers: dict[Node, Callable[[Read], Node]] = {}
         self.carries: list[Carry] = []
         self.names: dict[Node, str] = {}
+        self.spans = Spans(self.rec.spans)
         self.notes: dict[Node, str] = {}  # what a node is, for the generated text
         self.loads = {i.name: tile(i.name, i.axes, i.dtype, self.rows) for i in self.rec.inputs}
         self.params = {p.name: leaf("param", p.axes, p.dtype, name=p.name) for p in self.rec.params}
@@ -46,10 +47,10 @@ class Lowering:
     def lift(self, node: Node) -> Node:
         """An expression of the step IR over tiles. Reads of chunked memories become what their strategy says."""
         if self.readers:
-            algebra = Algebra(self.readers)
+            algebra = Algebra(self.readers, self.spans)
             if algebra.variable_in(node) is not None:
                 node = rewrite(node, algebra, lambda read: self.readers[read.state](read))
-        return substitute([node], self.table)[0]
+        return substitute([node], self.table, self.spans)[0]
 
     def leave(self, component: Component, state: str, new: Node) -> None:
         """Declares the value with which `state` leaves a chunk."""
@@ -64,10 +65,17 @@ class Lowering:
             stores[output.name] = spread(self.lift(output.value), axes)
         named = [(self._quiet(node), name) for node, name in self.rec.names.items()]
         names = {node: name for node, name in named if node is not None} | self.names
-        source = (Path(self.rec.path).name, *self.rec.text.splitlines())
-        carries = tuple(self.carries)
         return TileProgram(
-            self.rec.name, self.chunk, self.loads, self.params, carries, stores, {}, names, self.notes, source
+            self.rec.name,
+            self.chunk,
+            self.loads,
+            self.params,
+            tuple(self.carries),
+            stores,
+            names=names,
+            notes=self.notes,
+            spans=self.spans,
+            source=(Path(self.rec.path).name, *self.rec.text.splitlines()),
         )
 
     def _quiet(self, node: Node) -> Node | None:

@@ -31,7 +31,7 @@ class Scan:
         if isinstance(kind, Affine) and kind.structure not in ("zero", "identity", "scalar", "diagonal"):
             return Reason(
                 f"`scan` needs a transition that acts elementwise, and that of {listing} is {kind.structure}",
-                plan.updates[component.states[0]].span,
+                plan.recurrence.place(component.states[0]),
                 "drop `--strategy`; `recc explain` lists what can run it",
             )
         return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recc.ir.node import COL, RANK, RANK2, REAL, ROW, Axis, Node, Span, make, result_dtype
+from recc.ir.node import COL, RANK, RANK2, REAL, ROW, Axis, Node, make, result_dtype
 from recc.ir.ops import (  # fmt: skip
     HALF,
     ONE,
@@ -45,9 +45,9 @@ def _register(name: str, arity: int, builder: Any = None, vjp: Any = None, linea
 
 
 def _same_axes(name: str) -> Any:
-    def construct(*args: Node, span: Span | None = None, **attrs: Any) -> Node:
+    def construct(*args: Node, **attrs: Any) -> Node:
         axes = [axis for arg in args for axis in arg.axes]
-        return make(name, args, axes, result_dtype(args), span, **attrs)
+        return make(name, args, axes, result_dtype(args), **attrs)
 
     return construct
 
@@ -55,24 +55,24 @@ def _same_axes(name: str) -> Any:
 def _along_rows(name: str) -> Any:
     """A linear map along ROW: zero of zero."""
 
-    def construct(a: Node, span: Span | None = None, **attrs: Any) -> Node:
-        return a if is_zero(a) else make(name, (a,), a.axes, a.dtype, span, **attrs)
+    def construct(a: Node, **attrs: Any) -> Node:
+        return a if is_zero(a) else make(name, (a,), a.axes, a.dtype, **attrs)
 
     return construct
 
 
 def _drop_row(name: str) -> Any:
-    def construct(a: Node, span: Span | None = None) -> Node:
+    def construct(a: Node) -> Node:
         if ROW not in a.axes:
             return a
-        return make(name, (a,), [x for x in a.axes if x != ROW], a.dtype, span)
+        return make(name, (a,), [x for x in a.axes if x != ROW], a.dtype)
 
     return construct
 
 
 def _add_row(name: str) -> Any:
-    def construct(a: Node, span: Span | None = None) -> Node:
-        return a if is_zero(a) else make(name, (a,), [*a.axes, ROW], a.dtype, span)
+    def construct(a: Node) -> Node:
+        return a if is_zero(a) else make(name, (a,), [*a.axes, ROW], a.dtype)
 
     return construct
 
@@ -82,11 +82,11 @@ def _add_row(name: str) -> Any:
 _register("cumsum", 1, _along_rows("cumsum"), lambda y, g: (build("rcumsum", g),), "sum")
 
 
-def _rcumsum(a: Node, span: Span | None = None) -> Node:
+def _rcumsum(a: Node) -> Node:
     """Inclusive sums up the rows. What stands in row `end` alone reaches every row up to it."""
     rows, tail = _split_tail(a)
     reach = ZERO if is_zero(tail) else build("until_end", spread(tail, (ROW,)))
-    return add(rows if is_zero(rows) else make("rcumsum", (rows,), rows.axes, rows.dtype, span), reach)
+    return add(rows if is_zero(rows) else make("rcumsum", (rows,), rows.axes, rows.dtype), reach)
 
 
 _register("rcumsum", 1, _rcumsum, None, "sum")
@@ -97,10 +97,10 @@ _register("put_first", 1, _add_row("put_first"), lambda y, g: (build("first", g)
 _register("until_end", 1, _along_rows("until_end"), lambda y, g: (build("until_end", g),), "sum")
 
 
-def _shift(a: Node, init: Node, span: Span | None = None) -> Node:
+def _shift(a: Node, init: Node) -> Node:
     """Rows moved down by one, `init` in front."""
     axes = [*a.axes, *init.axes, ROW]
-    return make("shift", (a, init), axes, result_dtype((a, init)), span)
+    return make("shift", (a, init), axes, result_dtype((a, init)))
 
 
 _register("shift", 2, _shift, lambda y, g: (build("unshift", g), build("first", g)), "sum")
@@ -113,9 +113,9 @@ _register("unshift", 1, _along_rows("unshift"), None, "sum")
 LEAST = -1000.0
 
 
-def _bounded(g: Node, span: Span | None = None) -> Node:
+def _bounded(g: Node) -> Node:
     """A log decay, no less than LEAST, where exp is 0 in every dtype: a sum with -1e30 in it would lose all others."""
-    return g if g.op == "const" else make("bounded", (g,), g.axes, REAL, span)
+    return g if g.op == "const" else make("bounded", (g,), g.axes, REAL)
 
 
 _register("bounded", 1, _bounded, lambda y, c: (where(build("gt", y.args[0], const(LEAST)), c, ZERO),))
@@ -125,19 +125,19 @@ _register("bounded", 1, _bounded, lambda y, c: (where(build("gt", y.args[0], con
 # over just those rows that lie between two tokens do not cancel, which differences of derivatives to b would.
 
 
-def _tail(b: Node, g: Node, span: Span | None = None) -> Node:
+def _tail(b: Node, g: Node) -> Node:
     """exp(b[end] - b[t]) up to row `end`, 0 after it: what is left of row t when the chunk ends."""
-    return make("tail", (b, g), (*b.axes, *g.axes), REAL, span)
+    return make("tail", (b, g), (*b.axes, *g.axes), REAL)
 
 
 _register("tail", 2, _tail, lambda y, c: (None, build("sum_before", mul(c, y))))
 
 
-def _since(b: Node, g: Node, *, before: bool, span: Span | None = None) -> Node:
+def _since(b: Node, g: Node, *, before: bool) -> Node:
     """exp(b), b the log decay from the chunk's start up to each row, or (`before`) up to the row before."""
     if is_zero(b):
         return ONE
-    return make("since", (b, g), (*b.axes, *g.axes), REAL, span, before=before)
+    return make("since", (b, g), (*b.axes, *g.axes), REAL, before=before)
 
 
 def _vjp_since(y: Node, c: Node) -> tuple:
@@ -149,10 +149,10 @@ _register("since", 2, _since, _vjp_since)
 _register("sum_before", 1, _along_rows("sum_before"), None, "sum")
 
 
-def _decay(bx: Node, by: Node, g: Node, *, before: bool, span: Span | None = None) -> Node:
+def _decay(bx: Node, by: Node, g: Node, *, before: bool) -> Node:
     """exp(bx[t] - by[s]) for s <= t (`before`: s < t, and bx is up to the row before t), else 0. No dims."""
     axes = [axis for b in (bx, by, g) for axis in b.axes] + [ROW, COL]
-    return make("decay", (bx, by, g), axes, REAL, span, before=before)
+    return make("decay", (bx, by, g), axes, REAL, before=before)
 
 
 def _vjp_decay(y: Node, c: Node) -> tuple:
@@ -160,9 +160,9 @@ def _vjp_decay(y: Node, c: Node) -> tuple:
     return None, None, None if is_zero(g) else build("sum_between", mul(c, y), before=y["before"])
 
 
-def _sum_between(w: Node, *, before: bool, span: Span | None = None) -> Node:
+def _sum_between(w: Node, *, before: bool) -> Node:
     """For each row j, the sum of w[t, s] over the pairs that it lies between: s < j <= t (`before`: j < t)."""
-    return make("sum_between", (w,), [x for x in w.axes if x != COL], w.dtype, span, before=before)
+    return make("sum_between", (w,), [x for x in w.axes if x != COL], w.dtype, before=before)
 
 
 _register("decay", 3, _decay, _vjp_decay)
@@ -172,22 +172,22 @@ _register("sum_between", 1, _sum_between)
 # --- a decay for each channel ------------------------------------------------------------------------------------
 
 
-def _levels(log_decay: Node, span: Span | None = None) -> Node:
+def _levels(log_decay: Node) -> Node:
     """The decays across the halves of a chunk, of its halves, and so on: what scores with a decay per channel need."""
-    return make("levels", (log_decay,), log_decay.axes, REAL, span)
+    return make("levels", (log_decay,), log_decay.axes, REAL)
 
 
 _register("levels", 1, _levels, lambda y, g: (None,))  # scores give their derivative to b itself
 
 
-def _channel_since(b: Node, levels: Node, *, before: bool, span: Span | None = None) -> Node:
+def _channel_since(b: Node, levels: Node, *, before: bool) -> Node:
     """`since` for a decay per channel, read off its levels."""
-    return make("channel_since", (b, levels), (*b.axes, *levels.axes), REAL, span, before=before)
+    return make("channel_since", (b, levels), (*b.axes, *levels.axes), REAL, before=before)
 
 
-def _channel_tail(b: Node, log_decay: Node, levels: Node, span: Span | None = None) -> Node:
+def _channel_tail(b: Node, log_decay: Node, levels: Node) -> Node:
     """`tail` for a decay per channel: exp(b[end] - b[t]) up to row `end`, 0 after it."""
-    return make("channel_tail", (b, log_decay, levels), (*b.axes, *levels.axes, *log_decay.axes), REAL, span)
+    return make("channel_tail", (b, log_decay, levels), (*b.axes, *levels.axes, *log_decay.axes), REAL)
 
 
 def _vjp_channel_tail(y: Node, g: Node) -> tuple:
@@ -203,8 +203,8 @@ _register("channel_tail", 3, _channel_tail, _vjp_channel_tail)
 
 
 def _side(name: str) -> Any:
-    def construct(x: Node, levels: Node, *, before: bool = False, span: Span | None = None) -> Node:
-        return make(name, (x, levels), (*x.axes, *levels.axes), result_dtype((x,)), span, before=before)
+    def construct(x: Node, levels: Node, *, before: bool = False) -> Node:
+        return make(name, (x, levels), (*x.axes, *levels.axes), result_dtype((x,)), before=before)
 
     return construct
 
@@ -213,25 +213,23 @@ _register("late_side", 2, _side("late_side"))
 _register("early_side", 2, _side("early_side"))
 
 
-def _score(
-    x: Node, bx: Node, y: Node, by: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None
-) -> Node:
+def _score(x: Node, bx: Node, y: Node, by: Node, levels: Node, *, over: Axis, before: bool) -> Node:
     """sum_k x[t, k] y[s, k] exp(bx[t, k] - by[s, k]) for s <= t (s < t when `before`), else 0."""
     axes = [axis for a in (x, bx, y, by) for axis in a.axes if axis != over] + [ROW, COL]
     sides = build("late_side", x, levels, before=before), build("early_side", y, levels)
-    return make("score", (x, bx, y, by, levels, *sides), axes, result_dtype((x, y)), span, over=over, before=before)
+    return make("score", (x, bx, y, by, levels, *sides), axes, result_dtype((x, y)), over=over, before=before)
 
 
-def _score_rows(a: Node, early: Node, levels: Node, *, over: Axis, before: bool, span: Span | None = None) -> Node:
+def _score_rows(a: Node, early: Node, levels: Node, *, over: Axis, before: bool) -> Node:
     """sum over s < t of a[t, s] y[s, k] exp(bx[t, k] - by[s, k]): the contraction of a score's cotangent with y."""
     axes = [axis for n in (a, early, levels) for axis in n.axes if axis != COL] + [over]
-    return make("score_rows", (a, early, levels), axes, result_dtype((a, early)), span, over=over, before=before)
+    return make("score_rows", (a, early, levels), axes, result_dtype((a, early)), over=over, before=before)
 
 
-def _score_cols(a: Node, late: Node, levels: Node, *, over: Axis, span: Span | None = None) -> Node:
+def _score_cols(a: Node, late: Node, levels: Node, *, over: Axis) -> Node:
     """sum over t > s of a[t, s] x[t, k] exp(bx[t, k] - by[s, k]), with s called ROW again."""
     axes = [axis for n in (a, late, levels) for axis in n.axes if axis != COL] + [over]
-    return make("score_cols", (a, late, levels), axes, result_dtype((a, late)), span, over=over)
+    return make("score_cols", (a, late, levels), axes, result_dtype((a, late)), over=over)
 
 
 def _vjp_score(z: Node, g: Node) -> tuple:
@@ -245,9 +243,9 @@ def _vjp_score(z: Node, g: Node) -> tuple:
     return dx, to_bx, dy, to_by, None, None, None
 
 
-def _diagonal(a: Node, span: Span | None = None) -> Node:
+def _diagonal(a: Node) -> Node:
     """a[t, t]."""
-    return make("diagonal", (a,), [x for x in a.axes if x != COL], a.dtype, span)
+    return make("diagonal", (a,), [x for x in a.axes if x != COL], a.dtype)
 
 
 _register("diagonal", 1, _diagonal)
@@ -259,9 +257,9 @@ _register("score_cols", 3, _score_cols)
 # --- triangular systems -----------------------------------------------------------------------------------------
 
 
-def _inverse(lower: Node, span: Span | None = None) -> Node:
+def _inverse(lower: Node) -> Node:
     """(I - lower)^-1 for strictly lower triangular `lower` [ROW, COL] or [ROW, RANK, COL, RANK']."""
-    return make("inverse", (lower,), lower.axes, lower.dtype, span)
+    return make("inverse", (lower,), lower.axes, lower.dtype)
 
 
 def _vjp_inverse(y: Node, g: Node) -> tuple:
@@ -279,9 +277,9 @@ def _vjp_inverse(y: Node, g: Node) -> tuple:
 _register("inverse", 1, _inverse, _vjp_inverse)
 
 
-def _stack(*args: Node, axis: Axis, span: Span | None = None) -> Node:
+def _stack(*args: Node, axis: Axis) -> Node:
     """`args` side by side along a new `axis`."""
-    return make("stack", args, [*(x for a in args for x in a.axes), axis], result_dtype(args), span, axis=axis)
+    return make("stack", args, [*(x for a in args for x in a.axes), axis], result_dtype(args), axis=axis)
 
 
 _register(
@@ -297,22 +295,22 @@ _register(
 # kind: linear h = a h' + x; max h = max(a + h', x); logsumexp h = log(exp(a + h') + exp(x)).
 
 
-def _scan(a: Node, x: Node, init: Node, *, kind: str = "linear", span: Span | None = None) -> Node:
+def _scan(a: Node, x: Node, init: Node, *, kind: str = "linear") -> Node:
     """All rows of h[t] = a[t] (x) h[t-1] (+) x[t], h[-1] = init."""
     axes = [axis for arg in (a, x, init) for axis in arg.axes] + [ROW]
-    return make("scan", (a, x, init), axes, result_dtype((a, x, init)), span, kind=kind)
+    return make("scan", (a, x, init), axes, result_dtype((a, x, init)), kind=kind)
 
 
-def _rscan(a: Node, g: Node, tail: Node, span: Span | None = None) -> Node:
+def _rscan(a: Node, g: Node, tail: Node) -> Node:
     """All rows of l[t] = a[t+1] l[t+1] + g[t], where a[end+1] l[end+1] is `tail` at row `end`, and 0 after it."""
     axes = [axis for arg in (a, g, tail) for axis in arg.axes] + [ROW]
-    return make("rscan", (a, g, tail), axes, result_dtype((a, g, tail)), span)
+    return make("rscan", (a, g, tail), axes, result_dtype((a, g, tail)))
 
 
 def _summary(name: str) -> Any:
-    def construct(*args: Node, span: Span | None = None, **attrs: Any) -> Node:
+    def construct(*args: Node, **attrs: Any) -> Node:
         axes = [axis for arg in args for axis in arg.axes if axis != ROW]
-        return make(name, args, axes, result_dtype(args), span, **attrs)
+        return make(name, args, axes, result_dtype(args), **attrs)
 
     return construct
 
@@ -350,7 +348,7 @@ def _vjp_scan(h: Node, g: Node) -> tuple:
 
 _register("scan", 3, _scan, _vjp_scan)
 _register("rscan", 3, _rscan)
-_register("enter", 3, lambda a, g, tail, span=None: _enter(a, g, tail))
+_register("enter", 3, lambda a, g, tail: _enter(a, g, tail))
 # Products and sums of a whole chunk, which the loop over chunks needs in place of its rows.
 _register("span_gain", 1, _summary("span_gain"))
 _register("span_sum", 2, _summary("span_sum"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from recc.ir.node import GRID, ROW, Node, rebuild, walk
+from recc.ir.node import GRID, ROW, Node, Spans, rebuild, walk
 from recc.ir.ops import is_zero, leaf
 from recc.tile.adjoint import cotangents
 from recc.tile.ops import leave
@@ -36,7 +36,8 @@ class Carry:
 @dataclass(frozen=True)
 class TileProgram:
     """loads, params: leaves by name. stores: one tile each. sums: values without GRID, added up over all chunks.
-    kept: tiles of the forward pass that the backward pass loads."""
+    kept: tiles of the forward pass that the backward pass loads. For the generated text: names, notes and spans, what
+    nodes are called, what they are, and where in `source` they are written."""
 
     name: str
     chunk: int
@@ -47,6 +48,7 @@ class TileProgram:
     sums: dict[str, Node] = field(default_factory=dict)
     names: dict[Node, str] = field(default_factory=dict)
     notes: dict[Node, str] = field(default_factory=dict)
+    spans: Spans = field(default_factory=Spans)
     source: tuple[str, ...] = ()  # the spec's file name, then its lines
     reverse: bool = False  # the carries run from the last chunk to the first
     kept: dict[str, Node] = field(default_factory=dict)
@@ -89,7 +91,8 @@ def adjoint(program: TileProgram) -> TileProgram:
     kept = {name: leaf("tile", node.axes, node.dtype, name=name) for name, node in program.kept.items()}
     olds = {c.old: saved[c.name] for c in program.carries} | {program.kept[name]: kept[name] for name in kept}
     order = list(grads)
-    new = dict(zip(order, rebuild([_finish(grads[n]) for n in order], olds.get), strict=True))
+    spans = Spans(program.spans)
+    new = dict(zip(order, rebuild([_finish(grads[n], spans) for n in order], olds.get, spans), strict=True))
     top = max((c.level for c in program.carries), default=0)
     carries = tuple(Carry(c.name, entering[c.name], new[c.old], top - c.level) for c in reversed(program.carries))
     return TileProgram(
@@ -100,10 +103,11 @@ def adjoint(program: TileProgram) -> TileProgram:
         carries,
         {f"d_{name}": new[node] for name, node in program.loads.items() if not is_zero(new[node])},
         {f"d_{name}": new[node] for name, node in program.params.items() if not is_zero(new[node])},
-        _renamed(program.names, olds),
-        _renamed(program.notes, olds),
-        program.source,
-        not program.reverse,
+        names=_renamed(program.names, olds),
+        notes=_renamed(program.notes, olds),
+        spans=spans,
+        source=program.source,
+        reverse=not program.reverse,
     )
 
 
@@ -113,17 +117,18 @@ def _renamed(texts: dict[Node, str], olds: dict[Node, Node]) -> dict[Node, str]:
 
 def finish(program: TileProgram) -> TileProgram:
     """The program with the rows of scans taken out of its loops (`end(scan(...))` becomes a chunk's summary)."""
-    carries = tuple(Carry(c.name, c.old, _finish(c.new), c.level) for c in program.carries)
-    return replace(program, carries=carries)
+    spans = Spans(program.spans)
+    carries = tuple(Carry(c.name, c.old, _finish(c.new, spans), c.level) for c in program.carries)
+    return replace(program, carries=carries, spans=spans)
 
 
-def _finish(node: Node) -> Node:
+def _finish(node: Node, spans: Spans) -> Node:
     def rule(below: Node) -> Node | None:
         if below.op == "end" and below.args[0].op == "scan":
             return leave(below.args[0])
         return None
 
-    return rebuild([node], rule)[0]
+    return rebuild([node], rule, spans)[0]
 
 
 def state_key(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from recc.analysis import analyse, work
 from recc.analysis.explain import class_of, explain, explain_json
 from recc.frontend import parse_text
 from recc.library import find, names
+from recc.runtime.api import source
 from recc.strategies import choose
 
 KEYS = {"states", "class", "transition", "rank", "mixing_axis", "strategy", "reasons"}
@@ -83,6 +85,19 @@ def test_what_is_nonlinear_says_where():
     assert "`sigmoid` is not affine in its argument" in text
     assert "r    = sigmoid(xr + Rr @ h[t-1])" in text or "z    = sigmoid(xz + Rz @ h[t-1])" in text
     assert "solved by sequential" in text
+
+
+def test_places_are_those_of_the_spec_itself():
+    # The update of h is not affine where that of c has been put in: its nodes are rebuilt, and shared by both specs.
+    lines = ["input x", "state h, c = 0", "output h", "u = tanh(x)", "c[t] = h[t-1] + u", "h[t] = sigmoid(c[t])"]
+    first, second = (derive("\n".join(["recurrence r", *more, *lines])) for more in ([], ["# one", "# two"]))
+    for (rec, plan, choice), more in ((first, 0), (second, 2)):
+        view = explain_json(rec, plan, choice)
+        assert [item["line"] for item in view["hoisted"]] == [5 + more]
+        reason, refused = view["components"][0]["reasons"][0], view["components"][0]["refused"][0]
+        assert reason["line"] == refused["line"] == 7 + more
+        quoted = set(re.findall(r"# <test>:(\d+)  (.*)", source(rec)))
+        assert quoted == {(str(5 + more + place), line) for place, line in enumerate(lines[3:])}
 
 
 def test_a_layers_projections_are_hoisted_and_its_norm_is_sunk():

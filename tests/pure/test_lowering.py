@@ -151,16 +151,22 @@ def test_names_and_places():
     rec = spec("input x", "state h = 0", "output h", "u = tanh(x)", "h[t] = h[t-1] + u * 2")
     (named,) = rec.names
     assert rec.names[named] == "u" and named.op == "tanh"
-    assert (named.span.line, named.span.col, named.span.end_col) == (5, 5, 12)
-    assert rec.updates["h"].span.line == 6 and rec.inputs[0].span.line == 2
+    place = rec.spans[named]
+    assert (place.line, place.col, place.end_col) == (5, 5, 12)
+    assert rec.place("h").line == 6 and rec.inputs[0].span.line == 2
 
 
-def test_places_are_those_of_the_spec_that_was_read_last():
+def test_an_update_that_is_a_number_has_the_place_of_its_state():
+    rec = spec("input x", "state h = 0", "output h, y", "y = x + 7", "h[t] = 7")
+    assert rec.place("h").line == 3
+
+
+def test_each_spec_has_its_own_places():
     lines = ["input x", "state h = 0", "output h", "h[t] = h[t-1] + tanh(x)"]
-    first = spec(*lines)
-    second = spec("# a comment", *lines)
+    first, second = spec(*lines), spec("# a comment", *lines)
     assert first.updates == second.updates  # the same nodes
-    assert {node.span.line for node in walk(second.updates["h"])} == {6}
+    for rec, line in ((first, 5), (second, 6)):
+        assert {rec.spans[node].line for node in walk(rec.updates["h"])} == {line}
 
 
 def test_several_recurrences_of_a_file():
