@@ -66,6 +66,9 @@ class _Reader:
     def __init__(self, scope: Scope, facts: Facts, bag: Bag) -> None:
         self.scope, self.facts, self.bag = scope, facts, bag
         self.inside: dict[str, list[Ref]] = {}  # what the body of a function reads
+        # What an unknown name may have been meant for. The scope takes unknown names up: it must not be asked then.
+        self.names = [*scope.symbols, *CONSTANTS]
+        self.callable = [*FUNCTIONS, *(symbol.name for symbol in scope.of_kind("function"))]
 
     def functions(self) -> None:
         """Resolves the bodies of all functions, each after those it calls."""
@@ -136,8 +139,7 @@ class _Reader:
             symbol.used = True
             found += [Ref(ref.kind, ref.name, ref.lag, ref.step, call.span) for ref in self.inside.get(name, ())]
         elif name not in FUNCTIONS:
-            known = [*FUNCTIONS, *(other.name for other in self.scope.of_kind("function"))]
-            self.bag.add(naming.unknown_function(name, symbol and symbol.kind, known, call.function.span))
+            self.bag.add(naming.unknown_function(name, symbol and symbol.kind, self.callable, call.function.span))
             return symbol is None
         return True
 
@@ -191,7 +193,7 @@ class _Reader:
         elif name in FUNCTIONS:
             self.bag.add(naming.function_as_value(name, span))
         else:
-            self.bag.add(naming.unknown_name(name, [*self.scope.symbols, *args, *CONSTANTS], span))
+            self.bag.add(naming.unknown_name(name, [*self.names, *args], span))
             self.scope.symbols[name] = Symbol(name, "broken", span)  # said once
 
     def _indices(self, symbol: Symbol, items: tuple[ast.Expr, ...], span: Span) -> tuple[int | None, str | None, bool]:

@@ -82,6 +82,15 @@ def test_spec_error_is_the_rendered_report():
     assert [item.code for item in caught.value.diagnostics] == ["E0201"] and caught.value.text == spec
 
 
+def test_a_guess_is_a_name_that_there_is():
+    first, second = check_text("recurrence r\ninput x\noutput y\ny = x + foo1 + foo2\n")
+    assert second.message == "nothing is called `foo2`" and second.helps[0].startswith("declare it")
+    few, many = ("\n".join(f"name{i} = x" for i in range(count)) for count in (20, 2_000))
+    for names, helps in ((few, "did you mean `name1`"), (many, "declare it")):
+        (found,) = check_text(f"recurrence r\ninput x\noutput y\n{names}\ny = x + nam1\n")
+        assert found.helps[0].startswith(helps)
+
+
 def test_sizes_from_outside():
     spec = "recurrence r\ndim R = 2\ninput k : R\nstate s = 0\noutput s\nsteps r : R\ns[t,r] = s[t,r-1] + k[r]\n"
     assert parse_text(spec, dims={"R": 3})[0].dims == {"R": 3}

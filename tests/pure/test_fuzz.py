@@ -212,8 +212,11 @@ EXTREMES = {
     "many locals": "\n".join(f"u{i} = {'x' if i == 0 else f'u{i - 1} + x'}" for i in range(5_000)) + "\nh[t] = u4999",
     "locals in reverse": "\n".join(f"u{i} = u{i + 1} + x" for i in range(5_000)) + "\nu5000 = x\nh[t] = u0",
     "many errors": "\n".join(f"u{i} = y{i} + " for i in range(3_000)),
+    "many unknown names": "\n".join(f"some{i} = x + name{i}" for i in range(3_000)),
     "many functions": "\n".join(f"def f{i}(a) = f{i - 1}(a) + f{i - 1}(a)" if i else "def f0(a) = a" for i in range(60))
     + "\nh[t] = f59(x)",
+    "functions of functions": "\n".join(f"def f{i}(a) = f{i + 1}(f{i + 1}(a)) * x" for i in range(40))
+    + "\ndef f40(a) = a\nh[t] = f0(x)",
     "deep functions": "\n".join(f"def f{i}(a) = 1 + (2 * f{i - 1}(a))" if i else "def f0(a) = a" for i in range(900))
     + "\nh[t] = f899(x)",
     "wide functions": "def f(" + ", ".join(f"a{i}" for i in range(2_000)) + ") = a0\nh[t] = f(" + "x, " * 1_999 + "x)",

@@ -11,6 +11,7 @@ from recc.frontend.diagnostics import ERROR, Diagnostic, Label
 from recc.ir.node import Span
 
 _LONGEST = 48  # characters of a name in a message
+_CROWD = 200  # names; among more of them no guess is made, since it takes as long as there are names
 
 
 def diagnostic(
@@ -54,8 +55,8 @@ def listing(names: Iterable[str], word: str = "and") -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``did you mean `x`?`` for the names that resemble `name`; empty when none does."""
-    known = [other for other in dict.fromkeys(known) if other != name]
-    if len(name) > _LONGEST:
+    known = [other for other in known if other != name]
+    if len(name) > _LONGEST or len(known) > _CROWD:
         return ""
     lower = {other.lower(): other for other in reversed(known)}
     close = [lower[word] for word in difflib.get_close_matches(name.lower(), lower, n=2, cutoff=0.6)]
