@@ -57,7 +57,7 @@ class Op:
         inputs = [_share(x, item, heads, 2) for x, item in zip(inputs, self.inputs)]
         states = self._enter(initial_state, sequences, sizes, inputs, params)
         refuse_forward_mode(self.name, (*inputs, *params, *states))
-        results = self._forward(*inputs, *params, *states, cu_seqlens, bool(reverse))
+        results = self._forward_on(inputs[0].device)(*inputs, *params, *states, cu_seqlens, bool(reverse))
         results = [results] if torch.is_tensor(results) else results
         outputs = results[: len(self.outputs)]
         output = outputs[0] if len(outputs) == 1 else tuple(outputs)
@@ -65,6 +65,10 @@ class Op:
             return output
         finals = results[len(outputs) : len(outputs) + len(self.states)]
         return output, {item["name"]: value for item, value in zip(self.states, finals)}
+
+    def _forward_on(self, device):
+        """The registered forward pass for tensors on `device`."""
+        return self._forward
 
     def step(self, *tensors, state=None, **named):
         """One token: tensors without the time axis, then the state. Returns (output, new state)."""

@@ -7,37 +7,58 @@ from typing import Any
 
 from recc import library
 from recc.analysis import analyse
+from recc.analysis.plan import Plan
 from recc.frontend import parse_text
 from recc.ir.program import Recurrence
 from recc.strategies import choose
 
 
-def load(name_or_path: str, *, strategy: str | None = None, chunk: int | None = None, **dims: int) -> Any:
+BACKENDS = ("c", "torch")
+
+
+def load(
+    name_or_path: str,
+    *,
+    strategy: str | None = None,
+    chunk: int | None = None,
+    backend: str | None = None,
+    **dims: int,
+) -> Any:
     """The op of a spec file, by its path or by the name of one that ships with recc.
 
     strategy: `chunk`, `scan` or `sequential` to ask for one; it is an error if it cannot serve the spec.
     chunk: tokens in a chunk, a power of two. dims: sizes for dims that the spec fixes, such as R=3.
+    backend: `c` for native code on CPU tensors, `torch` for torch alone. By default native code serves CPU tensors
+    where it can and a C compiler is at hand, unless a strategy or chunk asks for one of torch's parallel forms.
     Returns backends.torch.op.Op. Raises SpecError for a bad spec, library.UnknownSpec for an unknown name.
     """
     text, path = library.find(name_or_path)
-    return loads(text, path=path, strategy=strategy, chunk=chunk, **dims)
+    return loads(text, path=path, strategy=strategy, chunk=chunk, backend=backend, **dims)
 
 
 def loads(
-    text: str, *, path: str = "<spec>", strategy: str | None = None, chunk: int | None = None, **dims: int
+    text: str,
+    *,
+    path: str = "<spec>",
+    strategy: str | None = None,
+    chunk: int | None = None,
+    backend: str | None = None,
+    **dims: int,
 ) -> Any:
     """The op of a spec given as text; see `load`."""
-    return _compiled(text, str(path), strategy, chunk, tuple(sorted(dims.items())))
+    return _compiled(text, str(path), strategy, chunk, backend, tuple(sorted(dims.items())))
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(text: str, path: str, strategy: str | None, chunk: int | None, dims: tuple) -> Any:
+def _compiled(text: str, path: str, strategy: str | None, chunk: int | None, backend: str | None, dims: tuple) -> Any:
     rec = parse_text(text, path, dims=dict(dims))[0]
-    return compile_recurrence(rec, strategy=strategy, chunk=chunk)
+    return compile_recurrence(rec, strategy=strategy, chunk=chunk, backend=backend)
 
 
-def compile_recurrence(rec: Recurrence, *, strategy: str | None = None, chunk: int | None = None) -> Any:
-    """The op of a parsed recurrence."""
+def compile_recurrence(
+    rec: Recurrence, *, strategy: str | None = None, chunk: int | None = None, backend: str | None = None
+) -> Any:
+    """The op of a parsed recurrence; see `load`."""
     from recc.backends.torch import op, primitives
     from recc.backends.torch.module import generate
 
@@ -46,9 +67,29 @@ def compile_recurrence(rec: Recurrence, *, strategy: str | None = None, chunk: i
     space = dict(vars(primitives))
     exec(compile(generated.functions, f"<recc {rec.name}>", "exec"), space)  # our own text: a spec holds no code
     functions = [space[name] for name in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
-    made = op.Op(generated.meta, *functions)
+    if _native(plan, backend, asked=strategy is not None or chunk is not None):
+        from recc.backends.c.op import NativeOp
+
+        made = NativeOp(plan, generated.meta, *functions)
+    else:
+        made = op.Op(generated.meta, *functions)
     made.source = generated.functions
     return made
+
+
+def _native(plan: Plan, backend: str | None, asked: bool) -> bool:
+    """Whether native code serves CPU tensors. asked: for a strategy or chunk, which are forms of the torch backend."""
+    if backend not in (None, *BACKENDS):
+        raise ValueError(f"no backend `{backend}`; there are {', '.join(BACKENDS)}")
+    if backend == "torch" or (backend is None and asked):
+        return False
+    from recc.backends.c import build
+    from recc.backends.c.passes import NativePasses
+
+    why = NativePasses.serves(plan)
+    if why is not None and backend == "c":
+        raise ValueError(f'{plan.recurrence.name}: {why}; use `backend="torch"`')
+    return why is None and build.usable()
 
 
 def source(rec: Recurrence, *, strategy: str | None = None, chunk: int | None = None) -> str:

@@ -1,0 +1,57 @@
+"""Where a value lies in memory, and the text of its address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recc.ir.node import Axis
+
+
+@dataclass(frozen=True)
+class Array:
+    """A pointer with strides in elements. base: its text. axes: in memory order, the last one contiguous.
+
+    time: the text of the stride between tokens, None for what is the same at every token. whole: whether rows along
+    the last axis are padded to full vectors.
+    """
+
+    base: str
+    axes: tuple[Axis, ...]
+    strides: dict[Axis, int] = field(hash=False)
+    time: str | None = None
+    whole: bool = True
+
+    def at(self, index: dict[Axis, str]) -> str:
+        """The address of the element at `index` (texts by axis; an axis without one is at 0)."""
+        parts = [self.base]
+        if self.time is not None:
+            parts.append("t" if self.time == "1" else f"t * {self.time}")
+        for axis in self.axes:
+            text, stride = index.get(axis, "0"), self.strides[axis]
+            if text != "0":
+                parts.append(text if stride == 1 else f"({text}) * {stride}" if " " in text else f"{text} * {stride}")
+        return " + ".join(parts)
+
+
+class Workspace:
+    """Hands out the arrays of one task, one after the other, each at a multiple of 64 bytes."""
+
+    def __init__(self, lanes: int, sizes: dict[str, int], element: int) -> None:
+        self.lanes, self.sizes, self.align = lanes, sizes, 64 // element
+        self.lines: list[str] = []
+        self.used = 0
+
+    def size(self, axis: Axis) -> int:
+        return self.sizes[axis]
+
+    def array(self, name: str, axes: tuple[Axis, ...], tokens: int | None = None) -> Array:
+        """An array along `axes` in this order, of `tokens` tokens or (None) one for all; the last axis is padded."""
+        strides, step = {}, 1
+        for axis in reversed(axes):
+            strides[axis] = step
+            step *= -(-self.size(axis) // self.lanes) * self.lanes if axis == axes[-1] else self.size(axis)
+        note = " x ".join([*([f"{tokens} tokens"] if tokens else []), *axes]) or "one number"
+        self.lines.append(f"    real *{name} = work + {self.used};  // {note}")
+        total = step * (tokens or 1) + self.lanes
+        self.used += -(-total // self.align) * self.align
+        return Array(name, axes, strides, str(step) if tokens else None)

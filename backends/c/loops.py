@@ -1,0 +1,480 @@
+"""The loops around a body: which axis the vectors run along, what is unrolled, and what stands outside of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from recc.backends.c.arrays import Array
+from recc.backends.c.body import REDUCTIONS, Body
+
+from recc.ir.node import Axis, Node, walk
+from recc.tile.program import Carry
+
+if TYPE_CHECKING:
+    from recc.backends.c.part import Part
+    from recc.backends.c.phases import Core
+
+
+@dataclass(frozen=True)
+class Target:
+    """A node to compute and where it goes: stored, or added up over tokens. Without an array it is used in the loop."""
+
+    node: Node
+    array: Array | None
+    how: str = "store"
+
+
+@dataclass(frozen=True)
+class Loops:
+    """outer: axes of plain loops. row: the innermost of the axes without vectors, `rows` elements of it unrolled.
+    lane: the axis of the vectors, `vectors` of them unrolled. In which of them time stands:
+
+    tile: time is innermost; a tile of rows x vectors of the state stays in registers over a chunk's tokens.
+    strip: time stands between; all rows of a strip of vectors stay in the first-level cache.
+    whole: time is outermost; a token passes over the whole state.
+    """
+
+    outer: tuple[Axis, ...]
+    row: Axis | None
+    rows: int
+    lane: Axis | None
+    vectors: int
+    shape: str
+    sizes: Callable[[Axis], int]
+    lanes: int
+
+    # --- the choice ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def of_core(cls, core: Core, sums: list[Node], sizes: Callable[[Axis], int], lanes: int, registers: int) -> Loops:
+        """Vectors run along the axis that is summed least often; the state stays as near as its couplings allow."""
+        axes, coupled = sorted(core.axes), core.coupled
+        if not axes:
+            return cls((), None, 1, None, 1, "whole", sizes, lanes)
+        limit = registers // 4 if len(axes) > 1 else 4
+
+        def covered(axis: Axis) -> bool:
+            return -(-sizes(axis) // lanes) <= limit
+
+        def price(axis: Axis) -> tuple:
+            across = sum(axis in node["over"] for node in sums)
+            narrow = sizes(axis) < lanes
+            stuck = axis in coupled and not covered(axis)
+            return across + 8 * stuck + 4 * narrow, -sizes(axis), axis
+
+        lane = min(axes, key=price)
+        rest = sorted((axis for axis in axes if axis != lane), key=lambda axis: (axis in coupled, sizes(axis)))
+        outer, row = tuple(rest[:-1]), rest[-1] if rest else None
+        count = -(-sizes(lane) // lanes)
+        whole = lane in coupled
+        wide = max(len(core.carries), 1)
+        vectors = count if whole and covered(lane) else _divisor(count, 4)
+        loose = not core.moves and (lane not in coupled or covered(lane))
+        if row is None:
+            near = covered(lane) and len(axes) == 1
+            shape = "tile" if loose and near else "whole"
+            return cls((), None, 1, lane, vectors if near else _divisor(count, 2), shape, sizes, lanes)
+        rows = _divisor(sizes(row), max(1, min(4, registers // 2 // (vectors * wide))))
+        free = row not in coupled and not set(outer) & coupled
+        shape = "tile" if loose and free else "strip" if loose and not set(outer) & coupled else "whole"
+        if shape != "tile":
+            rows = _divisor(sizes(row), max(1, min(4, registers // 2 // vectors)))
+        return cls(outer, row, rows, lane, vectors, shape, sizes, lanes)
+
+    @staticmethod
+    def stage_key(target: Target) -> tuple:
+        from recc.backends.c.phases import dims, span
+
+        node = target.node
+        axes = sorted(span(node) | set(dims(node)))
+        own = [axis for axis in (target.array.axes if target.array else dims(node)) if axis in axes]
+        summed = [axis for axis in axes if axis not in own]
+        lane = own[-1] if own else summed[-1] if summed else None
+        return tuple(axes), lane
+
+    @classmethod
+    def of_stage(cls, group: list[Target], sizes: Callable[[Axis], int], lanes: int) -> Loops:
+        axes, lane = cls.stage_key(group[0])
+        rest = [axis for axis in axes if axis != lane]
+        summed = {axis for target in group if target.node.op in REDUCTIONS for axis in target.node["over"]}
+        rest.sort(key=lambda axis: axis in summed)
+        return cls(tuple(rest[:-1]), rest[-1] if rest else None, 1, lane, 1, "whole", sizes, lanes)
+
+    # --- text --------------------------------------------------------------------------------------------------------
+
+    def text(self, part: Part, states: list[tuple[Carry, Array]], targets: list[Target], time: bool) -> list[str]:
+        """The loops over a chunk's tokens (or, without time, once) that update `states` and compute `targets`."""
+        return _Writer(self, part, states, targets, time).text()
+
+
+def _divisor(count: int, limit: int) -> int:
+    """The largest divisor of `count` up to `limit`."""
+    return next(n for n in range(max(1, min(count, limit)), 0, -1) if count % n == 0)
+
+
+class _Writer:
+    def __init__(
+        self, loops: Loops, part: Part, states: list[tuple[Carry, Array]], targets: list[Target], time: bool
+    ) -> None:
+        self.loops, self.part, self.states, self.targets, self.time = loops, part, states, targets, time
+        self.olds = {carry.old: array for carry, array in states}
+        self.made = {target.node for target in targets}
+        self.held: dict[Node, Array] = {}  # results that a later pass reads from memory
+        self.index = {axis: _variable(place) for place, axis in enumerate(loops.outer)}
+        if loops.row is not None:
+            self.index[loops.row] = "i"
+        if loops.lane is not None:
+            self.index[loops.lane] = "l"
+        self.depth = self._depths()
+        self.passes = 1 + max(
+            [self.depth[t.node] - (t.node.op in REDUCTIONS) for t in targets]
+            + [self.depth.get(carry.new, 0) for carry, _ in states]
+            + [0]
+        )
+        self.next = self._buffered()
+
+    def _depths(self) -> dict[Node, int]:
+        """The pass in which a value is known: a sum over this token's values is known one pass later."""
+        depth: dict[Node, int] = {}
+        roots = [carry.new for carry, _ in self.states] + [target.node for target in self.targets]
+        own = self.made
+        for node in walk(*roots):
+            level = max((depth[arg] for arg in node.args), default=0)
+            if node in own and node.op in REDUCTIONS:
+                level += 1
+            elif node.op in ("rename", "take") and node.args[0] in own:
+                level += 1
+            elif node in self.olds or (self.part.array_of(node) is not None and node not in own):
+                level = 0
+            depth[node] = level
+        return depth
+
+    def _buffered(self) -> dict[Node, Array]:
+        """Where elements read other places of the old state in the pass that writes it, the new one waits aside."""
+        late = any(
+            arg.op in ("rename", "take")
+            and self.depth[node] - (node in self.made and node.op in REDUCTIONS) == self.passes - 1
+            for node in self.depth
+            for arg in (node, *node.args)
+        )
+        if not late or self.loops.shape != "whole":
+            return {}
+        part = self.part
+        return {old: part.work.array(part.fresh("next"), array.axes) for old, array in self.olds.items()}
+
+    # --- loops ---------------------------------------------------------------------------------------------------------
+
+    def text(self) -> list[str]:
+        loops = self.loops
+        tokens = "for (long t = c - 1; t >= 0; t--)" if self.part.backwards else "for (long t = 0; t < c; t++)"
+        body = self._tile() if loops.shape == "tile" else self._passes()
+        clear = self._clear()
+        heads = [self._head(axis, 1) for axis in loops.outer if loops.shape != "whole"]
+        if loops.shape == "tile":
+            heads += [self._head(loops.row, loops.rows)] if loops.row is not None else []
+            heads += [self._head(loops.lane, loops.vectors * loops.lanes)] if loops.lane is not None else []
+            enter, leave = self._registers()
+            lines = [*enter, *_block(tokens, body), *leave]
+        elif loops.shape == "strip":
+            heads += [self._head(loops.lane, loops.vectors * loops.lanes)]
+            lines = _block(tokens, body)
+        else:
+            lines = _block(tokens, body) if self.time else body
+        for head in reversed(heads):
+            lines = _block(head, lines)
+        return [*clear, *(lines if heads or self.time else _block("", lines))]
+
+    def _head(self, axis: Axis, step: int) -> str:
+        name, size = self.index[axis], self.loops.sizes(axis)
+        step_text = f"{name} += {step}" if step > 1 else f"{name}++"
+        return f"for (long {name} = 0; {name} < {size}; {step_text})"
+
+    def _body(self) -> Body:
+        loops, part = self.loops, self.part
+
+        def arrays(node: Node) -> Array | None:
+            return self.olds.get(node) or self.held.get(node) or part.array_of(node)
+
+        return Body(arrays, loops.sizes, loops.lanes, loops.lane, loops.row, self.index, part.naming, part.arrays.get)
+
+    # --- a tile in registers -----------------------------------------------------------------------------------------------
+
+    def _each(self, node: Node) -> list[tuple[int, int]]:
+        loops = self.loops
+        rows = range(loops.rows if loops.row in node.axes else 1)
+        vectors = range(loops.vectors if loops.lane in node.axes else 1)
+        return [(r, u) for r in rows for u in vectors]
+
+    def _registers(self) -> tuple[list[str], list[str]]:
+        enter, leave = [], []
+        for old, array in self.olds.items():
+            for r, u in self._each(old):
+                body = self._body()
+                kind = "vec" if body.is_vector(old) else "real"
+                name = self._register(old, r, u)
+                enter.append(f"{kind} {name} = {body.load(array, old.axes, body.place(r, u), u)};")
+                leave.append(body.write(array, old.axes, r, u, name))
+        return enter, leave
+
+    def _register(self, old: Node, r: int, u: int) -> str:
+        return f"{self.part.naming(old)}_{r}{u}"
+
+    def _tile(self) -> list[str]:
+        body, lines = self._body(), []
+        body.inside = body.before  # one scope: no row loop stands inside
+        for old in self.olds:
+            for r, u in self._each(old):
+                body.known[body.key(old, r, u)] = self._register(old, r, u)
+        for number in range(self.passes):
+            self._emit(body, number, lines, in_loop=False)
+        for carry, _ in self.states:
+            for r, u in self._each(carry.old):
+                body.before.append(f"{self._register(carry.old, r, u)} = {self._whole(body, carry, r, u)};")
+        return body.before
+
+    @staticmethod
+    def _whole(body: Body, carry: Carry, r: int, u: int) -> str:
+        return body.vector(carry.new, r, u) if body.is_vector(carry.old) else body.value(carry.new, r, u)
+
+    # --- passes over rows -----------------------------------------------------------------------------------------------------
+
+    def _passes(self) -> list[str]:
+        loops, lines = self.loops, []
+        body = self._body()
+        inner = [loops.lane] if loops.shape == "whole" and loops.lane is not None else []
+        if loops.shape == "whole":
+            self._hold()
+        for node, array in self.held.items():
+            if self._many(node) and array.time is None:
+                lines += self._zeros(array, node)
+        for number in range(self.passes):
+            if loops.shape == "whole":
+                body = self._body()
+            after: list[str] = []
+            body.before, body.inside = [], []
+            for key in [key for key in body.known if loops.row in key[0].axes]:
+                del body.known[key]
+            self._emit(body, number, after, in_loop=True)
+            if number == self.passes - 1:
+                self._carry(body, after)
+            row = _block(self._head(loops.row, loops.rows), body.inside) if body.inside else []
+            text = [*body.before, *row, *after]
+            for axis in inner:
+                text = _block(self._head(axis, loops.vectors * loops.lanes), text)
+            if loops.shape == "whole":
+                for axis in reversed(loops.outer):
+                    text = _block(self._head(axis, 1), text)
+            lines += text
+        for old, array in self.next.items():
+            lines += copied(self.olds[old], array, self.loops.sizes)
+        return lines
+
+    def _hold(self) -> None:
+        """Where time is outermost, sums for a later pass lie in memory, one token at a time."""
+        for target in self.targets:
+            node = target.node
+            if self.passes > 1 and (node.op in REDUCTIONS) and node not in self.held:
+                if target.array is not None and target.how == "store":
+                    self.held[node] = target.array
+                elif target.array is None:
+                    axes = self.part._layout(node)
+                    self.held[node] = self.part.work.array(self.part.naming(node) + "s", axes)
+
+    def _carry(self, body: Body, after: list[str]) -> None:
+        for carry, array in self.states:
+            array = self.next.get(carry.old, array)
+            for r, u in self._each(carry.old):
+                text = body.write(array, carry.old.axes, r, u, self._whole(body, carry, r, u))
+                (body.inside if self.loops.row in carry.old.axes else after).append(text)
+
+    # --- targets ------------------------------------------------------------------------------------------------------------------
+
+    def _emit(self, body: Body, number: int, after: list[str], in_loop: bool) -> None:
+        """The targets of one pass."""
+        if not in_loop:
+            after = body.before
+        for target in self.targets:
+            node = target.node
+            if node.op in REDUCTIONS:
+                if self.depth[node] - 1 == number:
+                    self._sum(body, target, after, in_loop)
+            elif self.depth[node] == number and target.array is not None:
+                for r, u in self._each(node):
+                    text = body.compute(node, r, u)
+                    if target.array.axes and self.loops.lane in node.axes and not body.is_vector(node):
+                        text = f"all({text})"
+                    line = body.write(target.array, node.axes, r, u, text, target.how)
+                    if target.how == "add":
+                        line = self._guarded(line, set(node.axes))
+                    (body.inside if self.loops.row in node.axes else after).append(line)
+
+    def _guarded(self, line: str, axes: set[Axis]) -> str:
+        """What is added must be added once, however often the loops over other axes come by."""
+        loops = self.loops
+        steps = {axis: 1 for axis in loops.outer} | {loops.lane: loops.vectors * loops.lanes}
+        if loops.shape == "tile":
+            steps[loops.row] = loops.rows
+        turns = [
+            axis for axis, step in steps.items() if axis is not None and step < loops.sizes(axis) and axis not in axes
+        ]
+        return f"if ({' && '.join(f'{self.index[axis]} == 0' for axis in turns)}) {line}" if turns else line
+
+    def _sum(self, body: Body, target: Target, after: list[str], in_loop: bool) -> None:
+        loops, node = self.loops, target.node
+        wide = {axis for arg in node.args for axis in arg.axes}
+        has_row, has_lane = loops.row in wide, loops.lane in wide
+        over_row, over_lane = loops.row in node["over"], loops.lane in node["over"]
+        name = self.part.naming(node)
+        rows = range(loops.rows if has_row else 1)
+        vectors = range(loops.vectors if has_lane else 1)
+        lines = body.inside if has_row else body.before
+        most = node.op == "amax"
+        kind = "vec" if has_lane else "real"
+        results: dict[tuple[int, int], str] = {}
+        for r in rows:
+            for u in vectors:
+                term = self._term(body, node, r, u, has_lane)
+                if over_lane and body.count(u) is not None:
+                    count = body.count(u)
+                    term = (
+                        f"leading({term}, {count})"
+                        if not most
+                        else f"blend(numbered() < (int)({count}), {term}, all(-__builtin_inf()))"
+                    )
+                results[r, u] = self._gathered(body, f"{name}_{r}{u}a", kind, term, lines, over_row and in_loop, most)
+        end = after if over_row or not has_row else lines
+
+        def joined(names: list[str]) -> str:
+            if most:
+                text = names[0]
+                for other in names[1:]:
+                    text = f"v_maximum({text}, {other})" if has_lane else f"v_maximum(all({text}), all({other}))[0]"
+                return text
+            return " + ".join(names)
+
+        kept_rows = [0] if over_row or not has_row else list(rows)
+        found: dict[tuple[int, int], str] = {}
+        for r in kept_rows:
+            group = list(rows) if over_row else [r]
+            if over_lane:
+                text = joined([results[q, u] for q in group for u in vectors])
+                found[r, 0] = f"greatest({text})" if most else text
+            else:
+                for u in vectors:
+                    found[r, u] = joined([results[q, u] for q in group])
+        self._finish(body, target, found, end, over_lane and not most, kept_rows)
+
+    def _term(self, body: Body, node: Node, r: int, u: int, has_lane: bool) -> str:
+        values = [body.value(arg, r, u) for arg in node.args]
+        text = " * ".join(values)
+        if has_lane and not any(body.is_vector(arg) for arg in node.args):
+            return f"all({text})"
+        return text
+
+    def _gathered(self, body: Body, name: str, kind: str, term: str, lines: list[str], loop: bool, most: bool) -> str:
+        """A variable that holds the term, or what it adds up to over a row loop."""
+        if not loop:
+            lines.append(f"{kind} {name} = {term};")
+            return name
+        zero = (
+            ("all(-__builtin_inf())" if kind == "vec" else "-__builtin_inf()")
+            if most
+            else "{0}"
+            if kind == "vec"
+            else "0"
+        )
+        body.before.append(f"{kind} {name} = {zero};")
+        if most:
+            both = f"v_maximum({name}, {term})" if kind == "vec" else f"v_maximum(all({name}), all({term}))[0]"
+            lines.append(f"{name} = {both};")
+        else:
+            lines.append(f"{name} += {term};")
+        return name
+
+    def _finish(self, body: Body, target: Target, found: dict, end: list[str], across: bool, kept: list[int]) -> None:
+        """Names the results, and stores them."""
+        node, loops = target.node, self.loops
+        array = self.held.get(node) or target.array
+        how = "most" if node.op == "amax" and self._many(node) else "add" if self._many(node) else target.how
+        summed = {axis for arg in node.args for axis in arg.axes}
+
+        def put(r: int, u: int, text: str) -> str:
+            line = body.write(array, node.axes, r, u, text, how)
+            return self._guarded(line, summed) if how == "add" else line
+
+        row_stride = array.strides.get(loops.row) if array is not None else None
+        if across and len(kept) == 4 and array is not None:
+            four = f"{self.part.naming(node)}_four"
+            end.append(f"four {four} = total4({', '.join(f'{found[r, 0]}' for r in kept)});")
+            names = {(r, 0): f"{four}[{r}]" for r in kept}
+            if row_stride == 1:
+                address = array.at(body.place(0, 0))
+                plus = f"*(loose_four *)({address}) + " if how == "add" else ""
+                line = f"*(loose_four *)({address}) = {plus}{four};"
+                end.append(self._guarded(line, summed) if how == "add" else line)
+            else:
+                end += [put(r, 0, names[r, 0]) for r in kept]
+        elif across and len(kept) == 4:
+            four = f"{self.part.naming(node)}_four"
+            end.append(f"four {four} = total4({', '.join(f'{found[r, 0]}' for r in kept)});")
+            names = {(r, 0): f"{four}[{r}]" for r in kept}
+        else:
+            names = {}
+            for (r, u), text in found.items():
+                name = f"{self.part.naming(node)}_{r}{u}"
+                kind = "vec" if loops.lane in node.axes else "real"
+                end.append(f"{kind} {name} = {f'total({text})' if across else text};")
+                names[r, u] = name
+                if array is not None:
+                    end.append(put(r, u, name))
+        if node not in self.held:
+            for (r, u), name in names.items():
+                body.known[body.key(node, r, u)] = name
+
+    def _many(self, node: Node) -> bool:
+        """Whether a sum is completed only by several turns of the loops around time."""
+        loops = self.loops
+        over = set(node["over"])
+        if over & set(loops.outer):
+            return True
+        if loops.shape == "tile" and loops.row in over and loops.rows < loops.sizes(loops.row):
+            return True
+        return loops.lane in over and loops.vectors * loops.lanes < loops.sizes(loops.lane)
+
+    def _clear(self) -> list[str]:
+        """Zeros where sums are added up piece by piece."""
+        lines = []
+        for target in self.targets:
+            node = target.node
+            if node.op in REDUCTIONS and target.array is not None and target.how == "store" and self._many(node):
+                lines += self._zeros(target.array, node)
+        return lines
+
+    def _zeros(self, array: Array, node: Node) -> list[str]:
+        start = "-__builtin_inf()" if node.op == "amax" else "0"
+        inner = f"*({array.at({axis: _variable(n) for n, axis in enumerate(array.axes)})}) = {start};"
+        lines = [inner]
+        for n, axis in reversed(list(enumerate(array.axes))):
+            lines = _block(
+                f"for (long {_variable(n)} = 0; {_variable(n)} < {self.loops.sizes(axis)}; {_variable(n)}++)", lines
+            )
+        return _block("for (long t = 0; t < c; t++)", lines) if array.time is not None else lines
+
+
+def _variable(place: int) -> str:
+    return "jkmnpqrs"[place]
+
+
+def _block(head: str, lines: list[str]) -> list[str]:
+    return [f"{head} {{".strip(), *("    " + line for line in lines), "}"]
+
+
+def copied(to: Array, source: Array, sizes: Callable[[Axis], int]) -> list[str]:
+    """Loops that copy every element."""
+    index = {axis: _variable(place) for place, axis in enumerate(to.axes)}
+    lines = [f"*({to.at(index)}) = *({source.at(index)});"]
+    for axis in reversed(to.axes):
+        lines = _block(f"for (long {index[axis]} = 0; {index[axis]} < {sizes(axis)}; {index[axis]}++)", lines)
+    return lines

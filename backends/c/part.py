@@ -1,0 +1,271 @@
+"""The C text of a program over the tokens of one chunk: its stages and cores, one after the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from recc.backends.c.arrays import Array, Workspace
+from recc.backends.c.body import REDUCTIONS
+from recc.backends.c.loops import Loops, Target
+from recc.backends.c.phases import INVARIANT, Core, Phases, dims, span
+
+from recc.ir.node import Axis, Node, walk
+from recc.tile.program import TileProgram
+
+_CHEAP = (
+    "add",
+    "sub",
+    "mul",
+    "neg",
+    "where",
+    "real",
+    "conj",
+    "stopgrad",
+    "put",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "ne",
+    "ones",
+)
+
+
+class Part:
+    """Prints one program. leaves: where inputs, params and states lie. results: where stores and sums go, by name.
+
+    backwards: tokens run from the last of a chunk to the first. `once` holds the lines for a task's start, `lines`
+    those for a chunk of `c` tokens.
+    """
+
+    def __init__(
+        self,
+        program: TileProgram,
+        work: Workspace,
+        leaves: dict[Node, Array],
+        results: dict[str, Array],
+        chunk: int,
+        registers: int,
+        prefix: str = "",
+        backwards: bool = False,
+    ) -> None:
+        self.program, self.work, self.chunk, self.registers = program, work, chunk, registers
+        self.prefix, self.backwards = prefix, backwards
+        self.phases = Phases(program)
+        self.arrays: dict[Node, Array] = dict(leaves)
+        self.copies: dict[tuple[Node, Axis | None], Array] = {}  # by the axis that is contiguous
+        self.results, self.states = results, leaves
+        self.used: dict[str, int] = {}
+        self.names: dict[Node, str] = {}
+        self.stored: dict[Node, Array] = {}
+        self.once: list[str] = []
+        self.lines: list[str] = []
+        self.targets: dict[Core | int, list[Target]] = {}
+        self._plan()
+        self._print()
+
+    # --- names ---------------------------------------------------------------------------------------------------
+
+    def naming(self, node: Node) -> str:
+        """A C name: what the spec calls a value, else one after its op."""
+        if node not in self.names:
+            wish = self.program.names.get(node) or (node["name"] if node.op in ("tile", "param", "carry") else node.op)
+            self.names[node] = self.fresh(wish)
+        return self.names[node]
+
+    def fresh(self, wish: str) -> str:
+        wish = self.prefix + (re.sub(r"\W", "_", wish) or "x")
+        self.used[wish] = self.used.get(wish, 0) + 1
+        return wish + "_" if self.used[wish] == 1 else f"{wish}{self.used[wish]}_"
+
+    # --- what lies in memory -----------------------------------------------------------------------------------------
+
+    def _plan(self) -> None:
+        """Finds what must be stored, by whom it is computed, and in which order."""
+        self.order = {node: place for place, node in enumerate(self.phases.nodes)}
+        self.wanted: dict[Node, None] = {}
+        for core in self.phases.cores:
+            for carry in core.carries:
+                self._visit(carry.new, core)
+        for node in self.phases.roots:
+            if node.args:
+                self._root(node)
+            else:
+                self._visit(node, self.phases.owner(node))
+        for node in sorted(self.wanted, key=self.order.__getitem__):
+            self._place(node)
+        for name, node in self.program.stores.items():
+            self._result(name, node, "store")
+        for name, node in self.program.kept.items():
+            self._result(name, node, "store")
+        for name, node in self.program.sums.items():
+            self._result(name, node, "add")
+
+    def _root(self, node: Node) -> None:
+        """A result is written where it goes; it takes room of its own only if others read it."""
+        owner = self.phases.owner(node)
+        for arg in node.args:
+            self._argument(node, arg, owner)
+
+    def _want(self, node: Node) -> None:
+        if node in self.wanted:
+            return
+        self.wanted[node] = None
+        for arg in node.args:
+            self._argument(node, arg, self.phases.owner(node))
+
+    def _visit(self, node: Node, owner: Core | int) -> None:
+        """Looks for values that `owner` needs in memory to compute `node`."""
+        if node in self.phases.homes:
+            if self.phases.owner(node) is not owner:
+                self.wanted.setdefault(node)
+            return
+        if node.op in ("const", "size", "ones", "iota", "eye"):
+            return
+        if not node.args:
+            self._leaf(node, owner)
+        elif self._inlined(node, owner) or (isinstance(owner, Core) and self.phases.owner(node) is owner):
+            for arg in node.args:
+                self._argument(node, arg, owner)
+        else:
+            self._want(node)
+
+    def _argument(self, node: Node, arg: Node, owner: Core | int) -> None:
+        moved = node.op in ("rename", "take")
+        if moved and arg not in self.phases.homes and arg.op not in ("tile", "param"):
+            self._want(arg)
+        else:
+            self._visit(arg, owner)
+
+    def _leaf(self, node: Node, owner: Core | int) -> None:
+        """Inputs that a wider loop reads again and again are copied to the workspace; params, if they are matrices."""
+        again = isinstance(owner, Core) and frozenset(dims(node)) < owner.axes and dims(node)
+        if (again and node.op == "tile" and self.arrays[node].base.endswith("_at")) or (
+            node.op == "param" and len(dims(node)) > 1
+        ):
+            self.wanted.setdefault(node)
+
+    def _inlined(self, node: Node, owner: Core | int) -> bool:
+        if node.op in REDUCTIONS:
+            return False
+        home = self.phases.owner(node)
+        if isinstance(owner, Core):
+            if home is owner:
+                return True
+            early = isinstance(home, int) and home <= self.phases.cores.index(owner)
+            return early and home != INVARIANT and span(node) == owner.axes and node.op not in ("rename", "take")
+        if home != owner:
+            return False
+        return node.op in _CHEAP or self._users(node) < 2
+
+    def _users(self, node: Node) -> int:
+        if not hasattr(self, "_count"):
+            self._count: dict[Node, int] = {}
+            for each in self.phases.nodes:
+                for arg in each.args:
+                    self._count[arg] = self._count.get(arg, 0) + 1
+        return self._count.get(node, 0)
+
+    def _place(self, node: Node) -> None:
+        """Storage and a target for a wanted node."""
+        owner = self.phases.owner(node)
+        axes = self._layout(node)
+        invariant = owner == INVARIANT
+        array = self.work.array(self.naming(node) + "s", axes, None if invariant else self.chunk)
+        self.targets.setdefault(owner, []).append(Target(node, array))
+        self.stored[node] = array
+
+    def _layout(self, node: Node) -> tuple[Axis, ...]:
+        """The order of a stored value's axes: last the one along which its readers run."""
+        axes = dims(node)
+        for core in self.phases.cores:
+            if len(axes) > 1 and set(axes) <= core.axes:
+                lane = self.loops_of(core).lane
+                if lane in axes:
+                    return (*(a for a in axes if a != lane), lane)
+        return axes
+
+    def _result(self, name: str, node: Node, how: str) -> None:
+        owner = self.phases.owner(node)
+        owner = 0 if owner == INVARIANT else owner  # the same at every token, and yet stored or added at every token
+        self.targets.setdefault(owner, []).append(Target(node, self.results[name], how))
+
+    def loops_of(self, core: Core) -> Loops:
+        if not hasattr(self, "_loops"):
+            self._loops: dict[Core, Loops] = {}
+        if core not in self._loops:
+            sums = [node for node in self.phases.nodes if node.op in REDUCTIONS and self.phases.owner(node) is core]
+            self._loops[core] = Loops.of_core(core, sums, self.work.size, self.work.lanes, self.registers)
+        return self._loops[core]
+
+    def array_of(self, node: Node) -> Array | None:
+        return self.stored.get(node) or self.arrays.get(node)
+
+    # --- text ----------------------------------------------------------------------------------------------------------
+
+    def _print(self) -> None:
+        self.once += self._stage(INVARIANT, time=False)
+        for place, core in enumerate(self.phases.cores):
+            self.lines += self._stage(place)
+            self.lines += self._core(core)
+        self.lines += self._stage(len(self.phases.cores))
+
+    def _stage(self, number: int, time: bool = True) -> list[str]:
+        targets = sorted(self.targets.get(number, []), key=lambda target: self.order.get(target.node, -1))
+        lines: list[str] = []
+        for group in self._groups(targets):
+            loops = Loops.of_stage(group, self.work.size, self.work.lanes)
+            lines += loops.text(self, [], group, time)
+        return lines
+
+    def _groups(self, targets: list[Target]) -> Iterator[list[Target]]:
+        """Neighbours that run over the same axes, none of which waits for a sum of another."""
+        group: list[Target] = []
+        for target in targets:
+            key = Loops.stage_key(target)
+            sums = {other.node for other in group if other.node.op in REDUCTIONS}
+            moved = {other.node for other in group}
+            waits = any(below in sums for below in walk(target.node)) or any(
+                node.op in ("rename", "take") and node.args[0] in moved for node in walk(target.node)
+            )
+            if group and (Loops.stage_key(group[0]) != key or waits):
+                yield group
+                group = []
+            group.append(target)
+        if group:
+            yield group
+
+    def _core(self, core: Core) -> list[str]:
+        targets = self.targets.get(core, [])
+        present = {target.node for target in targets}
+        targets = targets + [Target(node, None) for node in core.consumed if node not in present]
+        states = [(carry, self.arrays[carry.old]) for carry in core.carries]
+        return self.loops_of(core).text(self, states, targets, True)
+
+
+def ops_of(programs: Iterable[TileProgram]) -> set[str]:
+    """The ops that occur, for the functions that a file needs."""
+    return {node.op for program in programs for node in walk(*program.roots)}
+
+
+def unserved(program: TileProgram) -> Node | None:
+    """A node that this backend has no text for, if there is one."""
+    from recc.backends.c.body import Body
+
+    known = {"add", "sub", "mul", "div", "neg", "lt", "le", "gt", "ge", "eq", "ne", "stopgrad", "real", "conj", "where"}
+    vector = {
+        "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "logsigmoid", "softplus", "relu",
+        "silu", "gelu", "erf", "abs", "sign", "floor", "maximum", "minimum", "logaddexp", "pow",
+    }  # fmt: skip
+    own = {name[4:] for name in vars(Body) if name.startswith("_op_")}
+    for node in walk(*program.roots):
+        heads = node.op in (*REDUCTIONS, "rename", "take", "put", "iota", "eye") and "heads" in str(node.attrs)
+        if (
+            node.dtype == "complex"
+            or heads
+            or node.op not in known | vector | own | set(REDUCTIONS) | {"tile", "param", "carry"}
+        ):
+            return node
+    return None

@@ -1,0 +1,296 @@
+"""The passes of a recurrence in native code: tensors in, pointers to the kernel, tasks spread over threads."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from recc.backends.c import build
+from recc.backends.c.kernel import Kernel, generate
+from recc.backends.c.part import unserved
+from recc.backends.c.vectors import Real
+from recc.backends.torch.layout import chunk_bound, dim_of, dtype_of, working_dtype
+from recc.backends.torch.passes import check_bounds, keep_freed_memory
+
+from recc.analysis.plan import Plan
+
+# Multiply-adds below which a second thread costs more than it brings.
+ALONE = 1 << 17
+
+
+class Native:
+    """A kernel built for some sizes of the dims and a working precision."""
+
+    def __init__(self, plan: Plan, sizes: dict[str, int], dtype: torch.dtype) -> None:
+        machine = build.target()
+        name = "float" if dtype == torch.float32 else "double"
+        lanes = max(4, machine.vector_bytes // (4 if name == "float" else 8))
+        self.dtype = dtype
+        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), 32 if machine.vector_bytes == 64 else 16)
+        self._library = None
+        self.name = plan.recurrence.name
+        self.spare: list[torch.Tensor] = []
+        self.elements = max([1, *(_product(s.axes, sizes) for s in plan.recurrence.states)])
+
+    @property
+    def library(self) -> ctypes.CDLL:
+        if self._library is None:
+            self._library = build.library(self.kernel.source)
+        return self._library
+
+    def run(self, direction: str, head: list[int], tensors: list[list[int]], tasks: int, tokens: int) -> None:
+        """Calls the kernel for all tasks. head: heads, time, reverse and the addresses of offsets and chunks."""
+        from recc.backends.c.kernel import identifier
+
+        function = getattr(self.library, f"{identifier(self.name)}_{direction}")
+        function.restype = None
+        words = [*head, *(word for tensor in tensors for word in tensor)]
+        arguments = (ctypes.c_int64 * len(words))(*words)
+        threads = min(torch.get_num_threads(), tasks)
+        if threads <= 1 or tasks * tokens * self.elements < ALONE:
+            self._call(function, arguments, 0, tasks)
+            return
+        edges = [tasks * place // threads for place in range(threads + 1)]
+        spans = list(zip(edges[:-1], edges[1:]))
+        waiting = [_pool(threads).submit(self._call, function, arguments, *span) for span in spans[1:]]
+        self._call(function, arguments, *spans[0])
+        for done in waiting:
+            done.result()
+
+    def _call(self, function: Any, arguments: Any, first: int, last: int) -> None:
+        try:
+            work = self.spare.pop()
+        except IndexError:
+            work = torch.zeros(self.kernel.work + 64, dtype=self.dtype)
+        function(arguments, ctypes.c_long(first), ctypes.c_long(last), ctypes.c_void_p(work.data_ptr()))
+        self.spare.append(work)
+
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+_lock = threading.Lock()
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """ctypes lets go of the interpreter's lock, so Python threads are enough; they sleep while they wait."""
+    with _lock:
+        if threads not in _pools:
+            _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="recc")
+        return _pools[threads]
+
+
+def _product(axes: tuple, sizes: dict[str, int]) -> int:
+    total = 1
+    for axis in axes:
+        total *= sizes[dim_of(axis)] if axis != "heads" else 1
+    return total
+
+
+class NativePasses:
+    """Forward and backward pass with the signature of `recc.backends.torch.passes.Passes`, on CPU tensors.
+
+    Loops over the tokens of each (sequence, head) with the state in registers or the first-level cache. States in
+    float32, or float64 where an input is; bfloat16 and float16 are converted on the way in and out.
+    """
+
+    def __init__(self, plan: Plan, meta: dict[str, Any]) -> None:
+        self.plan, self.name = plan, meta["name"]
+        self.inputs, self.params = meta["inputs"], meta["params"]
+        self.states, self.outputs = meta["states"], meta["outputs"]
+        self.saved = self.states
+        self.meta = {**meta, "digest": f"{meta['digest']}_c"}
+        self.natives: dict[tuple, Native] = {}
+        keep_freed_memory()
+
+    @staticmethod
+    def serves(plan: Plan) -> str | None:
+        """Why this backend cannot serve a recurrence, or None."""
+        from recc.backends.c.kernel import programs
+
+        for program in programs(plan):
+            node = unserved(program)
+            if node is not None:
+                what = "complex values" if node.dtype == "complex" else f"`{node.op}` across heads"
+                return f"native code has no form for {what}"
+        return None
+
+    def native(self, sizes: dict[str, int], dtype: torch.dtype) -> Native:
+        dims = {dim: int(size) for dim, size in sizes.items() if dim != "heads"}
+        key = (tuple(sorted(dims.items())), dtype)
+        if key not in self.natives:
+            self.natives[key] = Native(self.plan, dims, dtype)
+        return self.natives[key]
+
+    # --- passes --------------------------------------------------------------------------------------------------
+
+    def forward(self, *arguments: Any) -> Any:
+        *tensors, cu_seqlens, reverse = arguments
+        inputs, params, states = self._split(tensors)
+        call = _Call(self, inputs, params, states, cu_seqlens, reverse)
+        outputs = [call.tokens(item, call.heads_of(item), inputs[0].shape[1]) for item in self.outputs]
+        finals = [call.fixed(item, call.sequences, item["axes"]) for item in self.states]
+        saved = [call.fixed(item, call.bound, item["axes"]) for item in self.states]
+        views = call.given(inputs, params)
+        views |= {("out", item["name"]): call.view(x, item, 2) for item, x in zip(self.outputs, outputs)}
+        for kind, group in (("first", states), ("saved", saved), ("last", finals)):
+            views |= {
+                (kind, item["name"]): call.view(call.real(x, item, 1), item, 1) for item, x in zip(self.states, group)
+            }
+        call.run("forward", views)
+        kept = [x.to(dtype_of(inputs[0].dtype, item)) for x, item in zip(outputs, self.outputs)]
+        return _returned((*kept, *finals, *saved))
+
+    def backward(self, *arguments: Any) -> Any:
+        *tensors, cu_seqlens, reverse = arguments
+        carried, count = len(self.states), len(self.outputs)
+        grads, tensors = tensors[: count + carried], tensors[count + carried :]
+        saved, tensors = tensors[:carried], tensors[carried:]
+        inputs, params, states = self._split(tensors)
+        call = _Call(self, inputs, params, states, cu_seqlens, reverse)
+        time = inputs[0].shape[1]
+        d_inputs = [call.tokens(item, call.heads, time) for item in self.inputs]
+        d_params = [call.fixed(item, call.sequences, ("heads", *_own(item["axes"])), zero=True) for item in self.params]
+        d_first = [call.fixed(item, call.sequences, item["axes"]) for item in self.states]
+        views = call.given(inputs, params)
+        views |= {("d_in", i["name"]): call.view(x, _with_heads(i), 2) for i, x in zip(self.inputs, d_inputs)}
+        views |= {("d_param", i["name"]): call.view(x, _with_heads(i), 1) for i, x in zip(self.params, d_params)}
+        views |= {("d_out", i["name"]): call.view(call.real(x, i, 2), i, 2) for i, x in zip(self.outputs, grads)}
+        for kind, group in (("saved", saved), ("d_last", grads[count:]), ("d_first", d_first)):
+            views |= {(kind, i["name"]): call.view(call.real(x, i, 1), i, 1) for i, x in zip(self.states, group)}
+        call.run("backward", views)
+        found = [
+            (x if "heads" in item["axes"] else x.sum(2) if call.heads > 1 else x.squeeze(2)).to(given.dtype)
+            for x, item, given in zip(d_inputs, self.inputs, inputs)
+        ]
+        for x, item, given in zip(d_params, self.params, params):
+            whole = x.sum(0) if "heads" in item["axes"] else x.sum((0, 1))
+            found.append(whole.to(given.dtype))
+        found += [x.to(given.dtype) for x, given in zip(d_first, states)]
+        return _returned(found)
+
+    def fake_forward(self, *arguments: Any) -> Any:
+        *tensors, cu_seqlens, _ = arguments
+        inputs, params, states = self._split(tensors)
+        call = _Call(self, inputs, params, states, cu_seqlens, False, build=False)
+        first = inputs[0]
+        outputs = [
+            first.new_empty(
+                *first.shape[:2], *(call.sizes[dim_of(a)] for a in item["axes"]), dtype=dtype_of(first.dtype, item)
+            )
+            for item in self.outputs
+        ]
+        finals = [x.new_empty(x.shape) for x in states]
+        kept = [x.new_empty(call.bound, *x.shape[1:]) for x in states]
+        return _returned((*outputs, *finals, *kept))
+
+    def _split(self, tensors: Any) -> tuple:
+        a, b = len(self.inputs), len(self.inputs) + len(self.params)
+        return tensors[:a], tensors[a:b], tensors[b:]
+
+
+class _Call:
+    """One call's sizes, and the words that tell the kernel where each tensor lies. Holds on to all of them."""
+
+    def __init__(
+        self,
+        passes: NativePasses,
+        inputs: Any,
+        params: Any,
+        states: Any,
+        cu_seqlens: Any,
+        reverse: bool,
+        build: bool = True,
+    ) -> None:
+        self.passes, self.alive = passes, []
+        self.dtype = working_dtype(inputs)
+        self.sizes: dict[str, int] = {}
+        for tensors, items, lead in (
+            (inputs, passes.inputs, 2),
+            (params, passes.params, 0),
+            (states, passes.states, 1),
+        ):
+            for x, item in zip(tensors, items):
+                self.sizes |= {dim_of(axis): size for axis, size in zip(item["axes"], x.shape[lead:])}
+        self.heads = self.sizes.get("heads", 1)
+        batch, self.time = inputs[0].shape[:2]
+        self.sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        self.native = passes.native(self.sizes, self.dtype)
+        rows = self.native.kernel.chunk
+        self.bound = chunk_bound(batch, self.time, rows, None if cu_seqlens is None else self.sequences)
+        self.reverse = reverse
+        if not build:
+            return
+        if cu_seqlens is None:
+            self.offsets, lengths = None, torch.full((self.sequences,), self.time, dtype=torch.int64)
+        else:
+            self.offsets = cu_seqlens.to("cpu", torch.int64).contiguous()
+            check_bounds(self.offsets.tolist(), self.time)
+            lengths = self.offsets.diff()
+        counts = (lengths + (rows - 1)) // rows
+        self.chunks = counts.cumsum(0) - counts
+
+    def heads_of(self, item: dict) -> int:
+        return self.heads if "heads" in item["axes"] else 0
+
+    def tokens(self, item: dict, heads: int, time: int) -> torch.Tensor:
+        """A new tensor [batch, time, (heads,) dims] to write to."""
+        batch = self.sequences if self.offsets is None else 1
+        lead = (batch, time, heads) if heads else (batch, time)
+        return torch.empty(*lead, *(self.sizes[dim_of(a)] for a in _own(item["axes"])), dtype=self.dtype)
+
+    def fixed(self, item: dict, count: int, axes: tuple, zero: bool = False) -> torch.Tensor:
+        """A new tensor [count, (heads,) dims]."""
+        make = torch.zeros if zero or count == self.bound else torch.empty
+        return make(count, *(self.heads if a == "heads" else self.sizes[dim_of(a)] for a in axes), dtype=self.dtype)
+
+    def real(self, x: torch.Tensor, item: dict, lead: int) -> torch.Tensor:
+        """x in the working precision, its dims contiguous."""
+        x = x.to(self.dtype)
+        first = lead + ("heads" in item["axes"])
+        want = 1
+        for size, stride in zip(reversed(x.shape[first:]), reversed(x.stride()[first:])):
+            if size != 1 and stride != want:
+                x = x.contiguous()
+                break
+            want *= size
+        self.alive.append(x)
+        return x
+
+    def view(self, x: torch.Tensor, item: dict, lead: int) -> list[int]:
+        """Where x [lead, (heads,) dims] begins, and its strides along batch, time and heads."""
+        self.alive.append(x)
+        stride = x.stride()
+        head = stride[lead] if "heads" in item["axes"] else 0
+        batch = stride[0] if lead else 0
+        return [x.data_ptr(), batch, stride[1] if lead == 2 else 0, head]
+
+    def given(self, inputs: Any, params: Any) -> dict:
+        passes = self.passes
+        views = {("in", i["name"]): self.view(self.real(x, i, 2), i, 2) for i, x in zip(passes.inputs, inputs)}
+        return views | {
+            ("param", i["name"]): self.view(self.real(x, i, 0), i, 0) for i, x in zip(passes.params, params)
+        }
+
+    def run(self, direction: str, views: dict) -> None:
+        fields = getattr(self.native.kernel, direction)
+        offsets = 0 if self.offsets is None else self.offsets.data_ptr()
+        head = [self.heads, self.time, int(self.reverse), offsets, self.chunks.data_ptr()]
+        tasks = self.sequences * self.heads
+        if tasks:
+            tokens = -(-self.time // max(self.sequences, 1)) if self.offsets is not None else self.time
+            self.native.run(direction, head, [views[field] for field in fields], tasks, tokens)
+
+
+def _own(axes: tuple) -> tuple:
+    return tuple(axis for axis in axes if axis != "heads")
+
+
+def _with_heads(item: dict) -> dict:
+    return {**item, "axes": ("heads", *_own(item["axes"]))}
+
+
+def _returned(results: Any) -> Any:
+    results = tuple(results)
+    return results[0] if len(results) == 1 else results

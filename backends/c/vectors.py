@@ -1,0 +1,216 @@
+"""The vector text that a generated C file starts with: types, loads, horizontal sums and functions.
+
+GCC and Clang vector extensions and nothing else: no header, no intrinsic, and libm only where an op has no vector
+form yet. Functions hold to a few units in the last place of the working precision; exp underflows to 0 below -86.6
+in float32 (-707 in float64), overflows to infinity, and NaN stays NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+# exp(r) = 1 + r + r^2 Q(r) for |r| <= log(2) / 2. float32: Q interpolated at Chebyshev nodes, relative error 1e-8.
+_Q32 = (0.5, 0.16666576989698692, 0.041666554617201194, 0.008363179052728027, 0.0013926183587892934)
+_Q64 = tuple(1 / math.factorial(n) for n in range(2, 14))
+
+
+@dataclass(frozen=True)
+class Real:
+    """A working precision. lanes: elements of a vector."""
+
+    name: str  # float or double
+    lanes: int
+
+    @property
+    def bytes(self) -> int:
+        return 4 if self.name == "float" else 8
+
+    @property
+    def literal(self) -> str:
+        return "f" if self.name == "float" else ""
+
+
+# Scalar functions of libm, for ops without a vector form: one lane at a time.
+_LIBM = {"sin": 1, "cos": 1, "erf": 1, "pow": 2}
+
+
+def prelude(real: Real, used: set[str]) -> str:
+    """Everything that stands before the kernels. used: the ops that occur, for what only some need."""
+    parts = [_types(real), _sums(real), _exponentials(real), _logarithms(real), _CURVES]
+    parts += [
+        _one_by_one(name, arity)
+        for name, arity in _LIBM.items()
+        if name in used or (name, "gelu") == ("erf", *used & {"gelu"})
+    ]
+    if "gelu" in used:
+        parts.append("LANES vec v_gelu(vec x) { return x * HALF * (ONE + v_erf(x * (real)0.70710678118654752)); }\n")
+    return "\n".join(parts)
+
+
+def _types(real: Real) -> str:
+    word = "int" if real.name == "float" else "long long"
+    return f"""typedef {real.name} real;
+typedef {word} word;
+enum {{ LANES_N = {real.lanes} }};
+typedef real vec __attribute__((vector_size({real.lanes * real.bytes})));
+typedef word mask __attribute__((vector_size({real.lanes * real.bytes})));
+typedef real loose __attribute__((vector_size({real.lanes * real.bytes}), aligned({real.bytes}), may_alias));
+typedef real four __attribute__((vector_size({4 * real.bytes})));
+typedef real loose_four __attribute__((vector_size({4 * real.bytes}), aligned({real.bytes}), may_alias));
+
+#define LANES static inline __attribute__((always_inline, unused))
+#define ONE ((real)1)
+#define HALF ((real)0.5)
+
+LANES vec load(const real *p) {{ return *(const loose *)p; }}
+LANES void store(real *p, vec x) {{ *(loose *)p = x; }}
+LANES vec all(real x) {{ return x - (vec){{0}}; }}
+LANES vec blend(mask c, vec a, vec b) {{ return (vec)(((mask)a & c) | ((mask)b & ~c)); }}
+LANES mask numbered(void) {{ return (mask){{{", ".join(map(str, range(real.lanes)))}}}; }}
+LANES vec leading(vec x, int count) {{ return (vec)((mask)x & (numbered() < count)); }}
+LANES vec gather(const real *p, long stride, long count) {{
+    vec x = {{0}};
+    for (long i = 0; i < LANES_N && i < count; i++) x[i] = p[i * stride];
+    return x;
+}}
+LANES vec load_part(const real *p, long count) {{ return count < LANES_N ? gather(p, 1, count) : load(p); }}
+LANES void scatter(real *p, long stride, long count, vec x) {{
+    for (long i = 0; i < LANES_N && i < count; i++) p[i * stride] = x[i];
+}}
+LANES void store_part(real *p, long count, vec x) {{
+    if (count < LANES_N) scatter(p, 1, count, x); else store(p, x);
+}}
+"""
+
+
+def _sums(real: Real) -> str:
+    """Horizontal sums of one vector and of four at once: halves of two vectors are added as one."""
+    lanes = real.lanes
+
+    def picked(blocks: int, half: int) -> str:
+        size = lanes // blocks
+        start = [b * size + half * size // 2 for b in range(blocks)]
+        own = [i for s in start for i in range(s, s + size // 2)]
+        return ", ".join(map(str, own + [i + lanes for i in own]))
+
+    lines = ["LANES four total4(vec a, vec b, vec c, vec d) {"]
+    for x, y in (("a", "b"), ("c", "d"), ("a", "c")):
+        blocks = 2 if (x, y) == ("a", "c") else 1
+        low, high = (f"__builtin_shufflevector({x}, {y}, {picked(blocks, half)})" for half in (0, 1))
+        lines.append(f"    {x} = {low} + {high};")
+    size = lanes // 4
+    while size > 1:
+        order = ", ".join(str(i ^ (size // 2)) for i in range(lanes))
+        lines.append(f"    a += __builtin_shufflevector(a, a, {order});")
+        size //= 2
+    # after two pairings the blocks hold a, b, c, d when pairing kept blocks of one vector together
+    places = [b * (lanes // 4) for b in range(4)]
+    lines.append(f"    return __builtin_shufflevector(a, a, {', '.join(map(str, places))});\n}}")
+    single = ["LANES real total(vec a) {"]
+    size = lanes
+    while size > 1:
+        order = ", ".join(str(i ^ (size // 2)) for i in range(lanes))
+        single.append(f"    a += __builtin_shufflevector(a, a, {order});")
+        size //= 2
+    single.append("    return a[0];\n}")
+    single.append(
+        "LANES real greatest(vec a) { real y = a[0]; for (int i = 1; i < LANES_N; i++) y = a[i] > y || a[i] != a[i] ? a[i] : y; return y; }"
+    )
+    return "\n".join([*lines, *single]) + "\n"
+
+
+def _horner(coefficients: tuple[float, ...], x: str, literal: str) -> str:
+    text = f"{coefficients[-1]!r}{literal}"
+    for c in reversed(coefficients[:-1]):
+        text = f"({c!r}{literal} + {x} * {text})"
+    return text
+
+
+def _exponentials(real: Real) -> str:
+    f = real.literal
+    wide = real.name == "double"
+    magic, shift, bias = ("6755399441055744.0", 52, 1023) if wide else ("12582912.0f", 23, 127)
+    low, high = ("-707.0", "709.78271289338397") if wide else ("-86.6f", "88.72283f")
+    hi, lo = ("0.693147180369123816490", "1.90821492927058770002e-10") if wide else ("0.693359375f", "-2.12194440e-4f")
+    return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1; the power of two is left as 2^(n - 1), which never overflows.
+LANES vec reduced(vec x, vec *half) {{
+    vec n = x * 1.4426950408889634{f} + {magic};
+    *half = (vec)(((mask)n - (mask)all({magic}) + {bias - 1}) << {shift});
+    n -= {magic};
+    vec r = (x - n * {hi}) - n * {lo};
+    return r + r * r * {_horner(_Q64 if wide else _Q32, "r", f)};
+}}
+LANES vec v_exp(vec x) {{
+    vec half, p = reduced(x, &half);
+    vec y = (half + half * p) * 2;
+    y = blend(x < {low}, all(0), y);
+    return blend(x > {high}, all(__builtin_inf{f}()), y);
+}}
+LANES vec v_expm1(vec x) {{
+    vec half, p = reduced(x, &half);
+    vec y = (half * p + (half - HALF)) * 2;
+    y = blend(x < {low}, all(-1), y);
+    return blend(x > {high}, all(__builtin_inf{f}()), y);
+}}
+"""
+
+
+def _logarithms(real: Real) -> str:
+    f = real.literal
+    wide = real.name == "double"
+    shift, least, up = (52, "2.2250738585072014e-308", 54) if wide else (23, "1.17549435e-38f", 25)
+    terms = tuple(2 / (2 * n + 1) for n in range(1, 12 if wide else 5))
+    return f"""// log(x) = e log(2) + 2 atanh(s) with s = (m - 1) / (m + 1) and m in [sqrt(1/2), sqrt(2)).
+LANES vec v_log(vec x) {{
+    mask tiny = x < {least};
+    vec y = blend(tiny, x * (real)(1LL << {up}), x);
+    mask bits = (mask)y - (mask)all(0.70710678118654752{f});
+    mask power = bits >> {shift};
+    vec m = (vec)((mask)y - (power << {shift}));
+    vec e = __builtin_convertvector(power - (tiny & {up}), vec);
+    vec s = (m - 1) / (m + 1), z = s * s;
+    y = e * {"0.693147180369123816490" if wide else "0.693359375f"} + (2 * s + (s * z * {_horner(terms, "z", f)} + e * {"1.90821492927058770002e-10" if wide else "-2.12194440e-4f"}));
+    y = blend(x == 0, all(-__builtin_inf{f}()), y);
+    y = blend(x < 0, all(__builtin_nan{f}("")), y);
+    return blend((x == __builtin_inf{f}()) | (x != x), x, y);
+}}
+LANES vec v_log1p(vec x) {{ // the rounding of 1 + x is undone by the quotient
+    vec u = x + 1, y = v_log(u) * (x / (u - 1));
+    y = blend(u == 1, x, y);
+    return blend(u == __builtin_inf{f}(), u, y);
+}}
+LANES vec v_softplus(vec x);
+LANES vec v_tanh(vec x) {{
+    vec y = blend(x > {"20.0" if wide else "10.0f"}, all({"20.0" if wide else "10.0f"}), x);
+    vec e = v_expm1(2 * blend(y < {"-20.0" if wide else "-10.0f"}, all({"-20.0" if wide else "-10.0f"}), y));
+    return e / (e + 2);
+}}
+"""
+
+
+_CURVES = """LANES vec v_abs(vec x) { return blend(x < 0, -x, x); }
+LANES vec v_maximum(vec a, vec b) { return blend((a > b) | (a != a), a, b); }
+LANES vec v_minimum(vec a, vec b) { return blend((a < b) | (a != a), a, b); }
+LANES vec v_relu(vec x) { return blend(x < 0, all(0), x); }
+LANES vec v_sign(vec x) { return blend(x > 0, all(1), blend(x < 0, all(-1), x)); }
+LANES vec v_sigmoid(vec x) { return 1 / (1 + v_exp(-x)); }
+LANES vec v_silu(vec x) { return x / (1 + v_exp(-x)); }
+LANES vec v_softplus(vec x) { return v_relu(x) + v_log1p(v_exp(-v_abs(x))); }
+LANES vec v_logsigmoid(vec x) { return -v_softplus(-x); }
+LANES vec v_logaddexp(vec a, vec b) {
+    vec y = v_maximum(a, b) + v_log1p(v_exp(-v_abs(a - b)));
+    return blend(a == b, a + (real)0.69314718055994531, y);
+}
+LANES vec v_sqrt(vec x) { for (int i = 0; i < LANES_N; i++) x[i] = sizeof(real) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]); return x; }
+LANES vec v_rsqrt(vec x) { return 1 / v_sqrt(x); }
+LANES vec v_floor(vec x) { for (int i = 0; i < LANES_N; i++) x[i] = __builtin_floor(x[i]); return x; }
+"""
+
+
+def _one_by_one(name: str, arity: int) -> str:
+    given, lanes = ("vec x", "x[i]") if arity == 1 else ("vec x, vec y", "x[i], y[i]")
+    doubles = ", ".join(["double"] * arity)
+    return f"""double {name}({doubles});
+LANES vec v_{name}({given}) {{ for (int i = 0; i < LANES_N; i++) x[i] = {name}({lanes}); return x; }}
+"""
