@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from recc.analysis import cascade, jacobian, semiring
 from recc.analysis.affine import classify
+from recc.analysis.moved import moved
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
 from recc.analysis.poly import Algebra, NotAffine, Term, product_node
 from recc.analysis.reads import Read, WholeState, rewrite
@@ -28,8 +29,7 @@ def analyse(rec: Recurrence) -> Plan:
         own = cascade.own_terms(rec, group)
         updates |= own
         components.append(_component(rec, group, own, level[group]))
-    hoisted, sunk = _moved(rec)
-    return Plan(rec, tuple(components), hoisted, sunk, updates)
+    return Plan(rec, tuple(components), *moved(rec), updates)
 
 
 def old_leaf(rec: Recurrence, name: str, when: str = "old") -> Node:
@@ -127,17 +127,3 @@ def _read_axes(rec: Recurrence, name: str, group: tuple[str, ...]) -> tuple[Axis
         except WholeState:
             found.append(None)
     return tuple(dict.fromkeys(found))
-
-
-def _moved(rec: Recurrence) -> tuple[tuple[tuple[str, Node], ...], tuple[tuple[str, Node], ...]]:
-    """What runs in parallel over time before the core (reads no state) and after it (no update reads it)."""
-    core = {node for update in rec.updates.values() for node in walk(update)}
-    named = {node: name for node, name in rec.names.items()} | {o.value: o.name for o in rec.outputs}
-    hoisted, sunk = [], []
-    for node, name in named.items():
-        stateful = any(below.op == "state" for below in walk(node))
-        if not stateful and node.args:
-            hoisted.append((name, node))
-        elif stateful and node not in core and node.op != "state":
-            sunk.append((name, node))
-    return tuple(hoisted), tuple(sunk)

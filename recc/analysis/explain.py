@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recc.analysis import analyse, work
 from recc.analysis.formula import FORMULAS, Writer, normal_form
-from recc.analysis.moved import moved, named_inputs
+from recc.analysis.moved import named_inputs
 from recc.analysis.plan import Affine, Component, Plan, Reason
 from recc.ir.node import HEADS, Node
 from recc.ir.printer import show
@@ -31,13 +31,12 @@ def explain(rec: Recurrence, plan: Plan, choice: Choice) -> Page:
 
 def explain_json(rec: Recurrence, plan: Plan, choice: Choice) -> dict[str, Any]:
     """The machine's view. The keys named in docs/cli.md are stable; others may be added."""
-    hoisted, sunk = moved(rec)
     view = readable(plan)
     return {
         "recurrence": rec.name,
         "components": [_component(component, plan, choice, *view[component.states]) for component in plan.components],
-        "hoisted": [_moved(name, node, rec) for name, node in hoisted],
-        "sunk": [_moved(name, node, rec) for name, node in sunk],
+        "hoisted": [_moved(name, node, rec) for name, node in plan.hoisted],
+        "sunk": [_moved(name, node, rec) for name, node in plan.sunk],
         "parallel": choice.parallel,
         "chunk": choice.chunk,
         "work": _work(plan, choice),

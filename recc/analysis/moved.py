@@ -1,4 +1,4 @@
-"""What leaves the loop over tokens: read off the step graph, for the plan's reader.
+"""What leaves the loop over tokens, read off the step graph.
 
 hoisted: reads no state, so it runs over all tokens at once before the core. A past value `x[t-n]` of something hoisted
 is a shift of rows and counts as that. sunk: only reads finished states, so it runs over all tokens at once after it.
@@ -13,7 +13,7 @@ from recc.ir.ops import leaf
 from recc.ir.program import Domain, Input, Recurrence
 
 NOWHERE = Span(0, 0, 0, 0)
-Named = list[tuple[str | None, Node]]
+Named = tuple[tuple[str | None, Node], ...]
 
 
 def moved(rec: Recurrence) -> tuple[Named, Named]:
@@ -29,10 +29,10 @@ def moved(rec: Recurrence) -> tuple[Named, Named]:
             moving.add(node)
     core = set(walk(*updates))
     named = dict(rec.names) | {output.value: output.name for output in rec.outputs}
-    hoisted: Named = [(name, node) for node, name in named.items() if node not in stateful and node.args]
+    hoisted = [(name, node) for node, name in named.items() if node not in stateful and node.args]
     hoisted += [(None, node) for node in _unnamed(roots, named, stateful, moving)]
     after = [(name, node) for node, name in named.items() if node in stateful and node not in core]
-    return hoisted, [(name, node) for name, node in after if node.op != "state"]
+    return tuple(hoisted), tuple((name, node) for name, node in after if node.op != "state")
 
 
 def named_inputs(rec: Recurrence) -> Recurrence:

@@ -16,7 +16,7 @@ from recc.analysis import work
 from recc.analysis.cascade import state_leaves
 from recc.analysis.explain import class_of, readable, without
 from recc.analysis.formula import FORMULAS, LIMIT, Line, Writer, axes_text, normal_form
-from recc.analysis.moved import Named, moved
+from recc.analysis.moved import Named
 from recc.analysis.plan import Component, Plan, Reason
 from recc.ir.node import Span
 from recc.ir.printer import show
@@ -45,9 +45,8 @@ class Page:
         yield Text.assemble((rec.name, HEAD), f"  {rec.path}")
         yield from _wrapped(Text(" ".join(rec.doc.split()), DIM), width)
         yield Text()
-        hoisted, sunk = moved(rec)
-        yield from _moved("hoisted", "reads no state, so it runs over all tokens at once", hoisted, rec, width)
-        yield from _moved("sunk", "only reads finished states, so it runs over all tokens at once", sunk, rec, width)
+        yield from _moved("hoisted", "reads no state", plan.hoisted, rec, width)
+        yield from _moved("sunk", "only reads finished states", plan.sunk, rec, width)
         core = [component for component in plan.components if not _is_past(component, rec)]
         past = [name for c in plan.components if _is_past(c, rec) for name in c.states]
         if past:
@@ -153,7 +152,7 @@ def _moved(head: str, meaning: str, nodes: Named, rec: Recurrence, width: int) -
     if not nodes:
         yield Text.assemble((head, HEAD), ": nothing")
         return
-    yield Text.assemble((head, HEAD), f": {meaning}")
+    yield Text.assemble((head, HEAD), f": {meaning}, so it runs over all tokens at once")
     lines = []
     for name, node in nodes:
         text, span = show(node, without(rec, node), LIMIT), rec.spans.get(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from recc.analysis.moved import Named
 from recc.ir.node import Axis, Node, Span
 from recc.ir.program import Recurrence
 
@@ -104,6 +105,6 @@ class Plan:
 
     recurrence: Recurrence
     components: tuple[Component, ...]
-    hoisted: tuple[tuple[str, Node], ...]
-    sunk: tuple[tuple[str, Node], ...]
+    hoisted: Named
+    sunk: Named
     updates: dict[str, Node] = field(default_factory=dict)  # in terms of old states of the own component

@@ -109,6 +109,14 @@ def test_a_layers_projections_are_hoisted_and_its_norm_is_sunk():
     assert "S[t] = exp(g) * S[t-1] + k (x) (beta * v - beta * exp(g) * y)" in page("gated_delta_net_layer")
 
 
+def test_what_reads_past_inputs_alone_is_hoisted_with_them():
+    lines = ["input x", "state h = 0", "output o", "u = tanh(x[t-1])", "h[t] = 0.5 * h[t-1] + x", "o = u * h[t]"]
+    rec, plan, choice = derive("\n".join(["recurrence r", *lines]))
+    assert ([name for name, _ in plan.hoisted], [name for name, _ in plan.sunk]) == (["u"], ["o"])
+    view = explain_json(rec, plan, choice)
+    assert [[item["name"] for item in view[key]] for key in ("hoisted", "sunk")] == [["u"], ["o"]]
+
+
 def test_classes_in_a_phrase():
     def of(spec: str) -> str:
         return class_of(derive(spec)[1].components[0])
