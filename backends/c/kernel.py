@@ -17,6 +17,7 @@ from recc.analysis.plan import Plan
 from recc.ir.node import Node, dim_of, walk
 from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
+from recc.tile.contract import contract
 from recc.tile.program import TileProgram, adjoint, state_key
 
 BUFFER = 1 << 19  # bytes of states that a backward pass holds for the tokens of a chunk: within the second-level cache
@@ -57,11 +58,25 @@ def programs(plan: Plan) -> tuple[TileProgram, TileProgram, TileProgram]:
     small = [node for core in phases.cores for node in core.consumed if len(dims(node)) < wide or wide < 2]
     small.sort(key=phases.nodes.index)
     kept = {f"kept_{place}": node for place, node in enumerate(small)}
-    back = adjoint(replace(step, kept=kept))
+    back = contracted(adjoint(replace(step, kept=kept)))
     used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
     states = {state_key(c.name): c.old for c in step.carries}
     stores = {name: node for name, node in {**states, **kept}.items() if name in used or name in states}
     return step, replace(again, stores=stores), back
+
+
+def contracted(program: TileProgram) -> TileProgram:
+    """The program with sums of wide products taken apart."""
+    names = [*program.stores, *program.sums]
+    roots = [*program.stores.values(), *program.sums.values(), *(c.new for c in program.carries)]
+    done = contract(roots)
+    values = dict(zip(names, done))
+    return replace(
+        program,
+        stores={name: values[name] for name in program.stores},
+        sums={name: values[name] for name in program.sums},
+        carries=tuple(replace(c, new=new) for c, new in zip(program.carries, done[len(names) :])),
+    )
 
 
 def generate(plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None = None) -> Kernel:
@@ -294,7 +309,8 @@ class _File:
                 outside = self._external(field, state.axes, False)
                 pair = (array, outside) if kind == "d_last" else (outside, array)
                 lines += _scope([self._point_fixed(field, "sequence"), *copied(*pair, self._size)])
-        first = Part(again, work, again_leaves, kept, self.chunk, self.registers, prefix="f_")
+        lanes = {name: axes[-1] if axes else None for name, axes in layouts.items()}
+        first = Part(again, work, again_leaves, kept, self.chunk, self.registers, prefix="f_", lanes=lanes)
         second = Part(back, work, back_leaves, results, self.chunk, self.registers, backwards=True)
         body = [
             *task, *enter, *first.once, *second.once,

@@ -48,7 +48,15 @@ class Loops:
     # --- the choice ------------------------------------------------------------------------------------------------
 
     @classmethod
-    def of_core(cls, core: Core, sums: list[Node], sizes: Callable[[Axis], int], lanes: int, registers: int) -> Loops:
+    def of_core(
+        cls,
+        core: Core,
+        sums: list[Node],
+        sizes: Callable[[Axis], int],
+        lanes: int,
+        registers: int,
+        lane: Axis | None = None,
+    ) -> Loops:
         """Vectors run along the axis that is summed least often; the state stays as near as its couplings allow."""
         axes, coupled = sorted(core.axes), core.coupled
         if not axes:
@@ -64,7 +72,7 @@ class Loops:
             stuck = axis in coupled and not covered(axis)
             return across + 8 * stuck + 4 * narrow, -sizes(axis), axis
 
-        lane = min(axes, key=price)
+        lane = lane if lane in core.axes else min(axes, key=price)
         rest = sorted((axis for axis in axes if axis != lane), key=lambda axis: (axis in coupled, sizes(axis)))
         outer, row = tuple(rest[:-1]), rest[-1] if rest else None
         count = -(-sizes(lane) // lanes)

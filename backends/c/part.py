@@ -37,7 +37,7 @@ class Part:
     """Prints one program. leaves: where inputs, params and states lie. results: where stores and sums go, by name.
 
     backwards: tokens run from the last of a chunk to the first. `once` holds the lines for a task's start, `lines`
-    those for a chunk of `c` tokens.
+    those for a chunk of `c` tokens. lanes: the axis that vectors run along, for states where that is settled.
     """
 
     def __init__(
@@ -50,9 +50,10 @@ class Part:
         registers: int,
         prefix: str = "",
         backwards: bool = False,
+        lanes: dict[str, Axis | None] | None = None,
     ) -> None:
         self.program, self.work, self.chunk, self.registers = program, work, chunk, registers
-        self.prefix, self.backwards = prefix, backwards
+        self.prefix, self.backwards, self.lanes = prefix, backwards, lanes or {}
         self.phases = Phases(program)
         self.arrays: dict[Node, Array] = dict(leaves)
         self.copies: dict[tuple[Node, Axis | None], Array] = {}  # by the axis that is contiguous
@@ -197,7 +198,8 @@ class Part:
             self._loops: dict[Core, Loops] = {}
         if core not in self._loops:
             sums = [node for node in self.phases.nodes if node.op in REDUCTIONS and self.phases.owner(node) is core]
-            self._loops[core] = Loops.of_core(core, sums, self.work.size, self.work.lanes, self.registers)
+            lane = self.lanes.get(core.carries[0].name)
+            self._loops[core] = Loops.of_core(core, sums, self.work.size, self.work.lanes, self.registers, lane)
         return self._loops[core]
 
     def array_of(self, node: Node) -> Array | None:

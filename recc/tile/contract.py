@@ -1,0 +1,94 @@
+"""Sums of wide products, taken apart: what does not depend on the summed axis comes out of the sum.
+
+The adjoint of an outer product or of a state's update sums products such as (a S + k u) o over an axis. Multiplied out,
+each term with a wide factor (a state, its cotangent) is one multiply-add an element, the others are products
+of vectors, and terms that occur in several cotangents are the same node and are computed once.
+"""
+
+from __future__ import annotations
+
+from recc.ir.node import GRID, HEADS, Axis, Node, digest, walk
+from recc.ir.ops import ONE, add, build, dot, is_zero, mul, neg, spread, sub, total
+
+MOST = 12  # terms; beyond that the sum stays as it is
+
+Term = tuple[bool, tuple[Node, ...]]  # negative or not, factors
+
+
+def contract(roots: list[Node]) -> list[Node]:
+    """The same values, every sum over products of wide values taken apart."""
+    done: dict[Node, Node] = {}
+    for node in walk(*roots):
+        args = tuple(done[arg] for arg in node.args)
+        new = node if args == node.args else build(node.op, *args, **dict(node.attrs))
+        done[node] = _contracted(new) if new.op in ("sum", "dot") else new
+    return [done[root] for root in roots]
+
+
+def _dims(node: Node) -> set[Axis]:
+    return set(node.axes) - {GRID, HEADS}
+
+
+def _contracted(node: Node) -> Node:
+    if set(node["over"]) & {GRID, HEADS} or len(set().union(*(_dims(arg) for arg in node.args))) < 2:
+        return node
+    terms = _expand(node.args[0])
+    for arg in node.args[1:]:
+        terms = _product(terms, _expand(arg))
+    if terms is None or (len(terms) == 1 and len(terms[0][1]) == 1):
+        return node
+    found = None
+    for negative, factors in terms:
+        value = _reduce(list(factors), tuple(node["over"]))
+        found = (neg(value) if negative else value) if found is None else (sub if negative else add)(found, value)
+    return spread(found, node.axes)
+
+
+def _expand(node: Node) -> list[Term] | None:
+    """The terms of a wide value; what is no wider than a vector is a factor as it is."""
+    if is_zero(node):
+        return []
+    if len(_dims(node)) < 2:
+        return [(False, (node,))]
+    match node.op:
+        case "neg":
+            terms = _expand(node.args[0])
+            return None if terms is None else [(not negative, factors) for negative, factors in terms]
+        case "add" | "sub":
+            first, second = (_expand(arg) for arg in node.args)
+            if first is None or second is None or len(first) + len(second) > MOST:
+                return None
+            flip = node.op == "sub"
+            return first + [(negative != flip, factors) for negative, factors in second]
+        case "mul":
+            return _product(_expand(node.args[0]), _expand(node.args[1]))
+    return [(False, (node,))]
+
+
+def _product(a: list[Term] | None, b: list[Term] | None) -> list[Term] | None:
+    if a is None or b is None or len(a) * len(b) > MOST:
+        return None
+    return [(n != m, (*x, *y)) for n, x in a for m, y in b]
+
+
+def _reduce(factors: list[Node], over: tuple[Axis, ...]) -> Node:
+    """The sum over `over` of a product, one axis after the other."""
+    factors = [f for f in factors if f.op != "ones"]
+    for axis in sorted(over, reverse=True):
+        inside = [f for f in factors if axis in f.axes]
+        factors = [f for f in factors if axis not in f.axes]
+        if not inside:
+            factors.append(total(spread(ONE, (axis,)), (axis,)))
+            continue
+        wide = [f for f in inside if len(_dims(f)) > 1]
+        slim = [f for f in inside if len(_dims(f)) <= 1]
+        factors.append(dot(_times(wide), _times(slim), (axis,)) if wide and slim else total(_times(inside), (axis,)))
+    return _times(factors)
+
+
+def _times(factors: list[Node]) -> Node:
+    """The product, in an order of its own, so that equal products are one node: small factors first."""
+    result = ONE
+    for factor in sorted(factors, key=lambda f: (len(_dims(f)), digest(f))):
+        result = mul(result, factor)
+    return result
