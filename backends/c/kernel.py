@@ -13,8 +13,9 @@ from recc.backends.c.part import Part, ops_of
 from recc.backends.c.phases import Phases, dims
 from recc.backends.c.vectors import Real, prelude
 
-from recc.analysis.plan import Plan
+from recc.analysis.plan import Affine, Plan
 from recc.ir.node import Node, dim_of, walk
+from recc.ir.ops import add, dot, leaf, mul, spread
 from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
 from recc.tile.contract import contract
@@ -39,10 +40,32 @@ class Kernel:
 
 def step_program(plan: Plan) -> TileProgram:
     """The step of one token as a program: loads, carries and stores without rows."""
+    plan = replace(plan, updates={**plan.updates, **_normal_forms(plan)})
     lowering = Lowering(plan, 1)
     for component in plan.components:
         Sequential.lower(lowering, component)
     return lowering.program()
+
+
+def _normal_forms(plan: Plan) -> dict[str, Node]:
+    """The updates of matrix memories as decay * S + key (value + reads of S): two multiply-adds an element and one for
+    each read, however the spec wrote them."""
+    found = {}
+    for component in plan.components:
+        kind, name = component.kind, component.states[0]
+        if not isinstance(kind, Affine) or not kind.writes or kind.not_matrix is not None:
+            continue
+        state = plan.recurrence.state(name)
+        old = leaf("state", state.axes, state.dtype, name=name, when="old")
+        reads = [dot(w, old, (kind.mixing,)) for w in kind.ranks]
+        new = mul(kind.decay, old)
+        for write in kind.writes:
+            value = write.const
+            for rank, scale in write.of_read:
+                value = add(value, mul(scale, reads[rank]))
+            new = add(new, mul(write.key, value))
+        found[name] = spread(new, state.axes)
+    return found
 
 
 def programs(plan: Plan) -> tuple[TileProgram, TileProgram, TileProgram]:

@@ -340,39 +340,50 @@ class _Writer:
         lines = body.inside if has_row else body.before
         most = node.op == "amax"
         kind = "vec" if has_lane else "real"
-        results: dict[tuple[int, int], str] = {}
+        end = after if over_row or not has_row else lines
+        separate = over_row and in_loop  # a row loop adds to each: more chains than one
+        found: dict[tuple[int, int], str] = {}
         for r in rows:
             for u in vectors:
                 term = self._term(body, node, r, u, has_lane)
-                if over_lane and body.count(u) is not None:
-                    count = body.count(u)
-                    term = (
-                        f"leading({term}, {count})"
-                        if not most
-                        else f"blend(numbered() < (int)({count}), {term}, all(-__builtin_inf()))"
-                    )
-                results[r, u] = self._gathered(body, f"{name}_{r}{u}a", kind, term, lines, over_row and in_loop, most)
-        end = after if over_row or not has_row else lines
+                count = body.count(u) if over_lane else None
+                if count is not None:
+                    idle = f"blend(numbered() < (int)({count}), {term}, all(-__builtin_inf()))"
+                    term = idle if most else f"leading({term}, {count})"
+                place = (r, u) if separate else (r * (not over_row), u * (not over_lane))
+                if place not in found:
+                    found[place] = f"{name}_{place[0]}{place[1]}a"
+                    if separate:
+                        body.before.append(f"{kind} {found[place]} = {self._start(kind, most)};")
+                    else:
+                        lines.append(f"{kind} {found[place]} = {term};")
+                        continue
+                lines.append(self._joined(found[place], term, kind, most))
+        if separate:
+            final: dict[tuple[int, int], str] = {}
+            for (r, u), part in found.items():
+                place = (0, u * (not over_lane))
+                if place in final:
+                    end.append(self._joined(final[place], part, kind, most))
+                final.setdefault(place, part)
+            found = final
+        if over_lane and most:
+            found = {place: f"greatest({text})" for place, text in found.items()}
+        self._finish(body, target, found, end, over_lane and not most, sorted({r for r, _ in found}))
 
-        def joined(names: list[str]) -> str:
-            if most:
-                text = names[0]
-                for other in names[1:]:
-                    text = f"v_maximum({text}, {other})" if has_lane else f"v_maximum(all({text}), all({other}))[0]"
-                return text
-            return " + ".join(names)
+    @staticmethod
+    def _start(kind: str, most: bool) -> str:
+        if most:
+            return "all(-__builtin_inf())" if kind == "vec" else "-__builtin_inf()"
+        return "{0}" if kind == "vec" else "0"
 
-        kept_rows = [0] if over_row or not has_row else list(rows)
-        found: dict[tuple[int, int], str] = {}
-        for r in kept_rows:
-            group = list(rows) if over_row else [r]
-            if over_lane:
-                text = joined([results[q, u] for q in group for u in vectors])
-                found[r, 0] = f"greatest({text})" if most else text
-            else:
-                for u in vectors:
-                    found[r, u] = joined([results[q, u] for q in group])
-        self._finish(body, target, found, end, over_lane and not most, kept_rows)
+    @staticmethod
+    def _joined(name: str, term: str, kind: str, most: bool) -> str:
+        if not most:
+            return f"{name} += {term};"
+        return f"{name} = " + (
+            f"v_maximum({name}, {term});" if kind == "vec" else f"v_maximum(all({name}), all({term}))[0];"
+        )
 
     def _term(self, body: Body, node: Node, r: int, u: int, has_lane: bool) -> str:
         values = [body.value(arg, r, u) for arg in node.args]
@@ -380,26 +391,6 @@ class _Writer:
         if has_lane and not any(body.is_vector(arg) for arg in node.args):
             return f"all({text})"
         return text
-
-    def _gathered(self, body: Body, name: str, kind: str, term: str, lines: list[str], loop: bool, most: bool) -> str:
-        """A variable that holds the term, or what it adds up to over a row loop."""
-        if not loop:
-            lines.append(f"{kind} {name} = {term};")
-            return name
-        zero = (
-            ("all(-__builtin_inf())" if kind == "vec" else "-__builtin_inf()")
-            if most
-            else "{0}"
-            if kind == "vec"
-            else "0"
-        )
-        body.before.append(f"{kind} {name} = {zero};")
-        if most:
-            both = f"v_maximum({name}, {term})" if kind == "vec" else f"v_maximum(all({name}), all({term}))[0]"
-            lines.append(f"{name} = {both};")
-        else:
-            lines.append(f"{name} += {term};")
-        return name
 
     def _finish(self, body: Body, target: Target, found: dict, end: list[str], across: bool, kept: list[int]) -> None:
         """Names the results, and stores them."""
