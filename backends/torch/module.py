@@ -36,14 +36,7 @@ class Generated:
 def generate(plan: Plan, choice: Choice) -> Generated:
     """The tile functions of a plan under a choice of strategies."""
     rec = plan.recurrence
-    program = lower(plan, choice.strategies, choice.chunk)
-    program, backward = (finish(part) for part in differentiate(program))
-    lowering = Lowering(plan, 1)
-    for component in plan.components:
-        Sequential.lower(lowering, component)
-    step = lowering.program()
-    order = {c.name: place for place, c in enumerate(program.carries)}
-    step = replace(step, carries=tuple(sorted(step.carries, key=lambda c: order[c.name])))
+    program, backward, step = programs(plan, choice)
     parts = [
         function(
             program,
@@ -56,15 +49,30 @@ def generate(plan: Plan, choice: Choice) -> Generated:
             f"The backward pass of {rec.name}: cotangents of inputs, params and initial states.",
         ),
         step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
-        _initial(rec, program),
+        initial_function(rec, program),
     ]
-    functions = "\n\n".join(parts)
-    meta = _meta(plan, choice, program, backward)
-    meta["digest"] = hashlib.blake2s((functions + repr(meta)).encode(), digest_size=6).hexdigest()
-    return Generated(functions, meta)
+    return finished("\n\n".join(parts), describe(plan, choice, program, backward))
 
 
-def _initial(rec: Recurrence, program: TileProgram) -> str:
+def programs(plan: Plan, choice: Choice) -> tuple[TileProgram, TileProgram, TileProgram]:
+    """The tile programs of the forward pass, of the backward pass, and of one token."""
+    program = lower(plan, choice.strategies, choice.chunk)
+    program, backward = (finish(part) for part in differentiate(program))
+    lowering = Lowering(plan, 1)
+    for component in plan.components:
+        Sequential.lower(lowering, component)
+    step = lowering.program()
+    order = {c.name: place for place, c in enumerate(program.carries)}
+    return program, backward, replace(step, carries=tuple(sorted(step.carries, key=lambda c: order[c.name])))
+
+
+def finished(functions: str, meta: dict[str, Any]) -> Generated:
+    """Text and description, under a name that changes with either."""
+    digest = hashlib.blake2s((functions + repr(meta)).encode(), digest_size=6).hexdigest()
+    return Generated(functions, {**meta, "digest": digest})
+
+
+def initial_function(rec: Recurrence, program: TileProgram) -> str:
     """`initial_tiles(params...)`: each state's value before the first token; a number, a tensor, or None."""
     params = {p.name: leaf("param", p.axes, p.dtype, name=p.name) for p in rec.params}
     names = {node: identifier(name) for name, node in params.items()}
@@ -87,7 +95,8 @@ def _initial(rec: Recurrence, program: TileProgram) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _meta(plan: Plan, choice: Choice, program: TileProgram, backward: TileProgram) -> dict[str, Any]:
+def describe(plan: Plan, choice: Choice, program: TileProgram, backward: TileProgram) -> dict[str, Any]:
+    """What an op and its passes need to know besides the tile functions."""
     rec = plan.recurrence
 
     def item(declared: Any, **more: Any) -> dict[str, Any]:
@@ -134,17 +143,30 @@ def _working_tiles(program: TileProgram) -> list[tuple[str, ...]]:
 
 def standalone(generated: Generated, rec: Recurrence) -> str:
     """One file that imports torch alone: support text, tile functions, and the op under the recurrence's name."""
+    support = [support_text("torch", part) for part in SUPPORT[1:]]
+    libraries = [support_text("torch", SUPPORT[0])]
+    return one_file(generated, rec, "import functools\nimport math\n\nimport torch\n", libraries, support, "Op")
+
+
+def one_file(
+    generated: Generated, rec: Recurrence, imports: str, libraries: list[str], support: list[str], op: str
+) -> str:
+    """The tile functions with what they need: of each library the functions that are called, all of the support."""
     name = identifier(rec.name)
     title = f'"""{rec.name}, compiled by recc from this spec:\n\n{_quoted(rec.text)}\n"""\n'
     functional = "import torch.nn.functional as F\n" if "F." in generated.functions else ""
-    head = f"{title}\nimport functools\nimport math\n\nimport torch\n{functional}"
-    texts = [_support_text(part) for part in SUPPORT]
-    used = _reached([generated.functions, *texts[1:]], texts[0])
-    support = [_without_imports(text, used if part == "primitives" else None) for part, text in zip(SUPPORT, texts)]
+    head = f"{title}\n{imports}{functional}"
+    users = [generated.functions, *support]
+    texts = [called(text, users) for text in libraries] + [without_imports(text) for text in support]
     # A name of its own for torch.library: a file that is loaded beside recc runs its own text.
     meta = pprint.pformat({**generated.meta, "digest": f"{generated.meta['digest']}_file"}, width=116, sort_dicts=False)
-    use = f"META = {meta}\n\n{name} = Op(META, forward_tiles, backward_tiles, step_tiles, initial_tiles)\n"
-    return "\n\n".join([head, generated.functions.rstrip(), *support, use])
+    use = f"META = {meta}\n\n{name} = {op}(META, forward_tiles, backward_tiles, step_tiles, initial_tiles)\n"
+    return "\n\n".join([head, generated.functions.rstrip(), *texts, use])
+
+
+def called(library: str, users: list[str]) -> str:
+    """The functions of a library that `users` call, directly or through each other."""
+    return without_imports(library, _reached(users, library))
 
 
 def _quoted(text: str) -> str:
@@ -153,8 +175,9 @@ def _quoted(text: str) -> str:
     )
 
 
-def _support_text(part: str) -> str:
-    return resources.files("recc.backends.torch").joinpath(f"{part}.py").read_text(encoding="utf-8")
+def support_text(backend: str, part: str) -> str:
+    """The text of a module that generated files carry along."""
+    return resources.files(f"recc.backends.{backend}").joinpath(f"{part}.py").read_text(encoding="utf-8")
 
 
 def _names(text: str) -> set[str]:
@@ -172,7 +195,7 @@ def _reached(users: list[str], library: str) -> set[str]:
     return reached
 
 
-def _without_imports(text: str, used: set[str] | None) -> str:
+def without_imports(text: str, used: set[str] | None = None) -> str:
     """A support module as part of one file: docstring as comment, no imports, its functions those in `used`."""
     tree = ast.parse(text)
     drop: set[int] = set()
@@ -180,7 +203,7 @@ def _without_imports(text: str, used: set[str] | None) -> str:
     for node in tree.body:
         unused = isinstance(node, ast.FunctionDef) and used is not None and node.name not in used
         if isinstance(node, (ast.Import, ast.ImportFrom)) or unused:
-            start = node.lineno
+            start = min([node.lineno, *(mark.lineno for mark in getattr(node, "decorator_list", ()))])
             while (
                 unused and start > 1 and lines[start - 2].startswith("# ") and not lines[start - 2].startswith("# ---")
             ):

@@ -1,0 +1,138 @@
+"""Kernels compiled for a device that need not be there: what a launch would compile, and what the binary says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from recc.backends.torch.layout import dtype_of
+from recc.backends.torch.module import Generated
+from recc.backends.triton.launch import Chunks, KernelPasses
+from recc.backends.triton.module import namespace
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One launch of one kernel: its arguments by name, and the compiler's options."""
+
+    name: str
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+
+class _Recorder:
+    """Stands for a kernel; notes how it is launched."""
+
+    def __init__(self, name: str, kernel: Any, found: list[Recorded]) -> None:
+        self.name, self.kernel, self.found = name, kernel, found
+
+    def __getitem__(self, grid: Any) -> Any:
+        def launch(*args: Any, **named: Any) -> None:
+            names = self.kernel.arg_names
+            arguments = dict(zip(names, args)) | {k: v for k, v in named.items() if k in names}
+            options = {k: v for k, v in named.items() if k not in names}
+            self.found.append(Recorded(self.name, self.kernel, arguments, options))
+
+        return launch
+
+
+def launches(generated: Generated, sizes: dict[str, int], dtype: torch.dtype, batch: int = 2, time: int = 4096,
+             heads: int = 8) -> list[Recorded]:  # fmt: skip
+    """Every launch of a forward and a backward pass on tensors of these sizes, none of which is made."""
+    space, found = namespace(generated), []
+    for name, value in list(space.items()):
+        if isinstance(value, triton.JITFunction) and name.startswith(("forward_", "backward_")):
+            space[name] = _Recorder(name, value, found)
+    meta = generated.meta
+    passes = _Shapes(meta, space["forward_tiles"], space["backward_tiles"])
+    known = {**{dim: size or 64 for dim, size in _dims(meta).items()}, **sizes}
+
+    def made(item: dict, *lead: int, kind: torch.dtype = dtype) -> torch.Tensor:
+        shape = [heads if axis == "heads" else known[axis.partition("'")[0]] for axis in item["axes"]]
+        return torch.empty(*lead, *shape, dtype=dtype_of(kind, item), device="meta")
+
+    inputs = [made(item, batch, time) for item in meta["inputs"]]
+    params = [made(item, kind=torch.float32) for item in meta["params"]]
+    states = [made(item, batch, kind=torch.float32) for item in meta["states"]]
+    results = passes.forward(*inputs, *params, *states, None, False)
+    results = [results] if torch.is_tensor(results) else list(results)
+    passes.backward(*results, *inputs, *params, *states, None, False)
+    return found
+
+
+def _dims(meta: dict) -> dict[str, int | None]:
+    found = {axis.partition("'")[0]: None for key in ("inputs", "params", "states", "outputs") for item in meta[key]
+             for axis in item["axes"] if axis != "heads"}  # fmt: skip
+    return {**found, **meta["dims"]}
+
+
+class _Shapes(KernelPasses):
+    """The passes on tensors without values."""
+
+    def _chunks(self, inputs: list, sizes: dict, cu_seqlens: None, reverse: bool) -> Chunks:
+        first = inputs[0]
+        return Chunks(*first.shape[:2], sizes.get("heads"), self.rows, None, reverse, first.dtype, first.device)
+
+
+def compile_launch(launch: Recorded, target: str) -> Any:
+    """Triton's compiled kernel for a launch on `target`, one of TARGETS."""
+    signature, constants, attributes = {}, {}, {}
+    for place, name in enumerate(launch.kernel.arg_names):
+        value = launch.arguments[name]
+        if launch.kernel.params[place].is_constexpr:
+            signature[name], constants[name] = "constexpr", value
+        elif torch.is_tensor(value):
+            signature[name] = POINTERS[value.dtype]
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        elif value == 1:  # as a launch specialises it
+            signature[name], constants[name] = "constexpr", 1
+        else:
+            signature[name] = "i32" if abs(value) < 2**31 else "i64"
+            if value % 16 == 0:
+                attributes[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=TARGETS[target], options=dict(launch.options))
+
+
+def facts(compiled: Any) -> dict[str, int]:
+    """registers a thread, spilled bytes, shared memory in bytes, and matrix instructions, as the binary has them."""
+    asm, found = compiled.asm, {"shared": compiled.metadata.shared}
+    if "amdgcn" in asm:
+        text = asm["amdgcn"]
+        for key, name in ((".vgpr_count", "registers"), (".vgpr_spill_count", "spills")):
+            match = re.search(rf"{re.escape(key)}:\s*(\d+)", text)
+            found[name] = int(match[1]) if match else -1
+        found["matrix"] = len(re.findall(r"\bv_mfma_", text))
+        return found
+    usage = _resources(asm["cubin"])
+    found["registers"] = int(re.search(r"REG:(\d+)", usage)[1])
+    found["spills"] = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
+    found["matrix"] = len(re.findall(r"\b(?:wgmma|mma|tcgen05)\.\S*(?:mma|sync)", asm["ptx"]))
+    return found
+
+
+def _resources(cubin: bytes) -> str:
+    """What cuobjdump, which comes with Triton, says of a binary's resources."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tools / "cuobjdump"), "-res-usage", file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,307 @@
+"""A tile program as Triton kernels and the function of torch that launches them."""
+
+from __future__ import annotations
+
+import re
+
+from recc.backends.torch.emit import identifier
+from recc.backends.torch.text import Text
+from recc.backends.triton.kernel import CHUNKS, FIXED, STATES, TOKENS, Kernel, Tensor, ranks
+from recc.backends.triton.lines import folded, wrapped
+from recc.backends.triton.schedule import Host, Launch, Schedule, dims, inner, reads
+
+from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, sort_axes
+from recc.tile.program import TileProgram
+from recc.tile.words import Words
+
+# Names that the generated text has of its own.
+TAKEN = {"tl", "triton", "torch", "math", "F", "chunks", "like", "batch", "time", "heads", "head", "sequence", "block",
+         "start", "stop", "step", "chunk", "first", "end", "rows", "tokens", "valid"}  # fmt: skip
+
+
+def function(program: TileProgram, name: str, doc: str, split: str | None) -> str:
+    """The kernels of a program, and `name(chunks, loads, params, carries, results)`, which launches them.
+
+    results are the tensors that it writes: stores, leaving states, and, in the forward pass, what is saved. It returns
+    the sums. See `launch.py` for how tensors are laid out.
+    """
+    return _Function(program, name, doc, split).text()
+
+
+class _Function:
+    def __init__(self, program: TileProgram, name: str, doc: str, split: str | None) -> None:
+        self.program, self.name, self.doc = program, name, doc
+        self.schedule = Schedule(program, split)
+        self.words = Words(program)
+        self.used = set(TAKEN)
+        self.tensors: dict[Node, Tensor] = {}
+        self.written: dict[Node, list[Tensor]] = {}
+        self.seeded = self._seeded()
+        self.host: dict[Node, str] = {}
+        self.arguments = [self._leaf(node) for node in self._leaves()]
+        self.results = self._results()
+
+    # --- tensors -----------------------------------------------------------------------------------------------
+
+    def _leaves(self) -> list[Node]:
+        program = self.program
+        return [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
+
+    def _claim(self, wish: str) -> str:
+        name, count = identifier(wish), 2
+        while name in self.used or name in {dim_of(axis) for node in self.schedule.every for axis in dims(node.axes)}:
+            name, count = f"{identifier(wish)}_{count}", count + 1
+        self.used.add(name)
+        return name
+
+    def _seeded(self) -> set[Node]:
+        """What is zero on the rows after a chunk's last token: what is linear in the cotangents of outputs."""
+        names = {f"d_{name}" for name in self._outputs()} if self.program.reverse else set()
+        seeds = {node for name, node in self.program.loads.items() if name in names}
+        for node in self.schedule.every:
+            if any(arg in seeds for arg in node.args):
+                seeds.add(node)
+        return seeds
+
+    def _outputs(self) -> list[str]:
+        loads = self.program.loads
+        return [name[2:] for name in loads if name.startswith("d_") and name[2:] not in loads]
+
+    def _leaf(self, node: Node) -> str:
+        name = self._claim(node["name"])
+        carried = node in self.schedule.carried
+        layout = STATES if carried else FIXED if GRID not in node.axes else TOKENS if self._per_token(node) else CHUNKS
+        self.tensors[node] = Tensor(name, layout, node.axes, node in self.seeded)
+        return name
+
+    @staticmethod
+    def _per_token(node: Node) -> bool:
+        return GRID in node.axes and ROW in node.axes and COL not in node.axes
+
+    def _results(self) -> list[str]:
+        """The tensors that the function writes, and where each stored node goes."""
+        program, names = self.program, []
+        self.given: list[tuple[Node, str]] = []
+        for wish, node in program.stores.items():
+            name = self._claim(f"{wish}_out" if wish in self.used else wish)
+            names.append(name)
+            self.given.append((node, name))
+            self.written.setdefault(node, []).append(Tensor(name, TOKENS, node.axes))
+        self.walks: dict[Node, tuple[Tensor, Tensor, Tensor]] = {}
+        every, final = [], []
+        for carry in program.carries:
+            initial = self.tensors[carry.old]
+            entering = Tensor(self._claim(f"{initial.name}_all"), CHUNKS, carry.old.axes)
+            leaving = Tensor(self._claim(f"{initial.name}_out"), STATES, carry.old.axes)
+            self.walks[carry.old] = initial, entering, leaving
+            self.tensors[carry.old] = entering
+            every.append(entering.name)
+            final.append(leaving.name)
+        names += final
+        if not program.reverse:
+            names += every
+            for node in program.kept.values():
+                tensor = Tensor(self._claim(f"{self.words.name(node)}_all"), CHUNKS, node.axes)
+                self.written.setdefault(node, []).append(tensor)
+                self.tensors[node] = tensor
+                names.append(tensor.name)
+        self.scratch = every if program.reverse else []
+        return names
+
+    def _scratch(self, node: Node) -> list[str]:
+        """The line that makes the memory of a held value, which later steps read."""
+        tensor = self.tensors.get(node)
+        if tensor is not None and not tensor.parts:
+            return []
+        partial = node in self.schedule.partial
+        axes = node.axes if not partial else self._part_axes(node)
+        by_token = GRID in node.axes and ROW in axes and COL not in axes and self._of_host(node)
+        name = self._claim(f"{self.words.name(node)}_parts" if partial else self.words.name(node))
+        tensor = Tensor(name, TOKENS if by_token else CHUNKS if GRID in axes else FIXED, axes,
+                        not partial and node in self.seeded, partial)  # fmt: skip
+        self.written.setdefault(node, []).append(tensor)
+        if not partial:
+            self.tensors[node] = tensor
+        self.parts[node] = tensor
+        tile = ", ".join(self._extent(axis, by_token) for axis in axes if axis not in (GRID,))
+        lead = [f"parts_{self._split_of(node)}" if self._split_of(node) else "1"] if partial else []
+        lead += ["batch" if by_token else "chunks.count"] if GRID in axes else []
+        return [f"    {name} = chunks.empty({', '.join([*lead, *([tile] if tile else [])])})"]
+
+    def _split_of(self, node: Node) -> str | None:
+        for step in self.schedule.steps:
+            if isinstance(step, Launch) and node in step.stores:
+                return step.split
+        return None
+
+    def _part_axes(self, node: Node) -> tuple[Axis, ...]:
+        """The axes of what one program computes of a partial sum, with those that tell programs apart."""
+        every = {axis for arg in node.args for axis in arg.axes}
+        return sort_axes(every - set(inner(node["over"])))
+
+    def _of_host(self, node: Node) -> bool:
+        return node in self.schedule.partial or any(node in reads(user) for user in self.schedule.host)
+
+    def _extent(self, axis: Axis, by_token: bool) -> str:
+        if axis == ROW and by_token:
+            return "time"
+        if axis in (ROW, COL, "@a", "@b"):
+            return "chunks.rows"
+        if dim_of(axis).startswith("@"):
+            return str(ranks(self.schedule))
+        return self._size(axis)
+
+    # --- text --------------------------------------------------------------------------------------------------
+
+    def text(self) -> str:
+        self.parts: dict[Node, Tensor] = {}
+        kernels: list[str] = []
+        lines = wrapped(f"def {self.name}(", ["chunks", *self.arguments, *self.results], "):")
+        lines.append(f'    """{self.doc}"""')
+        body: list[str] = []
+        for carry, name in zip(self.program.carries, self.scratch):
+            sizes = ", ".join(self._size(axis) for axis in carry.old.axes if axis != GRID)
+            body.append(f"    {name} = chunks.empty(chunks.count{', ' if sizes else ''}{sizes})")
+        for step in self.schedule.steps:
+            if isinstance(step, Host):
+                body += self._host(step)
+                continue
+            if step.walks:
+                kernel = self._kernel(step, kernels)
+            else:
+                for node in step.stores:
+                    if node in self.schedule.held:
+                        body += self._scratch(node)
+                kernel = self._kernel(step, kernels)
+            kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
+            body += kernel.call(self._size)
+        body += self._copies()
+        sums = [self._expression(node) for node in self.program.sums.values()]
+        body.append(f"    return ({', '.join(sums)}{',' if len(sums) == 1 else ''})")
+        text = "\n".join(body)
+        return "\n".join([*kernels, *lines, *self._size_lines(text), *body]) + "\n"
+
+    def _kernel(self, step: Launch, before: list[str]) -> Kernel:
+        name = self._kernel_name(step, "\n".join(before))
+        taken = TAKEN | {dim_of(axis) for node in self.schedule.every for axis in dims(node.axes)}
+        return Kernel(self.schedule, step, name, self.words, self.tensors, self.written, self.walks, identifier, taken)
+
+    def _kernel_name(self, step: Launch, before: str) -> str:
+        walks = any(
+            isinstance(other, Launch) and other.walks and other.slot > step.slot for other in self.schedule.steps
+        )
+        role = "walk" if step.walks else "prepare" if walks else "finish"
+        wish = f"{self.name.removesuffix('_tiles')}_{role}"
+        name, count = wish, 2
+        while f"def {name}(" in before:
+            name, count = f"{wish}_{count}", count + 1
+        return name
+
+    def _size(self, axis: Axis | None) -> str:
+        if axis == HEADS:
+            return "heads"
+        if axis == GRID:
+            return "batch"
+        if axis in (ROW, COL):
+            return "time"
+        return dim_of(axis or "")
+
+    def _size_lines(self, body: str) -> list[str]:
+        lines = ["    like = chunks.like"] if re.search(r"\blike\b", body) else []
+        for name in ("heads", "batch", "time"):
+            if re.search(rf"\b{name}\b", body):
+                lines.append(f"    {name} = chunks.{name}")
+        seen: set[str] = set()
+        for node, name in zip(self._leaves(), self.arguments):
+            for place, axis in enumerate(node.axes):
+                dim = dim_of(axis)
+                if axis in (GRID, HEADS, ROW) or dim in seen or dim.startswith("@"):
+                    continue
+                seen.add(dim)
+                if re.search(rf"\b(\w+_)?{dim}\b", body):
+                    lines.append(f"    {dim} = {name}.shape[{place}]")
+        for dim in sorted(seen):
+            others = sorted(seen - {dim})
+            if re.search(rf"\b(block|part|parts)_{dim}\b", body):
+                lines.append(f"    block_{dim} = chunks.block({dim}, {self._least(dim)})")
+            if re.search(rf"\b(part|parts)_{dim}\b", body):
+                rest = ", ".join(self._beside(dim, others))
+                lines.append(f"    part_{dim} = chunks.part({', '.join([f'block_{dim}', *([rest] if rest else [])])})")
+            if re.search(rf"\bparts_{dim}\b", body):
+                lines.append(f"    parts_{dim} = triton.cdiv({dim}, part_{dim})")
+        return lines
+
+    def _least(self, dim: str) -> int:
+        """16 for a side of a matrix product, which tensor cores need."""
+        for node in self.schedule.every:
+            sides = [arg.axes for arg in reads(node)] if node.op in ("dot", "score", "score_rows", "score_cols") else []
+            if node.op == "dot":
+                a, b = (set(inner(axes)) for axes in sides)
+                over = set(node["over"])
+                if (a & b) - over or not a - b or not b - a:
+                    continue
+            if any(dim_of(axis) == dim for axes in sides for axis in axes):
+                return 16
+        return 1
+
+    def _beside(self, dim: str, others: list[str]) -> list[str]:
+        """The dims that stand beside `dim` and rows in the largest tile of a scan."""
+        widest: list[str] = []
+        for node in self.schedule.every:
+            here = [dim_of(axis) for axis in dims(node.axes)]
+            if node.op in ("scan", "rscan") and dim in here and len(here) > len(widest) + 1:
+                widest = [other for other in here if other != dim]
+        return [other for other in widest if other in others]
+
+    # --- the host's part -------------------------------------------------------------------------------------------
+
+    def _expression(self, node: Node) -> str:
+        return Text(self._named, self._size)(node)
+
+    def _named(self, node: Node) -> str | None:
+        if node in self.host:
+            return self.host[node]
+        tensor = self.tensors.get(node)
+        if tensor is None:
+            return None
+        return f"{tensor.name}.float()" if tensor.layout == TOKENS and not node.args else tensor.name
+
+    def _host(self, step: Host) -> list[str]:
+        lines = []
+        for node in step.nodes:
+            if node in self.schedule.partial:
+                text = self._total(node)
+            else:
+                text = Text(self._named, self._size).define(node)
+            if text.isidentifier() and GRID not in node.axes:
+                self.host[node] = text
+                self.tensors[node] = Tensor(text, FIXED, node.axes)
+                continue
+            name = self._claim(self.words.name(node))
+            lines += [f"    # {note}" for note in self.words.notes(node)]
+            if GRID not in node.axes and self._for_kernel(node):
+                text = f"({text}).contiguous()"
+            lines.append(f"    {name} = {text}")
+            self.host[node] = name
+            layout = FIXED if GRID not in node.axes else TOKENS if ROW in node.axes else CHUNKS
+            self.tensors[node] = Tensor(name, layout, node.axes, node in self.seeded)
+        return lines
+
+    def _for_kernel(self, node: Node) -> bool:
+        return any(isinstance(step, Launch) and node in step.loads for step in self.schedule.steps)
+
+    def _total(self, node: Node) -> str:
+        """The sum of the parts that programs have computed."""
+        tensor = self.parts[node]
+        gone = {GRID, HEADS} - set(node.axes)
+        over = [0, *(place + 1 for place, axis in enumerate(tensor.axes) if axis in gone)]
+        return f"{tensor.name}.sum({over[0] if len(over) == 1 else tuple(over)})"
+
+    def _copies(self) -> list[str]:
+        """What the kernels do not write: results that the host computes."""
+        lines = []
+        for node, name in self.given:
+            if self.schedule.in_kernel(node):
+                continue
+            lines.append(f"    {name}.copy_({self._expression(node)})")
+        return lines

@@ -1,0 +1,348 @@
+"""One launch as the text of one Triton kernel, and the text of its call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from recc.backends.torch.text import is_static
+from recc.backends.triton.lines import wrapped
+from recc.backends.triton.padding import Padding
+from recc.backends.triton.schedule import Launch, Schedule, dims, inner, ordered, reads
+from recc.backends.triton.text import TileText, aligned_text, inlinable, static_text
+
+from recc.ir.node import GRID, HEADS, RANK, ROW, Axis, Node, dim_of
+from recc.tile.words import Words
+
+WIDTH = 88  # longest expression that is printed in line
+BLOCK = "@block"  # of a sum, of which each block of a dim computes a part
+TOKENS, CHUNKS, FIXED, STATES = "tokens", "chunks", "fixed", "states"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in memory, as kernels address it.
+
+    tokens: [batch, heads, time, dims] with strides; chunks: [chunks, heads, tile], contiguous; fixed: [heads, tile],
+    contiguous; states: [sequences, heads, dims] with strides. axes: the node's, which say which of these there are.
+    zero: rows after a chunk's last token are read as 0, otherwise they repeat that token. parts: a leading axis counts
+    the blocks of a sum.
+    """
+
+    name: str
+    layout: str
+    axes: tuple[Axis, ...]
+    zero: bool = False
+    parts: bool = False
+
+    @property
+    def strides(self) -> list[tuple[Axis, str]]:
+        """The axes with a stride of their own, and the strides' names."""
+        if self.layout not in (TOKENS, STATES):
+            return []
+        names = {BLOCK: "block", GRID: "batch" if self.layout == TOKENS else "sequence", HEADS: "head", ROW: "time"}
+        axes = (BLOCK, *self.axes) if self.parts else self.axes
+        return [(axis, f"{self.name}_{names.get(axis, label(axis))}") for axis in axes]
+
+
+def label(axis: Axis) -> str:
+    return axis.replace("'", "_").replace("@", "")
+
+
+class Kernel:
+    """The text of one launch.
+
+    tensors: every value in memory, by node; written: for each stored node the tensors it goes to; unique: makes a
+    name of the generated file; walks: for each carry that the launch takes along, (initial, entering, final) tensors.
+    """
+
+    def __init__(self, schedule: Schedule, launch: Launch, name: str, words: Words, tensors: dict[Node, Tensor],
+                 written: dict[Node, list[Tensor]], walks: dict[Node, tuple[Tensor, Tensor, Tensor]],
+                 spell: Callable[[str], str], taken: set[str]) -> None:  # fmt: skip
+        self.schedule, self.launch, self.name, self.words = schedule, launch, name, words
+        self.tensors, self.written, self.walks, self.spell = tensors, written, walks, spell
+        self.variables: dict[Node, str] = {}
+        self.used = set(taken)
+        self.statics: dict[Node, str] = {}
+        self.sequential = bool(launch.walks)
+        self.ranks = ranks(schedule)
+        loads = set(launch.loads) | {c.old for c in launch.walks}
+        self.text = TileText(self.variables.get, self._static, Padding(loads.__contains__), self.ranks, self._part)
+        self.users = self._count_users()
+        self.per_chunk = self.sequential or any(GRID in node.axes for node in [*launch.nodes, *launch.loads])
+
+    # --- text ----------------------------------------------------------------------------------------------
+
+    def lines(self) -> list[str]:
+        body = self._walk() if self.sequential else self._chunk()
+        arguments = [*self._pointers(), *self._constants(body)]
+        title = "One sequence and head" if self.sequential else "One chunk and head"
+        lines = ["@triton.jit", *wrapped(f"def {self.name}(", arguments, "):")]
+        lines.append(f'    """{title}{self._block_words()}: {self._purpose()}."""')
+        return [*lines, *self._prologue(body), *body]
+
+    def _block_words(self) -> str:
+        return f", one block of {self.launch.split}" if self.launch.split else ""
+
+    def _purpose(self) -> str:
+        if self.sequential:
+            names = ", ".join(f"`{carry.name}`" for carry in self.launch.walks)
+            cotangent = "the cotangent of " if self.schedule.program.reverse else ""
+            return f"{cotangent}{names} from chunk to chunk"
+        names = [tensor.name for node in self.launch.stores for tensor in self.written[node]]
+        return ", ".join(f"`{name}`" for name in dict.fromkeys(names))
+
+    def _chunk(self) -> list[str]:
+        lines: list[str] = []
+        for node in self.launch.loads:
+            self._claim(node, self.tensors[node].name)
+        pending = list(self.launch.loads)
+        for node in self.launch.nodes:
+            lines += self._assign(node, pending, "    ")
+            for tensor in self.written.get(node, ()) if node in self.launch.stores else ():
+                lines += self._load_before([node], pending, "    ")
+                lines.append(f"    {self._store(node, tensor)}")
+        for node in self.launch.stores:
+            assert node in self.launch.nodes, node
+        return lines
+
+    def _walk(self) -> list[str]:
+        backward = self.schedule.program.reverse
+        lines, inside = [], []
+        for carry in self.launch.walks:
+            initial, _, _ = self.walks[carry.old]
+            name = self._claim(carry.old, initial.name)
+            lines.append(f"    {name} = {self._load(initial)}")
+        for node in self.launch.loads:
+            self._claim(node, self.tensors[node].name)
+        fixed = [node for node in self.launch.loads if GRID not in node.axes]
+        for node in fixed:
+            lines.append(f"    {self.variables[node]} = {self._load(self.tensors[node])}")
+        lines.append(f"    for step in range({'stop - start'}):")
+        lines.append(f"        chunk = {'stop - 1 - step' if backward else 'start + step'}")
+        for carry in self.launch.walks:
+            inside.append(f"        {self._store(carry.old, self.walks[carry.old][1])}")
+        pending = [node for node in self.launch.loads if node not in fixed]
+        for node in self.launch.nodes:
+            inside += self._assign(node, pending, "        ")
+        news = []
+        for carry in self.launch.walks:
+            inside += self._load_before([carry.new], pending, "        ")
+            news.append(self.text._whole(carry.new, carry.old.axes))
+        olds = [self.variables[carry.old] for carry in self.launch.walks]
+        inside.append(f"        {', '.join(olds)} = {', '.join(news)}")
+        if re.search(r"\b(tokens|end|valid)\b", "\n".join(inside)):
+            inside = [*_chunk_lines("        "), *inside]
+        lines += inside
+        lines += [f"    {self._store(carry.old, self.walks[carry.old][2])}" for carry in self.launch.walks]
+        return lines
+
+    def _prologue(self, body: list[str]) -> Iterator[str]:
+        text = "\n".join(body)
+        if self.sequential:
+            yield "    sequence = tl.program_id(0).to(tl.int64)"
+            yield "    start, stop = tl.load(starts_ptr + sequence), tl.load(starts_ptr + sequence + 1)"
+        elif re.search(r"\b(chunk|tokens|end|valid|batch)\b", text):
+            yield "    chunk = tl.program_id(0).to(tl.int64)"
+        if re.search(r"\bhead\b", text):
+            yield "    head = tl.program_id(1)"
+        if re.search(r"\bheads\b", text):
+            yield "    heads = tl.num_programs(1)"
+        if self.launch.split or "block" in text:
+            yield "    block = tl.program_id(2)"
+        if re.search(r"\brows\b|\btokens\b|\bvalid\b", text):
+            yield "    rows = tl.arange(0, ROWS)"
+        if not self.sequential and re.search(r"\b(tokens|end|valid|batch)\b", text):
+            yield from _chunk_lines("    ")
+        for dim in self._dims():
+            if re.search(rf"\b(offs|in)_{dim}\b", text):
+                at = f"block * BLOCK_{dim} + " if dim == self.launch.split else ""
+                yield f"    offs_{dim} = {at}tl.arange(0, BLOCK_{dim})"
+                yield f"    in_{dim} = offs_{dim} < {dim}"
+
+    # --- arguments -------------------------------------------------------------------------------------------
+
+    def _memory(self) -> list[Tensor]:
+        """Every tensor that the kernel reads or writes, in order."""
+        found = [self.tensors[node] for node in self.launch.loads]
+        found += [tensor for node in self.launch.stores for tensor in self.written[node]]
+        found += [tensor for carry in self.launch.walks for tensor in self.walks[carry.old]]
+        return list(dict.fromkeys(found))
+
+    def _pointers(self) -> list[str]:
+        parts = ["starts_ptr"] if self.sequential else []
+        parts += ["chunks_ptr"] if self.per_chunk else []
+        for tensor in self._memory():
+            parts += [f"{tensor.name}_ptr", *(name for _, name in tensor.strides)]
+        return parts
+
+    def _constants(self, body: list[str]) -> list[str]:
+        """The names of sizes, known when the kernel is compiled."""
+        dims_ = [f"{prefix}{dim}: tl.constexpr" for dim in self._dims() for prefix in ("", "BLOCK_")]
+        numbers = [f"{name}: tl.constexpr" for name in self.statics.values()]
+        fixed = [f"{name}: tl.constexpr" for name in ("ROWS", "LEVELS", "STEP", "DOT")]
+        return [*dims_, *numbers, *fixed]
+
+    def call(self, sizes: Callable[[Axis], str]) -> list[str]:
+        """The lines that launch the kernel."""
+        lead = ["chunks.starts"] if self.sequential else []
+        lead += ["chunks.table"] if self.per_chunk else []
+        for tensor in self._memory():
+            lead.append(tensor.name)
+            lead += [f"*{tensor.name}.stride()"] if tensor.strides else []
+        blocks = {dim: f"block_{dim}" for dim in self._dims()}
+        split = self.launch.split
+        if split:
+            blocks[split] = f"part_{split}"
+        keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={blocks[dim]}" for dim in self._dims()]
+        keys += [f"{name}={static_text(node, sizes)}" for node, name in self.statics.items()]
+        count = f"triton.cdiv({sizes(split)}, {blocks[split]})" if split else "1"
+        programs = "chunks.sequences" if self.sequential else "chunks.count" if self.per_chunk else "1"
+        heads = "heads" if self._headed() else "1"
+        grid = f"({programs}, {heads}, {count})"
+        return wrapped(f"    {self.name}[{grid}](", [*lead, *keys, "**chunks.fixed", "**chunks.options"], ")")
+
+    def _headed(self) -> bool:
+        every = [*self.launch.nodes, *self.launch.loads, *(c.old for c in self.launch.walks)]
+        return any(HEADS in node.axes for node in every)
+
+    def _dims(self) -> list[str]:
+        every = [*self.launch.nodes, *self.launch.loads, *(c.old for c in self.launch.walks)]
+        found = {dim_of(axis) for node in every for axis in dims(node.axes)}
+        return sorted(dim for dim in found if not dim.startswith("@"))
+
+    # --- statements -------------------------------------------------------------------------------------------
+
+    def _claim(self, node: Node, wish: str) -> str:
+        name, count = self.spell(wish), 2
+        while name in self.used:
+            name, count = f"{self.spell(wish)}_{count}", count + 1
+        self.used.add(name)
+        self.variables[node] = name
+        return name
+
+    def _assign(self, node: Node, pending: list[Node], indent: str) -> list[str]:
+        """One line `name = expression`, unless the node is a number or stands in its only user's line."""
+        if is_static(node) or node.op in ("ones", "const", "size"):
+            return []
+        stored = node in self.launch.stores
+        if inlinable(node) and self.users.get(node, 0) <= 1 and not stored and node not in self.words.program.names:
+            if len(self.text.define(node)) < WIDTH:
+                return []
+        lines = self._load_before(reads(node), pending, indent)
+        text = self.text.define(node)
+        if text.isidentifier() and not stored:
+            self.variables[node] = text
+            return lines
+        name = self._claim(node, self.words.name(node))
+        lines += [f"{indent}# {note}" for note in self.words.notes(node)]
+        return [*lines, f"{indent}{name} = {text}"]
+
+    def _load_before(self, args, pending: list[Node], indent: str) -> list[str]:
+        """The loads of what the expressions `args` read, at their first use: tiles live no longer than they must."""
+        lines = []
+        named = set(self.variables) - set(self.launch.loads)
+        for node in ordered(args, named | set(self.launch.loads)):
+            if node in pending:
+                pending.remove(node)
+                lines.append(f"{indent}{self.variables[node]} = {self._load(self.tensors[node])}")
+        return lines
+
+    def _count_users(self) -> dict[Node, int]:
+        count: dict[Node, int] = {}
+        for node in self.launch.nodes:
+            for arg in reads(node):
+                count[arg] = count.get(arg, 0) + (2 if node.op == "silu" else 1)
+        for carry in self.launch.walks:
+            count[carry.new] = count.get(carry.new, 0) + 1
+        return count
+
+    def _static(self, node: Node) -> str:
+        text = static_text(node, lambda dim: dim_of(dim))
+        if not re.search(r"[A-Za-z]", text.replace("float", "").replace("inf", "").replace("e-", "").replace("e+", "")):
+            return text
+        if text.isidentifier():
+            return text
+        if node not in self.statics:
+            self.statics[node] = self._claim(node, "n_" + re.sub(r"\W+", "_", text.replace("math.", "")).strip("_"))
+            del self.variables[node]
+        return self.statics[node]
+
+    def _part(self, node: Node) -> tuple[Axis, ...]:
+        """The axes that a contraction goes over within one program."""
+        return inner(node["over"])
+
+    # --- memory ------------------------------------------------------------------------------------------------
+
+    def _load(self, tensor: Tensor) -> str:
+        pointer, masks = self._address(tensor)
+        if tensor.zero and tensor.layout == TOKENS:
+            masks.insert(0, aligned_text("valid", 0, (ROW,), self._tile(tensor)))
+        text = f"tl.load({pointer}{_masked(masks, ', other=0.0')})"
+        return f"{text}.to(tl.float32)" if tensor.layout == TOKENS else text
+
+    def _store(self, node: Node, tensor: Tensor) -> str:
+        pointer, masks = self._address(tensor)
+        if tensor.layout == TOKENS:
+            masks.insert(0, aligned_text("valid", 0, (ROW,), self._tile(tensor)))
+        value = self.variables.get(node) or self.text._whole(node, self._tile(tensor))
+        cast = f"{value}.to({tensor.name}_ptr.dtype.element_ty)" if tensor.layout == TOKENS else value
+        return f"tl.store({pointer}, {cast}{_masked(masks, '')})"
+
+    def _tile(self, tensor: Tensor) -> tuple[Axis, ...]:
+        return inner(tensor.axes)
+
+    def _address(self, tensor: Tensor) -> tuple[str, list[str]]:
+        """A pointer for each element of a tensor's tile, and the masks of its dims."""
+        tile = self._tile(tensor)
+        parts = [f"{tensor.name}_ptr"]
+        if tensor.strides:
+            lead = {BLOCK: "block", GRID: "batch" if tensor.layout == TOKENS else "sequence", HEADS: "head"}
+            for axis, stride in tensor.strides:
+                index = lead.get(axis) or ("tokens" if axis == ROW else self.text.place(axis))
+                place = index if axis in lead else aligned_text(index, 0, (axis,), tile)
+                parts.append(f"{place} * {stride}")
+        else:
+            parts += self._contiguous(tensor, tile)
+        masks = [aligned_text(f"in_{dim_of(a)}", 0, (a,), tile) for a in dims(tile) if not dim_of(a).startswith("@")]
+        return " + ".join(parts), masks
+
+    def _contiguous(self, tensor: Tensor, tile: tuple[Axis, ...]) -> Iterator[str]:
+        sizes = [dim_of(axis) if axis in dims(tile) and not dim_of(axis).startswith("@") else self.text.size(axis)
+                 for axis in tile]  # fmt: skip
+        lead = ""
+        if tensor.parts:
+            lead = "block"
+        if GRID in tensor.axes:
+            lead = f"({lead} * tl.num_programs(0) + chunk)" if lead else "chunk"
+        if HEADS in tensor.axes:
+            lead = f"({lead} * heads + head)" if lead else "head"
+        if lead:
+            yield " * ".join([lead, *sizes])
+        for place, axis in enumerate(tile):
+            text = aligned_text(self.text.place(axis), 0, (axis,), tile)
+            yield " * ".join([text, *sizes[place + 1 :]])
+
+
+def ranks(schedule: Schedule) -> int:
+    """How many rank terms there are, to the next power of two."""
+    found = [len(node.args) for node in schedule.every if node.op == "stack" and dim_of(node["axis"]) == RANK]
+    return 1 << (max(found, default=1) - 1).bit_length()
+
+
+def _chunk_lines(indent: str) -> list[str]:
+    return [
+        f"{indent}batch = tl.load(chunks_ptr + 3 * chunk)",
+        f"{indent}first = tl.load(chunks_ptr + 3 * chunk + 1)",
+        f"{indent}end = tl.load(chunks_ptr + 3 * chunk + 2)  # the last row that holds a token",
+        f"{indent}valid = rows <= end",
+        f"{indent}tokens = first + STEP * tl.minimum(rows, end)  # rows after it repeat that token",
+    ]
+
+
+def _masked(masks: list[str], more: str) -> str:
+    if not masks:
+        return ""
+    joined = " & ".join(masks)
+    return f", mask={joined}{more}"

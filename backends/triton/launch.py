@@ -1,0 +1,149 @@
+"""How sequences are cut into chunks for kernels, and the two passes. Generated files carry this text along.
+
+Kernels read and write tensors where they lie: inputs and outputs as [batch, heads, time, dims] by their strides. A
+table has for each chunk its batch entry, its first token and its last row; the chunks of a sequence follow each other.
+What passes from kernel to kernel is [chunks, heads, tile] in float32.
+"""
+
+import torch
+import triton.language as tl
+from recc.backends.torch.layout import chunk_bound, declared, ordered, working_dtype
+from recc.backends.torch.op import Op
+from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_bounds, register
+
+SCAN = 8192  # elements of the tiles that a program scans
+BLOCK = 64  # places of a dim that programs share
+DOTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+class Chunks:
+    """Where the chunks of a call lie. table: int64 [chunks, 3]; starts: each sequence's first chunk, int64."""
+
+    def __init__(self, batch, time, heads, rows, cu_seqlens, reverse, dtype, device):
+        self.batch, self.time, self.heads, self.rows = batch, time, heads or 1, rows
+        if cu_seqlens is None:
+            sequence, begin = torch.arange(batch), torch.zeros(batch, dtype=torch.int64)
+            lengths = torch.full((batch,), time)
+        else:
+            bounds = cu_seqlens.to("cpu", torch.int64)
+            begin, lengths = bounds[:-1], bounds.diff()
+            sequence = torch.zeros_like(begin)
+        counts = -(-lengths // rows)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self.sequences, self.count = len(lengths), int(starts[-1])
+        place = torch.arange(self.count) - torch.repeat_interleave(starts[:-1], counts)
+        sequence, begin, lengths = (torch.repeat_interleave(x, counts) for x in (sequence, begin, lengths))
+        first = begin + (lengths - 1 - place * rows if reverse else place * rows)
+        end = (lengths - place * rows).clamp(max=rows) - 1
+        self.table = torch.stack([sequence, first, end], 1).to(device)
+        self.starts = starts.to(device)
+        self.like = torch.empty((), device=device)
+        self.fixed = {"ROWS": rows, "LEVELS": rows.bit_length() - 1, "STEP": -1 if reverse else 1,
+                      "DOT": DOTS.get(dtype, tl.float32)}  # fmt: skip
+        self.options = {"num_warps": 4, "num_stages": 2}
+
+    def empty(self, *sizes):
+        return self.like.new_empty(sizes)
+
+    @staticmethod
+    def block(size, least):
+        """A power of two that holds `size` places."""
+        return max(least, 1 << max(size - 1, 0).bit_length())
+
+    def part(self, block, *others):
+        """How many of `block` places one program takes; `others` are the dims beside it in a tile that is scanned."""
+        if not others:
+            return min(block, BLOCK)
+        beside = self.rows
+        for size in others:
+            beside *= self.block(size, 1)
+        return min(block, max(1, SCAN // beside))
+
+
+class KernelPasses(Passes):
+    """The passes of a recurrence whose tile functions launch kernels on whole tensors."""
+
+    def forward(self, *arguments):
+        *tensors, cu_seqlens, reverse = arguments
+        inputs, params, states = self._split(tensors)
+        sizes = self._sizes(inputs, params, states)
+        chunks = self._chunks(inputs, sizes, cu_seqlens, reverse)
+        outputs = self._empty_outputs(inputs[0], sizes)
+        sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        saved = self._empty_saved(chunk_bound(*inputs[0].shape[:2], self.rows, sequences), inputs, sizes)
+        finals = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in states]
+        self._forward_tiles(
+            chunks,
+            *(tokens(x, item) for x, item in zip(inputs, self.inputs)),
+            *self._fixed(params),
+            *(ordered(x, item) for x, item in zip(states, self.states)),
+            *(tokens(x, item) for x, item in zip(outputs, self.outputs)),
+            *(ordered(x, item) for x, item in zip(finals, self.states)),
+            *saved,
+        )
+        for x in saved:
+            x[chunks.count :] = 0
+        return _returned((*outputs, *finals, *saved), tensors)
+
+    def backward(self, *arguments):
+        *tensors, cu_seqlens, reverse = arguments
+        carried, count = len(self.states), len(self.outputs)
+        grads, tensors = tensors[: count + carried], tensors[count + carried :]
+        saved, tensors = tensors[: len(self.saved)], tensors[len(self.saved) :]
+        inputs, params, states = self._split(tensors)
+        chunks = self._chunks(inputs, self._sizes(inputs, params, states), cu_seqlens, reverse)
+        gradients = self.meta["gradients"]
+        out = {f"d_{item['name']}": torch.empty_like(x, memory_format=torch.contiguous_format)
+               for x, item in zip(inputs, self.inputs)}  # fmt: skip
+        entered = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in states]
+        items = {f"d_{item['name']}": item for item in self.inputs}
+        sums = self._backward_tiles(
+            chunks,
+            *(tokens(x, item) for x, item in zip(inputs, self.inputs)),
+            *(tokens(x, item) for x, item in zip(grads, self.outputs)),
+            *saved,
+            *self._fixed(params),
+            *(ordered(x, item) for x, item in reversed([*zip(grads[count:], self.states)])),
+            *(tokens(out[name], items[name]) for name in gradients if name in out),
+            *(ordered(x, item) for x, item in reversed([*zip(entered, self.states)])),
+        )
+        shared = {f"d_{item['name']}" for item in self.params}
+        named = dict(zip([name for name in gradients if name in shared], sums))
+        found = [x if name in gradients else torch.zeros_like(x) for name, x in out.items()]
+        for x, item in zip(params, self.params):
+            value = named.get(f"d_{item['name']}")
+            given = None if value is None else declared(value, item).to(x.dtype).expand(x.shape).contiguous()
+            found.append(torch.zeros_like(x) if given is None else given)
+        found += [value.to(x.dtype) for x, value in zip(states, entered)]
+        return _returned(found, (*grads, *tensors))
+
+    def _fixed(self, params):
+        return [ordered(x, item).to(torch.float32).contiguous() for x, item in zip(params, self.params)]
+
+    def _chunks(self, inputs, sizes, cu_seqlens, reverse):
+        if working_dtype(inputs) != torch.float32:
+            raise ArgumentError(f'{self.name}: kernels compute in float32, not float64; use backend="torch"')
+        if cu_seqlens is not None:
+            check_bounds(cu_seqlens.tolist(), inputs[0].shape[1])
+        first = inputs[0]
+        heads = sizes.get("heads")
+        return Chunks(*first.shape[:2], heads, self.rows, cu_seqlens, reverse, first.dtype, first.device)
+
+
+class KernelOp(Op):
+    """An op whose passes are kernels."""
+
+    def __init__(self, meta, forward_tiles, backward_tiles, step_tiles, initial_tiles):
+        self.meta = meta
+        self.name, self.rows = meta["name"], meta["chunk"]
+        self.inputs, self.params = meta["inputs"], meta["params"]
+        self.states, self.outputs = meta["states"], meta["outputs"]
+        self._step_tiles, self._initial_tiles = step_tiles, initial_tiles
+        self.__name__, self.__doc__ = self.name, meta["doc"]
+        self._forward, self.passes = register(KernelPasses(meta, forward_tiles, backward_tiles))
+
+
+def tokens(x, item):
+    """[batch, time, (heads,) dims] as a view [batch, (heads,) time, dims], its dims in the tile's order."""
+    x = ordered(x, item)
+    return x.transpose(1, 2) if "heads" in item["axes"] else x

@@ -1,0 +1,79 @@
+"""A recurrence's Triton code: the kernels and the functions that launch them, and the standalone file around them."""
+
+from __future__ import annotations
+
+import linecache
+from typing import Any
+
+from recc.backends.torch.emit import step_function
+from recc.backends.torch.module import (
+    Generated,
+    called,
+    describe,
+    finished,
+    initial_function,
+    one_file,
+    programs,
+    support_text,
+)
+from recc.backends.triton.emit import function
+from recc.backends.triton.schedule import Unserved, split_axis
+
+from recc.analysis.plan import Plan
+from recc.ir.program import Recurrence
+from recc.strategies import Choice
+
+IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
+
+
+def generate(plan: Plan, choice: Choice) -> Generated:
+    """Kernels and tile functions of a plan under a choice of strategies. Raises Unserved."""
+    rec = plan.recurrence
+    if not choice.parallel:
+        names = ", ".join(dict.fromkeys(choice.name(c) for c in plan.components))
+        raise Unserved(
+            f'{rec.name} runs by the strategy {names}, which has no Triton kernels; use backend="torch", or see '
+            f"`recc explain` for what keeps it from `chunk` and `scan`"
+        )
+    program, backward, step = programs(plan, choice)
+    split = split_axis(program)
+    parts = [
+        function(program, "forward_tiles", f"The forward pass of {rec.name}.", split),
+        function(backward, "backward_tiles", f"The backward pass of {rec.name}; returns the params' gradients.", split),
+        step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
+        initial_function(rec, program),
+    ]
+    return finished("\n\n".join(parts), describe(plan, choice, program, backward))
+
+
+def standalone(generated: Generated, rec: Recurrence) -> str:
+    """One file that imports torch and triton alone: kernels, support text, and the op under the recurrence's name."""
+    libraries = [support_text("triton", "primitives"), support_text("torch", "primitives")]
+    support = [support_text("torch", part) for part in ("layout", "passes", "op")] + [support_text("triton", "launch")]
+    return one_file(generated, rec, IMPORTS, libraries, support, "KernelOp")
+
+
+def load(generated: Generated) -> Any:
+    """The op of generated code. TRITON_INTERPRET decides, when this is called, whether kernels run interpreted."""
+    from recc.backends.triton.launch import KernelOp
+
+    space = namespace(generated)
+    functions = [space[name] for name in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
+    op = KernelOp(generated.meta, *functions)
+    op.source = generated.functions
+    return op
+
+
+def namespace(generated: Generated) -> dict[str, Any]:
+    """What the generated functions and kernels are called, by name."""
+    from recc.backends.torch import primitives
+
+    digest = generated.meta["digest"]
+    text = "\n\n".join(
+        [IMPORTS, called(support_text("triton", "primitives"), [generated.functions]), generated.functions]
+    )
+    name = f"<recc {generated.meta['name']} {digest}>"
+    linecache.cache[name] = len(text), None, text.splitlines(True), name  # Triton reads the source of its kernels
+    space = {**vars(primitives), "__name__": f"recc_triton_{digest}"}
+    exec(compile(text, name, "exec"), space)  # our own text: a spec holds no code
+    return space

@@ -1,0 +1,326 @@
+"""The tile operations that Triton has no single call for. Generated files carry this text along.
+
+Rows of a chunk are the first axis of every tile. `rows` counts them, aligned with the tile (0, 1, 2 ... along the first
+axis); `end` is the last row that holds a token. Log decays are natural logarithms; their sums are float64.
+"""
+
+import triton
+import triton.language as tl
+
+# --- functions ------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def tile_log1p(x):
+    """log(1 + x), exact to rounding for small x, too (Kahan)."""
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
+
+
+@triton.jit
+def tile_expm1(x):
+    """exp(x) - 1, exact to rounding for small x, too (Kahan)."""
+    u = tl.exp(x)
+    safe = tl.where((u == 1.0) | (u <= 0.0) | (u > 1e30), 2.0, u)
+    return tl.where(u == 1.0, x, tl.where(safe == u, (u - 1.0) * x / tl.log(safe), u - 1.0))
+
+
+@triton.jit
+def tile_tanh(x):
+    u = tl.exp(-2.0 * tl.abs(x))
+    small = x * (1.0 - x * x * (1.0 / 3.0 - x * x * (2.0 / 15.0)))
+    return tl.where(tl.abs(x) < 0.05, small, tl.where(x < 0, -1.0, 1.0) * (1.0 - u) / (1.0 + u))
+
+
+@triton.jit
+def tile_softplus(x):
+    """log(1 + exp(x))."""
+    return tl.maximum(x, 0.0) + tile_log1p(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def tile_logsigmoid(x):
+    return tl.minimum(x, 0.0) - tile_log1p(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def tile_gelu(x):
+    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+
+
+@triton.jit
+def tile_sign(x):
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0))
+
+
+@triton.jit
+def tile_power(x, y):
+    """x ** y for x >= 0."""
+    return tl.exp2(y * tl.log2(x))
+
+
+@triton.jit
+def tile_logaddexp(x, y):
+    """log(exp(x) + exp(y)); both may be -inf."""
+    top = tl.maximum(x, y)
+    gap = tl.where(x == y, 0.0, -tl.abs(x - y))
+    return top + tile_log1p(tl.exp(gap))
+
+
+# --- rows -----------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def tile_cumsum(x):
+    """Inclusive sums down the rows, in float64: differences of log decays must not lose what is small."""
+    return tl.cumsum(x.to(tl.float64), 0)
+
+
+@triton.jit
+def tile_rcumsum(x):
+    """Inclusive sums up the rows."""
+    return tl.flip(tl.cumsum(tl.flip(x, 0), 0), 0)
+
+
+@triton.jit
+def tile_at_row(x, rows, row):
+    """One row of a tile."""
+    return tl.sum(tl.where(rows == row, x, 0.0), 0)
+
+
+@triton.jit
+def tile_shift(x, init, rows):
+    """Rows moved down by one, `init` in front."""
+    above = tl.gather(x, tl.broadcast_to(tl.maximum(rows - 1, 0), x.shape), 0)
+    return tl.where(rows == 0, init, above)
+
+
+@triton.jit
+def tile_unshift(x, rows):
+    """Rows moved up by one, zero at the last: the transpose of shift."""
+    last = x.shape[0] - 1
+    below = tl.gather(x, tl.broadcast_to(tl.minimum(rows + 1, last), x.shape), 0)
+    return tl.where(rows == last, 0.0, below)
+
+
+@triton.jit
+def tile_sum_before(x, rows, end):
+    """For each row, the sum of those before it; 0 after `end`."""
+    wide = x.to(tl.float64)
+    return tl.where(rows <= end, tl.cumsum(wide, 0) - wide, 0.0).to(x.dtype)
+
+
+# --- decays and scores ----------------------------------------------------------------------------------------
+
+
+@triton.jit
+def tile_tail(b, rows, end):
+    """exp(b[end] - b[t]) up to row `end`, 0 after it."""
+    return tl.exp(tl.where(rows <= end, tile_at_row(b, rows, end) - b, float("-inf")).to(tl.float32))
+
+
+@triton.jit
+def tile_decay_matrix(bx, by, rows, before: tl.constexpr):
+    """[t, s]: exp(bx[t] - by[s]) where s <= t (`before`: s < t), else 0."""
+    seen = rows[:, None] > rows[None, :] if before else rows[:, None] >= rows[None, :]
+    return tl.exp(tl.where(seen, bx[:, None] - by[None, :], float("-inf")).to(tl.float32))
+
+
+@triton.jit
+def tile_sum_between(w, rows, before: tl.constexpr):
+    """[j]: the sum of w[t, s] over the pairs that row j lies between, s < j <= t (`before`: j < t)."""
+    later = tile_rcumsum(w)
+    if before:
+        later = tile_unshift(later, rows[:, None])
+    return tl.sum(tl.where(rows[None, :] < rows[:, None], later, 0.0), 1)
+
+
+@triton.jit
+def tile_diagonal(a, rows):
+    return tl.sum(tl.where(rows[:, None] == rows[None, :], a, 0.0), 1)
+
+
+# A decay of its own for each channel k does not factor out of a score. It does within a pair of row blocks,
+# measured from the boundary between them: exp(b[t] - b[s]) = exp(b[t] - ref) exp(ref - b[s]), both factors <= 1.
+# Halving a chunk again and again meets every pair s < t exactly once, at the level where its two halves part. The
+# factors of a level are products of those below: one exp a row serves all levels, and nothing can overflow.
+# With `step` = exp(log decay), a block's rows hold `down`, the decay from the block's start to the row before, and
+# `up`, the decay from the row to the block's end; both are 1 in blocks of one row.
+
+
+@triton.jit
+def _tile_merge(down, up, step, half: tl.constexpr):
+    """`down` and `up` of blocks of 2 * half rows from those of blocks of `half` rows."""
+    count: tl.constexpr = down.shape[0] // (2 * half)
+    width: tl.constexpr = down.shape[1]
+    part = tl.arange(0, 2 * half)[None, :, None]
+    down = tl.reshape(down, (count, 2 * half, width))
+    up = tl.reshape(up, (count, 2 * half, width))
+    whole = down * tl.reshape(step, (count, 2 * half, width))
+    first = tl.sum(tl.where(part == half - 1, whole, 0.0), 1)[:, None, :]
+    second = tl.sum(tl.where(part == 2 * half - 1, whole, 0.0), 1)[:, None, :]
+    down = tl.where(part >= half, down * first, down)
+    up = tl.where(part < half, up * second, up)
+    return tl.reshape(down, (count * 2 * half, width)), tl.reshape(up, (count * 2 * half, width))
+
+
+@triton.jit
+def _tile_pairs(rows, half: tl.constexpr):
+    """[t, s]: whether t is in the later and s in the earlier half of one block of 2 * half rows."""
+    t, s = rows[:, None], rows[None, :]
+    return (t // (2 * half) == s // (2 * half)) & (t % (2 * half) >= half) & (s % (2 * half) < half)
+
+
+@triton.jit
+def tile_since_start(log_decay, before: tl.constexpr, levels: tl.constexpr):
+    """The decay from the chunk's start up to each row (`before`: up to the row before)."""
+    step = tl.exp(log_decay)
+    down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
+    for level in tl.static_range(levels):
+        down, up = _tile_merge(down, up, step, 1 << level)
+    return down if before else down * step
+
+
+@triton.jit
+def tile_until_last(log_decay, rows, end, levels: tl.constexpr):
+    """The decay from each row to row `end`, 0 after it."""
+    step = tl.where(rows <= end, tl.exp(log_decay), 1.0)
+    down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
+    for level in tl.static_range(levels):
+        down, up = _tile_merge(down, up, step, 1 << level)
+    return tl.where(rows <= end, up, 0.0)
+
+
+@triton.jit
+def tile_score(x, y, log_decay, rows, before: tl.constexpr, levels: tl.constexpr, DOT: tl.constexpr):
+    """[t, s]: sum_k x[t, k] y[s, k] exp(b[t, k] - b[s, k]) for s <= t (`before`: b[t - 1], for s < t), else 0."""
+    step = tl.exp(log_decay)
+    down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
+    found = tl.zeros((x.shape[0], y.shape[0]), tl.float32)
+    for level in tl.static_range(levels):
+        late = x * down if before else x * down * step
+        pairs = tl.dot(late.to(DOT), tl.trans(y * up).to(DOT), input_precision="ieee")
+        found = tl.where(_tile_pairs(rows, 1 << level), pairs, found)
+        down, up = _tile_merge(down, up, step, 1 << level)
+    if not before:
+        found = tl.where(rows[:, None] == rows[None, :], tl.sum(x * y, 1)[:, None], found)
+    return found
+
+
+@triton.jit
+def tile_score_rows(a, y, log_decay, rows, before: tl.constexpr, levels: tl.constexpr, DOT: tl.constexpr):
+    """[t, k]: sum over s < t of a[t, s] y[s, k] exp(b[t, k] - b[s, k]) (`before`: b[t - 1])."""
+    step = tl.exp(log_decay)
+    down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
+    found = tl.zeros(y.shape, tl.float32)
+    for level in tl.static_range(levels):
+        pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
+        part = tl.dot(pairs.to(DOT), (y * up).to(DOT), input_precision="ieee")
+        found += part * (down if before else down * step)
+        down, up = _tile_merge(down, up, step, 1 << level)
+    return found
+
+
+@triton.jit
+def tile_score_cols(a, x, log_decay, rows, before: tl.constexpr, levels: tl.constexpr, DOT: tl.constexpr):
+    """[s, k]: sum over t > s of a[t, s] x[t, k] exp(b[t, k] - b[s, k]) (`before`: b[t - 1])."""
+    step = tl.exp(log_decay)
+    down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
+    found = tl.zeros(x.shape, tl.float32)
+    for level in tl.static_range(levels):
+        pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
+        late = x * down if before else x * down * step
+        found += tl.dot(tl.trans(pairs).to(DOT), late.to(DOT), input_precision="ieee") * up
+        down, up = _tile_merge(down, up, step, 1 << level)
+    return found
+
+
+@triton.jit
+def tile_unit_inverse(lower, first: tl.constexpr, levels: tl.constexpr):
+    """(I - lower)^-1 of a strictly lower triangular matrix, float32; diagonal blocks of `first` rows are I.
+
+    By doubling: with the inverses of two neighbouring diagonal blocks A and B known, the block below A and left of B
+    is B^-1 L A^-1.
+    """
+    rows = tl.arange(0, lower.shape[0])
+    inverse = tl.where(rows[:, None] == rows[None, :], 1.0, 0.0)
+    for level in tl.static_range(levels):
+        corner = tl.where(_tile_pairs(rows, first << level), lower, 0.0)
+        if level > 0:
+            corner = tl.dot(tl.dot(inverse, corner, input_precision="ieee"), inverse, input_precision="ieee")
+        inverse += corner
+    return inverse
+
+
+# --- scans ----------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _linear(a, x, later_a, later_x):
+    return later_a * a, later_a * x + later_x
+
+
+@triton.jit
+def _max(a, x, later_a, later_x):
+    return later_a + a, tl.maximum(later_a + x, later_x)
+
+
+@triton.jit
+def _logsumexp(a, x, later_a, later_x):
+    return later_a + a, tile_logaddexp(later_a + x, later_x)
+
+
+@triton.jit
+def _tile_prefix(a, x, kind: tl.constexpr):
+    if kind == "linear":
+        _, h = tl.associative_scan((a, x), 0, _linear)
+    elif kind == "max":
+        _, h = tl.associative_scan((a, x), 0, _max)
+    else:
+        _, h = tl.associative_scan((a, x), 0, _logsumexp)
+    return h
+
+
+@triton.jit
+def tile_scan(a, x, init, rows, kind: tl.constexpr):
+    """All rows of h[t] = a[t] h[t-1] + x[t], h[-1] = init (or the same over max or logsumexp)."""
+    if kind == "linear":
+        entered = a * init + x
+    elif kind == "max":
+        entered = tl.maximum(a + init, x)
+    else:
+        entered = tile_logaddexp(a + init, x)
+    return _tile_prefix(a, tl.where(rows == 0, entered, x), kind)
+
+
+@triton.jit
+def tile_rscan(a, g, last, rows, end):
+    """All rows of l[t] = a[t+1] l[t+1] + g[t], and at row `end` l = last + g; nothing flows back over `end`."""
+    gains = tl.where(rows < end, tile_unshift(a, rows), 0.0)
+    value = g + tl.where(rows == end, last, 0.0)
+    return tl.flip(_tile_prefix(tl.flip(gains, 0), tl.flip(value, 0), "linear"), 0)
+
+
+@triton.jit
+def _times(a, b):
+    return a * b
+
+
+@triton.jit
+def tile_span_gain(a, rows, end, kind: tl.constexpr):
+    """The gain of a whole chunk."""
+    if kind == "linear":
+        return tl.reduce(tl.where(rows <= end, a, 1.0), 0, _times)
+    return tl.sum(tl.where(rows <= end, a, 0.0), 0)
+
+
+@triton.jit
+def tile_span_sum(a, x, rows, end, kind: tl.constexpr):
+    """What a whole chunk leaves of its inputs when nothing enters it."""
+    return tile_at_row(_tile_prefix(a, x, kind), rows, end)
+
+
+@triton.jit
+def tile_span_rsum(a, g, rows, end):
+    """a[0] l[0] of tile_rscan(a, g, 0): every row's value, decayed on its way to the chunk's start."""
+    return tl.sum(tl.where(rows <= end, tl.associative_scan(a, 0, _times) * g, 0.0), 0)

@@ -1,0 +1,349 @@
+"""The launches of a tile program: what runs in which kernel, what passes through memory between them.
+
+A value is computed by the host, as a call of torch, or in a kernel. The host gets what contracts the batch or the heads
+(gradients of what they share) and products with params (projections): torch has matrix products for both. All else is
+the kernels'. Slots order the steps: 3i is the host's, 3i + 1 a kernel over all chunks, 3i + 2 the kernels that walk the
+chunks of a sequence in order. A kernel computes again what is cheap to compute from what lies in memory; it is handed
+only what a walk would otherwise compute in its loop, and triangular inverses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from recc.backends.torch.text import is_static
+
+from recc.ir.node import COL, COMPLEX, GRID, HEADS, ROW, Axis, Node, dim_of
+from recc.tile.phases import carries_of, levels, loop_nodes, stages
+from recc.tile.program import Carry, TileProgram
+
+LEAVES = ("tile", "param", "carry")
+CONSTANT = ("const", "size", "ones", "position", "eye")
+CONTRACTIONS = ("dot", "sum", "amax")
+# What a walk over chunks does not compute in its loop.
+EXPENSIVE = ("dot", "inverse", "score", "score_rows", "score_cols", "scan", "rscan", "span_gain", "span_sum",
+             "span_rsum")  # fmt: skip
+KERNEL, HOST, WALK = 1, 0, 2
+
+
+class Unserved(ValueError):
+    """A recurrence that this backend does not serve; the message says what to do."""
+
+
+def reads(node: Node) -> tuple[Node, ...]:
+    """What the text of a node reads: a score is computed from its tiles and the log decay itself."""
+    args = node.args
+    match node.op:
+        case "score":
+            return args[0], args[2], args[4].args[0]
+        case "score_rows" | "score_cols":
+            return args[0], args[1].args[0], args[2].args[0]
+        case "channel_since":
+            return (args[1].args[0],)
+        case "channel_tail":
+            return (args[1],)
+        case "decay":
+            return args[:2]
+        case "tail" | "since":
+            return args[:1]
+        case "mul":
+            return tuple(arg for arg in args if arg.op != "ones") or args[:1]
+    return args
+
+
+def ordered(roots: Iterable[Node], stops: set[Node] | frozenset[Node] = frozenset()) -> list[Node]:
+    """Every node that the roots' texts read, arguments first; nothing below `stops`."""
+    found: dict[Node, None] = {}
+    stack = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            found[node] = None
+        elif node not in found:
+            stack.append((node, True))
+            if node not in stops and not is_static(node):
+                stack.extend((arg, False) for arg in reversed(reads(node)))
+    return list(found)
+
+
+def inner(axes: Iterable[Axis]) -> tuple[Axis, ...]:
+    """The axes of a tile in a kernel: one chunk and head is one program."""
+    return tuple(axis for axis in axes if axis not in (GRID, HEADS))
+
+
+def dims(axes: Iterable[Axis]) -> tuple[Axis, ...]:
+    """The axes that are dims of the spec, or ranks: those with a size that need not fill its block."""
+    return tuple(axis for axis in inner(axes) if axis not in (ROW, COL, "@a", "@b"))
+
+
+@dataclass
+class Launch:
+    """A kernel. nodes: what it computes, in order; loads: what it reads from memory; stores: what it writes.
+
+    walks: the carries that it takes along a sequence's chunks, none where all chunks run at once. split: the dim that
+    several programs share, in blocks.
+    """
+
+    slot: int
+    nodes: list[Node]
+    loads: list[Node]
+    stores: list[Node]
+    walks: list[Carry] = field(default_factory=list)
+    split: str | None = None
+
+
+@dataclass
+class Host:
+    """Calls of torch."""
+
+    slot: int
+    nodes: list[Node]
+
+
+def split_axis(program: TileProgram) -> str | None:
+    """The dim that scans are split along: their tiles have rows and all of a state's dims. It is one that the forward
+    pass does not contract; where the backward pass does, blocks are summed by the host."""
+    every = ordered(program.roots)
+    contracted = {dim_of(axis) for node in every if node.op in CONTRACTIONS for axis in node["over"]}
+    for node in every:
+        if node.op == "scan":
+            free = [axis for axis in dims(node.axes) if dim_of(axis) not in contracted]
+            if free:
+                return dim_of(free[0])
+    return None
+
+
+class Schedule:
+    """Steps of a program in order. `partial`: host nodes of which a kernel computes the part of one program."""
+
+    def __init__(self, program: TileProgram, split: str | None) -> None:
+        self.program, self.split = program, split
+        self.stage = stages(program)
+        self.every = ordered(program.roots)
+        self.carried = {carry.old for carry in program.carries}
+        self._refuse()
+        self.partial = {node for node in self.every if self._is_partial(node)}
+        self.host: set[Node] = set()
+        for node in self.every:
+            if node in self.partial or self._is_host(node):
+                self.host.add(node)
+        self._move_views()
+        self.slot: dict[Node, int] = {}
+        self.walks: dict[int, int] = {}  # the slot of each level's loop
+        self._place()
+        self.held: dict[Node, int] = {}  # values that pass through memory, and the slot that writes them
+        self.stored: dict[Node, int] = {}  # results, likewise: nothing reads them again, their dtype is the caller's
+        self._hold()
+        self.steps = self._steps()
+
+    def _refuse(self) -> None:
+        for node in self.every:
+            if node.dtype == COMPLEX:
+                name = next((c.name for c in self.program.carries if c.old.dtype == COMPLEX), None)
+                what = f"state `{name}` is" if name else "some values are"
+                raise Unserved(
+                    f"{self.program.name}: {what} complex, which the triton backend does not serve; "
+                    'use backend="torch", or write real and imaginary parts as two states'
+                )
+
+    # --- host or kernel -----------------------------------------------------------------------------------
+
+    def _is_partial(self, node: Node) -> bool:
+        """Whether a contraction goes over programs, and each of them can do its own part."""
+        if node.op not in ("dot", "sum"):
+            return False
+        over = set(node["over"])
+        blocked = self.split is not None and any(dim_of(axis) == self.split for axis in over)
+        across = GRID in over or blocked
+        if not across or (HEADS in over and GRID not in over):
+            return False
+        if node.op == "sum":
+            return True
+        a, b = (set(inner(arg.axes)) for arg in node.args)
+        both = all(GRID in arg.axes for arg in node.args)
+        return both and (a <= b or b <= a)
+
+    def _is_host(self, node: Node) -> bool:
+        if is_static(node) or node.op in LEAVES or node.op in CONSTANT:
+            return False
+        if node.op in ("add", "sub", "neg") and all(arg in self.host for arg in node.args):
+            return True
+        if not set(node.axes) & {GRID, ROW, COL}:  # params alone; `iota` along a dim is the kernels' own
+            return HEADS in node.axes or bool(node.args)
+        if node.op in CONTRACTIONS and {GRID, HEADS} & set(node["over"]):
+            return True
+        if node.op == "dot":
+            fixed = [arg for arg in node.args if GRID not in arg.axes and ROW not in arg.axes]
+            return any(set(inner(arg.axes)) - set(node["over"]) for arg in fixed)
+        return False
+
+    def _move_views(self) -> None:
+        """What only relabels or repeats a tensor in memory is the host's, too, where the host reads it: a view."""
+        wanted = {arg for node in self.host - self.partial for arg in reads(node)}
+        for node in reversed(self.every):
+            view = node.op == "rename" or (node.op == "mul" and len(reads(node)) == 1)
+            if view and node in wanted and node not in self.host:
+                (source,) = reads(node)
+                if (source.op in LEAVES and source not in self.carried) or source in self.host:
+                    self.host.add(node)
+
+    def in_kernel(self, node: Node) -> bool:
+        """Whether a node is computed in kernels (not read from memory, not a number, not the host's)."""
+        return not (node in self.host or node.op in LEAVES or node.op in CONSTANT or is_static(node))
+
+    # --- slots -------------------------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        order = levels(self.program)
+        for stage in range(len(order) + 1):
+            for node in self.every:
+                if self.stage[node] == stage and node not in self.slot:
+                    self.slot[node] = self._slot(node)
+            if stage < len(order):
+                carries = carries_of(self.program, order[stage])
+                body = set(loop_nodes(self.program, order[stage], self.stage))
+                outside = {arg for node in body for arg in reads(node) if arg not in body}
+                outside |= {c.new for c in carries if c.new not in body}
+                ready = [self._after(node, WALK) for node in outside if self.stage[node] <= stage]
+                at = _up(max(ready, default=0), WALK)
+                self.walks[order[stage]] = at
+                self.slot |= {c.old: at for c in carries}
+                hosted = next((node for node in body if node in self.host), None)
+                if hosted is not None:
+                    raise Unserved(
+                        f"{self.program.name}: between the state that enters a chunk and the one that leaves stands a "
+                        'product with a param, which the triton backend does not serve; use backend="torch"'
+                    )
+
+    def _kind(self, node: Node) -> int | None:
+        """Where a node is computed; None: nowhere, it is there from the start."""
+        if node in self.carried:
+            return WALK
+        if node in self.host:
+            return HOST
+        return KERNEL if self.in_kernel(node) else None
+
+    def _after(self, node: Node, kind: int) -> int:
+        """The first slot at which a step of `kind` can read `node`."""
+        own = self._kind(node)
+        if own is None:
+            return 0
+        return self.slot[node] + (0 if own == kind and kind != WALK else 1)
+
+    def _slot(self, node: Node) -> int:
+        kind = self._kind(node)
+        if kind is None:
+            return 0
+        if node in self.partial:
+            return _up(self.partial_slot(node) + 1, HOST)
+        return _up(max((self._after(arg, kind) for arg in reads(node)), default=0), kind)
+
+    def partial_slot(self, node: Node) -> int:
+        """When a kernel computes the parts of a partial sum."""
+        return _up(max(self._after(arg, KERNEL) for arg in reads(node)), KERNEL)
+
+    # --- memory ------------------------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        program = self.program
+        for node in self.host:
+            if node in self.partial:
+                self.held[node] = self.partial_slot(node)
+                continue
+            for arg in reads(node):
+                if self.in_kernel(arg):
+                    self.held[arg] = self.slot[arg]
+        self.held |= {node: self.slot[node] for node in program.kept.values() if self.in_kernel(node)}
+        self.stored = {node: self.slot[node] for node in program.stores.values() if self.in_kernel(node)}
+        for level in levels(program):
+            body = set(loop_nodes(program, level, self.stage))
+            for node in ordered([c.new for c in carries_of(program, level)]):
+                if node not in body and self._is_operand(node, body, level):
+                    self._settle(node, self.walks[level])
+        while True:
+            launches = [step for step in self._steps() if isinstance(step, Launch)]
+            often = [
+                node
+                for node in self.every
+                if node.op == "inverse" and node not in self.held and sum(node in x.nodes for x in launches) > 1
+            ]
+            if not often:
+                return
+            self.held |= {node: self.slot[node] for node in often}
+
+    def _is_operand(self, node: Node, body: set[Node], level: int) -> bool:
+        carries = carries_of(self.program, level)
+        return any(node in reads(user) for user in body) or any(c.new is node for c in carries)
+
+    def _settle(self, node: Node, at: int) -> None:
+        """Holds what a walk at slot `at` reads of `node`: a loop does not compute what is expensive, or a summary."""
+        if not self.in_kernel(node) or self.held.get(node, at) < at:
+            return
+        summary = ROW not in node.axes and any(ROW in arg.axes for arg in reads(node))
+        if node.op in EXPENSIVE or summary:
+            self.held[node] = self.slot[node]
+            return
+        for arg in reads(node):
+            self._settle(arg, at)
+
+    # --- steps -------------------------------------------------------------------------------------------
+
+    def _steps(self) -> list[Launch | Host]:
+        steps: list[Launch | Host] = []
+        top = max(self.slot.values(), default=0)
+        for slot in range(top + 1):
+            if slot % 3 == HOST:
+                nodes = [node for node in self.every if node in self.host and self.slot[node] == slot]
+                steps += [Host(slot, nodes)] if nodes else []
+            elif slot % 3 == KERNEL:
+                roots = [node for node in self.every if slot in (self.held.get(node), self.stored.get(node))]
+                steps += [self._launch(slot, roots, [])] if roots else []
+            else:
+                for level, at in self.walks.items():
+                    if at == slot:
+                        carries = carries_of(self.program, level)
+                        steps.append(self._launch(slot, [c.new for c in carries], carries))
+        return steps
+
+    def _launch(self, slot: int, roots: list[Node], walks: list[Carry]) -> Launch:
+        own = {c.old for c in walks}
+
+        def memory(node: Node) -> bool:
+            if node.op in LEAVES:
+                return node not in own
+            if node in self.host:
+                return not (node in self.partial and self.held[node] == slot)
+            return self.held.get(node, slot) < slot
+
+        stops = {node for node in self.every if memory(node)}
+        found = ordered(roots, stops)
+        loads = [node for node in found if node in stops]
+        nodes = [node for node in found if node not in stops and node not in own]
+        stores = [] if walks else roots
+        launch = Launch(slot, nodes, loads, stores, walks)
+        launch.split = self._split(launch)
+        return launch
+
+    def _split(self, launch: Launch) -> str | None:
+        """A dim along which several programs can share a launch: no node contracts it."""
+        everything = [*launch.nodes, *launch.loads, *(c.old for c in launch.walks)]
+        present = {dim_of(axis) for node in everything for axis in dims(node.axes)}
+        bound = {axis for axis in present if axis.startswith("@")}
+        for node in launch.nodes:
+            here = [dim_of(axis) for axis in dims(node.axes)]
+            bound |= {dim for dim in here if here.count(dim) > 1}
+            if node.op in CONTRACTIONS:
+                over = {dim_of(axis) for axis in node["over"]}
+                bound |= over - {self.split} if node in self.partial else over
+            elif node.op in ("take", "put", "stack"):
+                bound.add(dim_of(node["axis"]))
+            elif node.op == "score":
+                bound.add(dim_of(node["over"]))
+        free = sorted(present - bound)
+        return self.split if self.split in free else free[-1] if free else None
+
+
+def _up(slot: int, kind: int) -> int:
+    """The first slot from `slot` on that is one of `kind`."""
+    return slot + (kind - slot) % 3

@@ -1,0 +1,396 @@
+"""Expressions of tiles as Triton source text. A tile has a node's axes without grid and heads, in their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from recc.backends.torch.text import ATOM, LOOSE, PRODUCT, SUM, UNARY, Text, is_static
+from recc.backends.triton.padding import Padding
+from recc.backends.triton.schedule import dims, inner, reads
+
+from recc.ir.node import COL, RANK, ROW, Axis, Node, dim_of, sort_axes, walk
+from recc.ir.ops import is_zero
+from recc.tile.ops import LEAST
+
+# The text of each elementwise op, and how tightly it binds.
+ELEMENTWISE: dict[str, tuple[str, int]] = {
+    "add": ("{0} + {1}", SUM),
+    "sub": ("{0} - {1}", SUM),
+    "mul": ("{0} * {1}", PRODUCT),
+    "div": ("{0} / {1}", PRODUCT),
+    "neg": ("-{0}", UNARY),
+    "pow": ("tile_power({0}, {1})", ATOM),
+    "where": ("tl.where({0}, {1}, {2})", ATOM),
+    "exp": ("tl.exp({0})", ATOM),
+    "expm1": ("tile_expm1({0})", ATOM),
+    "log": ("tl.log({0})", ATOM),
+    "log1p": ("tile_log1p({0})", ATOM),
+    "sqrt": ("tl.sqrt({0})", ATOM),
+    "rsqrt": ("tl.rsqrt({0})", ATOM),
+    "sin": ("tl.sin({0})", ATOM),
+    "cos": ("tl.cos({0})", ATOM),
+    "tanh": ("tile_tanh({0})", ATOM),
+    "sigmoid": ("tl.sigmoid({0})", ATOM),
+    "logsigmoid": ("tile_logsigmoid({0})", ATOM),
+    "softplus": ("tile_softplus({0})", ATOM),
+    "relu": ("tl.maximum({0}, 0.0)", ATOM),
+    "silu": ("{0} * tl.sigmoid({0})", PRODUCT),
+    "gelu": ("tile_gelu({0})", ATOM),
+    "erf": ("tl.erf({0})", ATOM),
+    "abs": ("tl.abs({0})", ATOM),
+    "sign": ("tile_sign({0})", ATOM),
+    "floor": ("tl.floor({0})", ATOM),
+    "stopgrad": ("{0}", ATOM),
+    "maximum": ("tl.maximum({0}, {1})", ATOM),
+    "minimum": ("tl.minimum({0}, {1})", ATOM),
+    "logaddexp": ("tile_logaddexp({0}, {1})", ATOM),
+    "bounded": (f"tl.maximum({{0}}, {LEAST})", ATOM),
+    "lt": ("{0} < {1}", LOOSE),
+    "le": ("{0} <= {1}", LOOSE),
+    "gt": ("{0} > {1}", LOOSE),
+    "ge": ("{0} >= {1}", LOOSE),
+    "eq": ("{0} == {1}", LOOSE),
+    "ne": ("{0} != {1}", LOOSE),
+}
+# The text of what acts along the rows of one tile: {0} the tile, {1} `rows` aligned with it.
+ALONG_ROWS = {
+    "cumsum": "tile_cumsum({0})",
+    "rcumsum": "tile_rcumsum({0})",
+    "end": "tile_at_row({0}, {1}, end)",
+    "first": "tile_at_row({0}, {1}, 0)",
+    "put_end": "tl.where({1} == end, {0}, 0.0)",
+    "put_first": "tl.where({1} == 0, {0}, 0.0)",
+    "until_end": "tl.where({1} <= end, {0}, 0.0)",
+    "unshift": "tile_unshift({0}, {1})",
+    "tail": "tile_tail({0}, {1}, end)",
+    "since": "tl.exp({0}.to(tl.float32))",
+    "sum_before": "tile_sum_before({0}, {1}, end)",
+}
+
+
+def inlinable(node: Node) -> bool:
+    """Whether a node's text may stand inside its only user's."""
+    return node.op in ELEMENTWISE or node.op in ("rename", "bounded")
+
+
+class TileText:
+    """Prints a node, given the variables that hold what has a name.
+
+    named(node): the variable that holds a node, or None. static(node): the text of a number known at launch.
+    """
+
+    def __init__(self, named: Callable[[Node], str | None], static: Callable[[Node], str], padding: Padding,
+                 ranks: int, kernel_part: Callable[[Node], tuple[Axis, ...]]) -> None:  # fmt: skip
+        self.named, self.static, self.padding = named, static, padding
+        self.ranks, self.kernel_part = ranks, kernel_part
+
+    def __call__(self, node: Node) -> str:
+        return self._print(node)[0]
+
+    def define(self, node: Node) -> str:
+        """The text that computes `node` itself, even where it has a name."""
+        return self._compute(node)[0]
+
+    # --- sizes and places ------------------------------------------------------------------------------------
+
+    def size(self, axis: Axis) -> str:
+        """The extent of a tile along an axis: a power of two."""
+        if axis in (ROW, COL, "@a", "@b"):
+            return "ROWS"
+        if dim_of(axis).startswith("@"):
+            return str(self.ranks)
+        return f"BLOCK_{dim_of(axis)}"
+
+    def place(self, axis: Axis) -> str:
+        """The vector of places along an axis."""
+        if axis in (ROW, COL, "@a", "@b"):
+            return "rows"
+        if dim_of(axis).startswith("@"):
+            return f"tl.arange(0, {self.ranks})"
+        return f"offs_{dim_of(axis)}"
+
+    def shape(self, axes: tuple[Axis, ...]) -> str:
+        sizes = [self.size(axis) for axis in inner(axes)]
+        return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+    def vector(self, axis: Axis, axes: tuple[Axis, ...], text: str | None = None) -> str:
+        """A vector along `axis` (its places, or `text`), aligned with a tile of `axes`."""
+        return aligned_text(text or self.place(axis), ATOM, (axis,), axes)
+
+    # --- printing ------------------------------------------------------------------------------------------
+
+    def _print(self, node: Node) -> tuple[str, int]:
+        if is_static(node):
+            text = self.static(node)
+            return (f"({text})", ATOM) if text.startswith("-") else (text, ATOM)
+        name = self.named(node)
+        return (name, ATOM) if name is not None else self._compute(node)
+
+    def _compute(self, node: Node) -> tuple[str, int]:
+        special = getattr(self, f"_op_{node.op}", None)
+        if special is not None:
+            text = special(node)
+            if text is not None:
+                return text, ATOM
+        if node.op in ALONG_ROWS:
+            arg = reads(node)[0]
+            axes = (ROW, *(axis for axis in node.axes if axis != ROW)) if node.op.startswith("put_") else arg.axes
+            full = sort_axes(axes)
+            return ALONG_ROWS[node.op].format(self._aligned(arg, full), self.vector(ROW, full)), ATOM
+        text, binds = ELEMENTWISE[node.op]
+        parts = []
+        for place, arg in enumerate(node.args):
+            part, level = self._aligned_with_level(arg, node.axes)
+            if binds and (level > binds or (level == binds and place == 1 and node.op in ("sub", "div"))):
+                part = f"({part})"
+            parts.append(part)
+        return text.format(*parts), binds
+
+    def _aligned_with_level(self, node: Node, axes: tuple[Axis, ...]) -> tuple[str, int]:
+        text, binds = self._print(node)
+        if is_static(node):
+            return text, binds
+        new = aligned_text(text, binds, node.axes, axes)
+        return new, (binds if new == text else ATOM)
+
+    def _aligned(self, node: Node, axes: tuple[Axis, ...]) -> str:
+        """`node` as an operand that broadcasts against a tile of `axes`."""
+        return self._aligned_with_level(node, axes)[0]
+
+    def _whole(self, node: Node, axes: tuple[Axis, ...]) -> str:
+        """`node` with the full extent of every axis of `axes`."""
+        text = self._aligned(node, axes)
+        if inner(node.axes) == inner(axes) or not inner(axes):
+            return text
+        if inner(node.axes):
+            return f"tl.broadcast_to({text}, {self.shape(axes)})"
+        return f"tl.full({self.shape(axes)}, {text}, tl.float32)"
+
+    # --- structure -------------------------------------------------------------------------------------------
+
+    def _op_mul(self, node: Node) -> str | None:
+        """A product with ones repeats a value; any other is printed as a product."""
+        if len(reads(node)) == 2:
+            return None
+        (value,) = reads(node)
+        if value.op == "ones" or is_static(value):
+            number = "1.0" if value.op == "ones" else self(value)
+            return f"tl.full({self.shape(node.axes)}, {number}, tl.float32)" if inner(node.axes) else number
+        return self._whole(value, node.axes)
+
+    def _op_ones(self, node: Node) -> str:
+        return f"tl.full({self.shape(node.axes)}, 1.0, tl.float32)" if inner(node.axes) else "1.0"
+
+    def _op_position(self, node: Node) -> str:
+        return "(rows + 1).to(tl.float64)"
+
+    def _op_iota(self, node: Node) -> str:
+        return f"{self.place(node.axes[0])}.to(tl.float32)"
+
+    def _op_eye(self, node: Node) -> str:
+        first, second = (self.vector(axis, node.axes) for axis in node.axes)
+        return f"tl.where({first} == {second}, 1.0, 0.0)"
+
+    def _op_rename(self, node: Node) -> str:
+        table = dict(node["mapping"])
+        return self._turned(self(node.args[0]), inner(table.get(a, a) for a in node.args[0].axes), inner(node.axes))
+
+    def _turned(self, text: str, source: tuple[Axis, ...], target: tuple[Axis, ...]) -> str:
+        """A tile with axes in the order `source` in that of `target`."""
+        if source == target:
+            return text
+        if len(source) == 2:
+            return f"tl.trans({text})"
+        return f"tl.permute({text}, ({', '.join(str(source.index(axis)) for axis in target)}))"
+
+    def _op_sum(self, node: Node) -> str:
+        arg = node.args[0]
+        return self._summed(self.padding.zeroed(arg, node["over"], self(arg), arg.axes), arg.axes, node)
+
+    def _summed(self, text: str, axes: tuple[Axis, ...], node: Node) -> str:
+        axes = inner(axes)
+        for axis in [axis for axis in self.kernel_part(node) if axis in axes]:
+            text = f"tl.sum({text}, {axes.index(axis)})"
+            axes = tuple(a for a in axes if a != axis)
+        return text
+
+    def _op_amax(self, node: Node) -> str:
+        arg, text = node.args[0], self(node.args[0])
+        axes = inner(arg.axes)
+        for axis in node["over"]:
+            if axis in dims(arg.axes):
+                text = f'tl.where({self.vector(axis, axes, f"in_{dim_of(axis)}")}, {text}, float("-inf"))'
+            text = f"tl.max({text}, {axes.index(axis)})"
+            axes = tuple(a for a in axes if a != axis)
+        return text
+
+    def _op_take(self, node: Node) -> str:
+        (arg,), axis = node.args, node["axis"]
+        axes = inner(arg.axes)
+        index = node["index"] if node["index"] >= 0 else f"{dim_of(axis)} - {-node['index']}"
+        return f"tl.sum(tl.where({self.vector(axis, axes)} == {index}, {self(arg)}, 0.0), {axes.index(axis)})"
+
+    def _op_put(self, node: Node) -> str:
+        axis = node["axis"]
+        index = node["index"] if node["index"] >= 0 else f"{dim_of(axis)} - {-node['index']}"
+        return f"tl.where({self.vector(axis, node.axes)} == {index}, {self._aligned(node.args[0], node.axes)}, 0.0)"
+
+    def _op_stack(self, node: Node) -> str:
+        text = "0.0"
+        for place in reversed(range(len(node.args))):
+            part = self._aligned(node.args[place], node.axes)
+            text = f"tl.where({self.vector(node['axis'], node.axes)} == {place}, {part}, {text})"
+        return text
+
+    # --- contractions ----------------------------------------------------------------------------------------
+
+    def _op_dot(self, node: Node) -> str:
+        a, b = node.args
+        over = self.kernel_part(node)
+        ours, theirs = inner(a.axes), inner(b.axes)
+        batch = [axis for axis in ours if axis in theirs and axis not in over]
+        left = tuple(axis for axis in ours if axis not in theirs)
+        right = tuple(axis for axis in theirs if axis not in ours)
+        texts = [self.padding.operand(place, node, over, self(arg)) for place, arg in enumerate((a, b))]
+        if batch or not left or not right:
+            every = sort_axes(set(ours) | set(theirs))
+            parts = [aligned_text(text, LOOSE, arg.axes, every) for text, arg in zip(texts, (a, b))]
+            return self._summed(" * ".join(f"({p})" if not _simple(p) else p for p in parts), every, node)
+        wanted = inner(node.axes)
+        if wanted == (*right, *left) and wanted != (*left, *right):
+            texts, ours, theirs, left, right = texts[::-1], theirs, ours, right, left
+        first = self._matrix(texts[0], ours, left, over)
+        second = self._matrix(texts[1], theirs, over, right)
+        text = f'tl.dot({_called(first)}.to(DOT), {_called(second)}.to(DOT), input_precision="ieee")'
+        if len(left) > 1 or len(right) > 1:
+            text = f"tl.reshape({text}, {self.shape((*left, *right))})"
+        return self._turned(text, (*left, *right), wanted)
+
+    def _matrix(self, text: str, axes: tuple[Axis, ...], rows: tuple[Axis, ...], columns: tuple[Axis, ...]) -> str:
+        """A tile as a matrix: several axes of a side are made one."""
+        columns = tuple(axis for axis in axes if axis in columns) if len(columns) > 1 else tuple(columns)
+        rows = tuple(axis for axis in axes if axis in rows) if len(rows) > 1 else tuple(rows)
+        text = self._turned(text, axes, (*rows, *columns))
+        if len(rows) == len(columns) == 1:
+            return text
+        sizes = (" * ".join(self.size(axis) for axis in side) for side in (rows, columns))
+        return f"tl.reshape({text}, ({', '.join(sizes)}))"
+
+    # --- rows, decays, scores, systems, scans --------------------------------------------------------------------
+
+    def _op_shift(self, node: Node) -> str:
+        rows, init = node.args
+        below = tuple(axis for axis in node.axes if axis != ROW)
+        init_text = self._aligned_row(init, below)
+        return f"tile_shift({self._whole(rows, node.axes)}, {init_text}, {self.vector(ROW, node.axes)})"
+
+    def _aligned_row(self, node: Node, axes: tuple[Axis, ...]) -> str:
+        """A tile without rows as one that broadcasts along them."""
+        return self._aligned(node, sort_axes((ROW, *axes)))
+
+    def _op_decay(self, node: Node) -> str:
+        bx, by = reads(node)
+        if is_zero(bx) and is_zero(by):
+            sign = ">" if node["before"] else ">="
+            return f"tl.where(rows[:, None] {sign} rows[None, :], 1.0, 0.0)"
+        return f"tile_decay_matrix({self(bx)}, {self(by)}, rows, {node['before']})"
+
+    def _op_sum_between(self, node: Node) -> str:
+        return f"tile_sum_between({self(node.args[0])}, rows, {node['before']})"
+
+    def _op_diagonal(self, node: Node) -> str:
+        return f"tile_diagonal({self(node.args[0])}, rows)"
+
+    def _op_score(self, node: Node) -> str:
+        x, y, log_decay = reads(node)
+        channel = (ROW, node["over"])
+        masked = self.padding.zeroed(x, (node["over"],), self._whole(x, channel), channel)
+        rest = f"{self._whole(y, channel)}, {self._whole(log_decay, channel)}"
+        return f"tile_score({masked}, {rest}, rows, {node['before']}, LEVELS, DOT)"
+
+    def _op_score_rows(self, node: Node) -> str:
+        return self._contracted("tile_score_rows", node, node["before"])
+
+    def _op_score_cols(self, node: Node) -> str:
+        return self._contracted("tile_score_cols", node, node.args[1]["before"])
+
+    def _contracted(self, function: str, node: Node, before: bool) -> str:
+        a, side, log_decay = reads(node)
+        channel = (ROW, node["over"])
+        parts = f"{self._whole(a, (ROW, COL))}, {self._whole(side, channel)}, {self._whole(log_decay, channel)}"
+        return f"{function}({parts}, rows, {before}, LEVELS, DOT)"
+
+    def _op_channel_since(self, node: Node) -> str:
+        (log_decay,) = reads(node)
+        return f"tile_since_start({self(log_decay)}, {node['before']}, LEVELS)"
+
+    def _op_channel_tail(self, node: Node) -> str:
+        (log_decay,) = reads(node)
+        return f"tile_until_last({self(log_decay)}, {self.vector(ROW, log_decay.axes)}, end, LEVELS)"
+
+    def _op_inverse(self, node: Node) -> str:
+        text = self(node.args[0])
+        if RANK not in node.axes:
+            return f"tile_unit_inverse({text}, 1, LEVELS)"
+        flat = f"tl.reshape({text}, (ROWS * {self.ranks}, ROWS * {self.ranks}))"
+        return f"tl.reshape(tile_unit_inverse({flat}, {self.ranks}, LEVELS), {self.shape(node.axes)})"
+
+    def _op_scan(self, node: Node) -> str:
+        a, x, init = node.args
+        below = tuple(axis for axis in node.axes if axis != ROW)
+        parts = f"{self._whole(a, node.axes)}, {self._whole(x, node.axes)}, {self._aligned_row(init, below)}"
+        return f'tile_scan({parts}, {self.vector(ROW, node.axes)}, "{node["kind"]}")'
+
+    def _op_rscan(self, node: Node) -> str:
+        a, g, last = node.args
+        below = tuple(axis for axis in node.axes if axis != ROW)
+        parts = f"{self._whole(a, node.axes)}, {self._whole(g, node.axes)}, {self._aligned_row(last, below)}"
+        return f"tile_rscan({parts}, {self.vector(ROW, node.axes)}, end)"
+
+    def _op_span_gain(self, node: Node) -> str:
+        arg = node.args[0]
+        return f'tile_span_gain({self(arg)}, {self.vector(ROW, arg.axes)}, end, "{node["kind"]}")'
+
+    def _op_span_sum(self, node: Node) -> str:
+        return self._span("tile_span_sum", node, f', "{node["kind"]}"')
+
+    def _op_span_rsum(self, node: Node) -> str:
+        return self._span("tile_span_rsum", node, "")
+
+    def _span(self, function: str, node: Node, more: str) -> str:
+        full = sort_axes((*node.axes, ROW))
+        parts = ", ".join(self._whole(arg, full) for arg in node.args)
+        return f"{function}({parts}, {self.vector(ROW, full)}, end{more})"
+
+
+def _simple(text: str) -> bool:
+    """Whether a text is a name or a call, with or without an index."""
+    depth = 0
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if depth == 0 and char == " ":
+            return False
+    return True
+
+
+def _called(text: str) -> str:
+    return text if _simple(text) else f"({text})"
+
+
+def aligned_text(text: str, binds: int, source: tuple[Axis, ...], target: tuple[Axis, ...]) -> str:
+    """A tile's text with None in the places of the axes that it lacks."""
+    source, target = inner(source), inner(target)
+    if not source or source == target:
+        return text
+    index = ", ".join(":" if axis in source else "None" for axis in target)
+    return f"{text if binds == ATOM or _simple(text) else f'({text})'}[{index}]"
+
+
+def static_text(node: Node, sizes: Callable[[Axis], str]) -> str:
+    """A number that is known at launch as an expression of Python; evaluated where no size occurs in it."""
+    text = Text(lambda _: None, sizes)(node)
+    if any(below.op == "size" for below in walk(node)):
+        return text
+    value = float(eval(text, {"math": math, "float": float}))  # our own text: numbers and functions of `math`
+    return f'float("{value}")' if math.isinf(value) or math.isnan(value) else repr(value)
