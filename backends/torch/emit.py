@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator
 from recc.backends.torch.text import Text, inlinable, is_static
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
+from recc.tile.phases import carries_of, levels, loop_nodes, stages
 from recc.tile.program import Carry, TileProgram
+from recc.tile.words import Words
 
 WIDTH = 72  # longest expression that is printed in line
 _LEAVES = ("tile", "param", "carry")
@@ -58,29 +60,20 @@ def identifier(name: str) -> str:
 class _Function:
     def __init__(self, program: TileProgram, name: str, doc: str) -> None:
         self.program, self.name, self.doc = program, name, doc
-        self.levels = sorted({carry.level for carry in program.carries})
-        self.stage = self._stages()
+        self.levels = levels(program)
+        self.stage = stages(program)
+        self.words = Words(program)
         self.users = self._count_users()
         self.roots = set(program.roots)
         self.operands = self._loop_operands()  # computed once, before the loop that takes its parts
         self.variables: dict[Node, str] = {}  # what has a name over all chunks
         self.used: set[str] = set()
         self.lines: list[str] = []
-        self.noted: set[str] = set()
-        self.results = {node: name for name, node in {**program.stores, **program.sums}.items()}
         self.leaves = [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
         for leaf in self.leaves:
             self._claim(leaf, identifier(leaf["name"]))
 
     # --- analysis of the program ---------------------------------------------------------------------------
-
-    def _stages(self) -> dict[Node, int]:
-        """When a node can run over all chunks: 0, or after the loop of the last level that it depends on."""
-        after = {c.old: self.levels.index(c.level) + 1 for c in self.program.carries}
-        stage: dict[Node, int] = {}
-        for node in walk(*self.program.roots):
-            stage[node] = max((stage[arg] for arg in node.args), default=after.get(node, 0))
-        return stage
 
     def _count_users(self) -> dict[Node, int]:
         count: dict[Node, int] = {}
@@ -91,16 +84,11 @@ class _Function:
             count[root] = count.get(root, 0) + 1
         return count
 
-    def _loop_nodes(self, carries: list[Carry], level: int) -> list[Node]:
-        """What runs inside the loop of a level: it depends on the level's carries and a leaving state depends on it."""
-        stage = self.levels.index(level) + 1
-        return [node for node in walk(*(c.new for c in carries)) if self.stage[node] == stage and node.args]
-
     def _loop_operands(self) -> set[Node]:
         operands: set[Node] = set()
         for level in self.levels:
-            carries = [c for c in self.program.carries if c.level == level]
-            inside = set(self._loop_nodes(carries, level))
+            carries = carries_of(self.program, level)
+            inside = set(loop_nodes(self.program, level, self.stage))
             operands |= {arg for node in inside for arg in node.args if arg not in inside}
             operands |= {c.new for c in carries if c.new not in inside}
         return operands
@@ -114,26 +102,6 @@ class _Function:
         self.used.add(name)
         self.variables[node] = name
         return name
-
-    def _wish(self, node: Node) -> str:
-        if node in self.program.names:
-            return identifier(self.program.names[node])
-        if node in self.results:
-            return identifier(self.results[node])
-        base = {
-            "inverse": "T",
-            "decay": "decay",
-            "cumsum": "b",
-            "score": "A",
-            "scan": "h",
-            "shift": "before",
-            "tail": "to_end",
-            "levels": "halves",
-            "since": "from_start",
-            "channel_since": "from_start",
-            "channel_tail": "to_end",
-        }
-        return base.get(node.op, "x")
 
     # --- text ------------------------------------------------------------------------------------------------
 
@@ -241,25 +209,14 @@ class _Function:
         if cheap and inlinable(node) and len(text) < WIDTH and not kept:
             return
         if variables is self.variables:
-            name = self._claim(node, self._wish(node))
+            name = self._claim(node, identifier(self.words.name(node)))
         else:
             name = variables[node] = self._local(node)
-        self.lines += [f"{indent}# {note}" for note in self._notes(node)]
+        self.lines += [f"{indent}# {note}" for note in self.words.notes(node)]
         self.lines.append(f"{indent}{name} = {_bare(text)}")
 
-    def _notes(self, node: Node) -> Iterator[str]:
-        """What a line computes, said once: a strategy's own words, and the line of the spec that it comes from."""
-        notes = [self.program.notes[node]] if node in self.program.notes else []
-        source, span = self.program.source, self.program.spans.get(node)
-        if span is not None and 0 < span.line < len(source):
-            notes.append(f"{source[0]}:{span.line}  {source[span.line].partition('#')[0].strip()}")
-        for note in notes:
-            if note not in self.noted:
-                self.noted.add(note)
-                yield note
-
     def _local(self, node: Node) -> str:
-        wish, count = f"{self._wish(node)}_c", 2
+        wish, count = f"{identifier(self.words.name(node))}_c", 2
         name = wish
         while name in self.used:
             name, count = f"{wish}{count}", count + 1
@@ -273,8 +230,8 @@ class _Function:
         return self._printer(self.variables)(node)
 
     def _loop(self, level: int) -> None:
-        carries = [c for c in self.program.carries if c.level == level]
-        inside = self._loop_nodes(carries, level)
+        carries = carries_of(self.program, level)
+        inside = loop_nodes(self.program, level, self.stage)
         local: dict[Node, str] = {c.old: self.variables[c.old] for c in carries}
         body: list[str] = []
         self.lines, before = [], self.lines
