@@ -471,9 +471,13 @@ def _block(head: str, lines: list[str]) -> list[str]:
 
 
 def copied(to: Array, source: Array, sizes: Callable[[Axis], int]) -> list[str]:
-    """Loops that copy every element."""
-    index = {axis: _variable(place) for place, axis in enumerate(to.axes)}
+    """Loops that copy every element, whole rows at once where both lie in the same order."""
+    axes, index = to.axes, {axis: _variable(place) for place, axis in enumerate(to.axes)}
     lines = [f"*({to.at(index)}) = *({source.at(index)});"]
-    for axis in reversed(to.axes):
+    if axes and to.strides[axes[-1]] == source.strides[axes[-1]] == 1:
+        row = {**index, axes[-1]: "0"}
+        lines = [f"__builtin_memcpy({to.at(row)}, {source.at(row)}, {sizes(axes[-1])} * sizeof(real));"]
+        axes = axes[:-1]
+    for axis in reversed(axes):
         lines = _block(f"for (long {index[axis]} = 0; {index[axis]} < {sizes(axis)}; {index[axis]}++)", lines)
     return lines

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from recc.backends.c import build
 from recc.backends.c.kernel import Kernel, generate
+from recc.backends.c.pages import empty, keep_freed_memory
 from recc.backends.c.part import unserved
 from recc.backends.c.vectors import Real
 from recc.backends.torch.layout import chunk_bound, dim_of, dtype_of, working_dtype
-from recc.backends.torch.passes import check_bounds, keep_freed_memory
+from recc.backends.torch.passes import check_bounds
 
 from recc.analysis.plan import Plan
 
@@ -131,7 +132,8 @@ class NativePasses:
         call = _Call(self, inputs, params, states, cu_seqlens, reverse)
         outputs = [call.tokens(item, call.heads_of(item), inputs[0].shape[1]) for item in self.outputs]
         finals = [call.fixed(item, call.sequences, item["axes"]) for item in self.states]
-        saved = [call.fixed(item, call.bound, item["axes"]) for item in self.states]
+        # of packed sequences there may be fewer chunks than there is room for
+        saved = [call.fixed(item, call.bound, item["axes"], zero=cu_seqlens is not None) for item in self.states]
         views = call.given(inputs, params)
         views |= {("out", item["name"]): call.view(x, item, 2) for item, x in zip(self.outputs, outputs)}
         for kind, group in (("first", states), ("saved", saved), ("last", finals)):
@@ -238,11 +240,11 @@ class _Call:
         """A new tensor [batch, time, (heads,) dims] to write to."""
         batch = self.sequences if self.offsets is None else 1
         lead = (batch, time, heads) if heads else (batch, time)
-        return torch.empty(*lead, *(self.sizes[dim_of(a)] for a in _own(item["axes"])), dtype=self.dtype)
+        return empty(*lead, *(self.sizes[dim_of(a)] for a in _own(item["axes"])), dtype=self.dtype)
 
     def fixed(self, item: dict, count: int, axes: tuple, zero: bool = False) -> torch.Tensor:
         """A new tensor [count, (heads,) dims]."""
-        make = torch.zeros if zero or count == self.bound else torch.empty
+        make = torch.zeros if zero else empty
         return make(count, *(self.heads if a == "heads" else self.sizes[dim_of(a)] for a in axes), dtype=self.dtype)
 
     def real(self, x: torch.Tensor, item: dict, lead: int) -> torch.Tensor:
