@@ -136,3 +136,16 @@ def _resources(cubin: bytes) -> str:
         file.flush()
         command = [str(tools / "cuobjdump"), "-res-usage", file.name]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def assembly(generated: Generated, target: str, form: str) -> str:
+    """The assembly of every kernel of a recurrence for `target`, in bfloat16, each under a line of its facts.
+
+    form: `ptx` or `amdgcn`. Dims without a size in the spec are 64.
+    """
+    parts = []
+    for launch in launches(generated, {}, torch.bfloat16):
+        compiled = compile_launch(launch, target)
+        listing = ", ".join(f"{name} {value}" for name, value in facts(compiled).items())
+        parts.append(f"{'//' if form == 'ptx' else ';'} {launch.name}: {listing}\n{compiled.asm[form]}")
+    return "\n".join(parts)

@@ -19,9 +19,10 @@ from recc.backends.torch.module import (
 from recc.backends.triton.emit import function
 from recc.backends.triton.schedule import Unserved, split_axis
 
+from recc.analysis import analyse
 from recc.analysis.plan import Plan
 from recc.ir.program import Recurrence
-from recc.strategies import Choice
+from recc.strategies import Choice, choose
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
 
@@ -32,8 +33,8 @@ def generate(plan: Plan, choice: Choice) -> Generated:
     if not choice.parallel:
         names = ", ".join(dict.fromkeys(choice.name(c) for c in plan.components))
         raise Unserved(
-            f'{rec.name} runs by the strategy {names}, which has no Triton kernels; use backend="torch", or see '
-            f"`recc explain` for what keeps it from `chunk` and `scan`"
+            f"{rec.name} runs by the strategy {names}, which has no Triton kernels",
+            f"use the torch backend; `recc explain {rec.name}` says what keeps it from `chunk` and `scan`",
         )
     program, backward, step = programs(plan, choice)
     split = split_axis(program)
@@ -77,3 +78,9 @@ def namespace(generated: Generated) -> dict[str, Any]:
     space = {**vars(primitives), "__name__": f"recc_triton_{digest}"}
     exec(compile(text, name, "exec"), space)  # our own text: a spec holds no code
     return space
+
+
+def source(rec: Recurrence, *, strategy: str | None = None, chunk: int | None = None) -> str:
+    """A standalone file for `rec`, which imports torch and triton alone. Raises Unserved and strategies.Refused."""
+    plan = analyse(rec)
+    return standalone(generate(plan, choose(plan, strategy, chunk)), rec)

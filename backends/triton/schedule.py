@@ -28,7 +28,11 @@ KERNEL, HOST, WALK = 1, 0, 2
 
 
 class Unserved(ValueError):
-    """A recurrence that this backend does not serve; the message says what to do."""
+    """A recurrence that this backend does not serve. `help` says what to do."""
+
+    def __init__(self, problem: str, help: str) -> None:
+        super().__init__(f"{problem}; {help}")
+        self.problem, self.help = problem, help
 
 
 def reads(node: Node) -> tuple[Node, ...]:
@@ -143,8 +147,8 @@ class Schedule:
                 name = next((c.name for c in self.program.carries if c.old.dtype == COMPLEX), None)
                 what = f"state `{name}` is" if name else "some values are"
                 raise Unserved(
-                    f"{self.program.name}: {what} complex, which the triton backend does not serve; "
-                    'use backend="torch", or write real and imaginary parts as two states'
+                    f"{self.program.name}: {what} complex, which the triton backend does not serve",
+                    "use the torch backend",
                 )
 
     # --- host or kernel -----------------------------------------------------------------------------------
@@ -213,7 +217,8 @@ class Schedule:
                 if hosted is not None:
                     raise Unserved(
                         f"{self.program.name}: between the state that enters a chunk and the one that leaves stands a "
-                        'product with a param, which the triton backend does not serve; use backend="torch"'
+                        "product with a param, which the triton backend does not serve",
+                        "use the torch backend",
                     )
 
     def _kind(self, node: Node) -> int | None:
