@@ -11,6 +11,7 @@ from recc.ir.node import Axis
 class Array:
     """A pointer with strides in elements. base: its text. axes: in memory order, the last one contiguous.
 
+    past: the text of a flag, whether writes of whole vectors go past the caches: large results that only others read.
     time: the text of the stride between tokens, None for what is the same at every token. whole: whether rows along
     the last axis are padded to full vectors.
     """
@@ -20,6 +21,7 @@ class Array:
     strides: dict[Axis, int] = field(hash=False)
     time: str | None = None
     whole: bool = True
+    past: str | None = None
 
     def at(self, index: dict[Axis, str]) -> str:
         """The address of the element at `index` (texts by axis; an axis without one is at 0)."""

@@ -151,6 +151,8 @@ class Body:
             text = f"{there} + {text}" if how == "add" else f"v_maximum({there}, {text})"
         if stride == 1:
             plain = array.whole or count is None
+            if plain and array.past is not None and how == "store":
+                return f"store_past({address}, {text}, {array.past});"
             return f"store({address}, {text});" if plain else f"store_part({address}, {count}, {text});"
         return f"scatter({address}, {stride}, {count or self.lanes}, {text});"
 

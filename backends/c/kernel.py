@@ -22,6 +22,7 @@ from recc.tile.contract import contract
 from recc.tile.program import TileProgram, adjoint, state_key
 
 BUFFER = 1 << 19  # bytes of states that a backward pass holds for the tokens of a chunk: within the second-level cache
+PAST = 1 << 22  # bytes that a task writes to a tensor, from which on its stores go past the caches
 
 
 @dataclass(frozen=True)
@@ -172,18 +173,23 @@ class _File:
             "        long batch = a->offsets ? 0 : sequence;",
             *("        " + line for line in body),
             "    }",
+            *(["    settle();"] if any("store_past" in line for line in body) else []),
             "}",
         ]
         self.used = max(self.used, work.used)
         return "\n".join(lines) + "\n"
 
-    def _external(self, field: str, axes: tuple, token: bool) -> Array:
+    def _external(self, field: str, axes: tuple, token: bool, written: bool = False) -> Array:
+        """A tensor of the caller: of tokens, or with one value a task."""
         strides, step = {}, 1
         own = tuple(axis for axis in axes if axis != "heads")
         for axis in reversed(own):
             strides[axis] = step
             step *= self.sizes[axis]
-        return Array(f"{field}_at", own, strides, f"{field}_time" if token else None, whole=False)
+        past = None
+        if token and written and step * self.real.bytes % 64 == 0:
+            past = f"length >= {-(-PAST // (step * self.real.bytes))}"
+        return Array(f"{field}_at", own, strides, f"{field}_time" if token else None, whole=False, past=past)
 
     @staticmethod
     def _point_tokens(field: str) -> list[str]:
@@ -239,7 +245,7 @@ class _File:
         results = {}
         for item in self.rec.outputs:
             fields.append(("out", item.name))
-            results[item.name] = self._external(f"out_{identifier(item.name)}", item.axes, True)
+            results[item.name] = self._external(f"out_{identifier(item.name)}", item.axes, True, written=True)
             chunk += self._point_tokens(f"out_{identifier(item.name)}")
         enter, save, leave = [], [], []
         for carry in program.carries:
@@ -311,7 +317,7 @@ class _File:
             field = f"d_in_{identifier(item.name)}"
             fields.append(("d_in", item.name))
             if f"d_{item.name}" in back.stores:
-                results[f"d_{item.name}"] = self._external(field, item.axes, True)
+                results[f"d_{item.name}"] = self._external(field, item.axes, True, written=True)
             chunk += self._point_tokens(field)
         for item in self.rec.params:
             fields.append(("d_param", item.name))

@@ -37,7 +37,7 @@ _LIBM = {"sin": 1, "cos": 1, "erf": 1, "pow": 2}
 
 def prelude(real: Real, used: set[str]) -> str:
     """Everything that stands before the kernels. used: the ops that occur, for what only some need."""
-    parts = [_types(real), _sums(real), _exponentials(real), _logarithms(real), _CURVES]
+    parts = [_types(real), _past(real), _sums(real), _exponentials(real), _logarithms(real), _CURVES]
     parts += [
         _one_by_one(name, arity)
         for name, arity in _LIBM.items()
@@ -81,6 +81,25 @@ LANES void scatter(real *p, long stride, long count, vec x) {{
 LANES void store_part(real *p, long count, vec x) {{
     if (count < LANES_N) scatter(p, 1, count, x); else store(p, x);
 }}
+"""
+
+
+def _past(real: Real) -> str:
+    """A store past the caches, where the compiler has one for this width."""
+    letter = "s" if real.name == "float" else "d"
+    size = real.lanes * real.bytes
+    isa, suffix = {64: ("__AVX512F__", "512"), 32: ("__AVX__", "256"), 16: ("__SSE2__", "")}.get(size, ("", ""))
+    gnu = f"__builtin_ia32_movntp{letter}{suffix}(p, x)"
+    return f"""#if defined(__clang__)
+#define PAST(p, x) __builtin_nontemporal_store(x, (vec *)(p))
+#elif defined({isa or "RECC_NEVER"})
+#define PAST(p, x) {gnu}
+#else
+#define PAST(p, x) store(p, x)
+#endif
+// Past the caches: for what is larger than they are and is read by others, p on a multiple of a vector.
+LANES void store_past(real *p, vec x, long past) {{ if (past) PAST(p, x); else store(p, x); }}
+LANES void settle(void) {{ __atomic_thread_fence(__ATOMIC_SEQ_CST); }} // such stores wait for no order of their own
 """
 
 
