@@ -12,6 +12,7 @@ from recc.backends.torch.passes import (
     in_full_precision,
     refuse_forward_mode,
     register,
+    run_op,
 )
 
 
@@ -57,7 +58,8 @@ class Op:
         inputs = [_share(x, item, heads, 2) for x, item in zip(inputs, self.inputs)]
         states = self._enter(initial_state, sequences, sizes, inputs, params)
         refuse_forward_mode(self.name, (*inputs, *params, *states))
-        results = self._forward_on(inputs[0].device)(*inputs, *params, *states, cu_seqlens, bool(reverse))
+        forward = self._forward_on(inputs[0].device)
+        results = run_op(forward, *inputs, *params, *states, cu_seqlens, bool(reverse))
         results = [results] if torch.is_tensor(results) else results
         outputs = results[: len(self.outputs)]
         output = outputs[0] if len(outputs) == 1 else tuple(outputs)

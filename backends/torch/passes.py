@@ -212,19 +212,37 @@ def register(passes):
                 torch.zeros(shape, dtype=dtype, device=device) if x is None else x
                 for x, (shape, dtype, device) in zip(grads, ctx.shapes)
             ]
-            found = backward(*grads, *kept, cu_seqlens, ctx.reverse)
+            found = run_op(backward, *grads, *kept, cu_seqlens, ctx.reverse)
             return *([found] if torch.is_tensor(found) else found), None, None
 
         def refuse(ctx, *grads):
             raise RuntimeError(f"{passes.name}: second derivatives are not supported")
 
-        torch.library.register_autograd(f"recc::{names[0]}", derive, setup_context=setup, lib=library)
-        torch.library.register_autograd(f"recc::{names[1]}", refuse, lib=library)
+        for name, keep, rule in ((names[0], setup, derive), (names[1], lambda ctx, inputs, output: None, refuse)):
+            torch.library.register_autograd(f"recc::{name}", rule, setup_context=keep, lib=library)
+            op = getattr(torch.ops.recc, name)
+            op.function = _function(op, keep, rule)  # kept there: a file that is loaded twice defines its ops once
         _REGISTERED[names[0]] = passes, library
     return getattr(torch.ops.recc, names[0]), _REGISTERED.get(names[0], (passes,))[0]
 
 
 _REGISTERED = {}  # by name: the passes, and the library, whose ops live as long as it does
+
+
+def _function(op, setup, derive):
+    """The op with its derivative as torch.func wants it, which takes none from torch.library."""
+    rules = {"forward": lambda *arguments: op(*arguments), "setup_context": setup, "backward": derive}
+    rules = {name: staticmethod(rule) for name, rule in rules.items()}
+    return type(op.__name__, (torch.autograd.Function,), {**rules, "generate_vmap_rule": True})
+
+
+def run_op(op, *arguments):
+    """op(*arguments), whether or not under a transform of torch.func."""
+    if torch._C._are_functorch_transforms_active():
+        kinds = torch._C._functorch.TransformType
+        if torch._C._functorch.peek_interpreter_stack().key() != kinds.Functionalize:  # which knows ops alone
+            return op.function.apply(*arguments)
+    return op(*arguments)
 
 
 def in_full_precision(run, *arguments):

@@ -266,11 +266,25 @@ def test_vmap_over_the_first_argument_alone_with_gradients():
         assert gap(grad[place], want) < 1e-6
 
 
+def test_torch_func():
+    call = Call("gla", time=5, grad=True)
+    loss = lambda *given: call.op(*given).square().sum()  # noqa: E731
+    want = torch.autograd.grad(loss(*call.tensors), call.tensors)
+    given = [x.detach() for x in call.tensors]
+    every = tuple(range(len(given)))
+    for transform in (torch.func.grad, torch.func.jacrev):
+        assert all(gap(a, b) < 1e-6 for a, b in zip(transform(loss, every)(*given), want, strict=True))
+    twice = torch.func.vmap(torch.func.grad(loss, every))(*(torch.stack([x, x]) for x in given))
+    assert all(gap(a[1], b) < 1e-6 for a, b in zip(twice, want, strict=True))
+    assert gap(torch.func.functionalize(loss)(*given), loss(*given)) == 0
+    inner = torch.func.grad(loss)
+    with pytest.raises(RuntimeError, match="gla: second derivatives are not supported"):
+        torch.func.grad(lambda q: inner(q, *given[1:]).sum())(given[0])
+
+
 def test_transforms_that_are_not_supported_say_so():
     call = Call("gla")
     q, *others = call.tensors
-    with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.func.grad(lambda q: call.op(q, *others).sum())(q)
     with pytest.raises(RuntimeError, match="gla: forward-mode derivatives are not supported"):
         torch.func.jvp(lambda q: call.op(q, *others), (q,), (torch.ones_like(q),))
     with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
