@@ -304,54 +304,24 @@ _op("where", 3, linear="rest", vjp=lambda y, g: (None, where(y.args[0], g, ZERO)
 _op("exp", 1, vjp=_of_first(lambda x, y: y), torch="torch.exp({0})", user=True)
 _op("expm1", 1, vjp=_of_first(lambda x, y: add(y, ONE)), torch="torch.expm1({0})", user=True)
 _op("log", 1, vjp=_of_first(lambda x, y: div(ONE, x)), torch="torch.log({0})", domain=(0.5, 2.0), user=True)
-_op(
-    "log1p",
-    1,
-    vjp=_of_first(lambda x, y: div(ONE, add(ONE, x))),
-    torch="torch.log1p({0})",
-    domain=(-0.5, 2.0),
-    user=True,
-)
+_op("log1p", 1, vjp=_of_first(lambda x, y: div(ONE, add(ONE, x))),
+    torch="torch.log1p({0})", domain=(-0.5, 2.0), user=True)  # fmt: skip
 _op("sqrt", 1, vjp=_of_first(lambda x, y: div(HALF, y)), torch="torch.sqrt({0})", domain=(0.5, 2.0), user=True)
-_op(
-    "rsqrt",
-    1,
-    vjp=_of_first(lambda x, y: mul(const(-0.5), div(y, x))),
-    torch="torch.rsqrt({0})",
-    domain=(0.5, 2.0),
-    user=True,
-)
+_op("rsqrt", 1, vjp=_of_first(lambda x, y: mul(const(-0.5), div(y, x))),
+    torch="torch.rsqrt({0})", domain=(0.5, 2.0), user=True)  # fmt: skip
 _op("sin", 1, vjp=_of_first(lambda x, y: build("cos", x)), torch="torch.sin({0})", user=True)
 _op("cos", 1, vjp=_of_first(lambda x, y: neg(build("sin", x))), torch="torch.cos({0})", user=True)
 _op("tanh", 1, vjp=_of_first(lambda x, y: sub(ONE, mul(y, y))), torch="torch.tanh({0})", user=True)
 _op("sigmoid", 1, vjp=_of_first(lambda x, y: mul(y, sub(ONE, y))), torch="torch.sigmoid({0})", user=True)
 _op("logsigmoid", 1, vjp=_of_first(lambda x, y: _sigmoid(neg(x))), torch="F.logsigmoid({0})", user=True, real_only=True)
 _op("softplus", 1, vjp=_of_first(lambda x, y: _sigmoid(x)), torch="softplus({0})", user=True, real_only=True)
-_op(
-    "relu",
-    1,
-    vjp=_of_first(lambda x, y: where(build("gt", x, ZERO), ONE, ZERO)),
-    torch="torch.relu({0})",
-    user=True,
-    real_only=True,
-)
-_op(
-    "silu",
-    1,
-    vjp=_of_first(lambda x, y: mul(_sigmoid(x), add(ONE, mul(x, _sigmoid(neg(x)))))),
-    torch="F.silu({0})",
-    user=True,
-    real_only=True,
-)
+_op("relu", 1, vjp=_of_first(lambda x, y: where(build("gt", x, ZERO), ONE, ZERO)),
+    torch="torch.relu({0})", user=True, real_only=True)  # fmt: skip
+_op("silu", 1, vjp=_of_first(lambda x, y: mul(_sigmoid(x), add(ONE, mul(x, _sigmoid(neg(x)))))),
+    torch="F.silu({0})", user=True, real_only=True)  # fmt: skip
 _op("gelu", 1, vjp=_of_first(_vjp_gelu), torch="F.gelu({0})", user=True, real_only=True)
-_op(
-    "erf",
-    1,
-    vjp=_of_first(lambda x, y: mul(const(2 / math.sqrt(math.pi)), _exp(neg(mul(x, x))))),
-    torch="torch.erf({0})",
-    user=True,
-    real_only=True,
-)
+_op("erf", 1, vjp=_of_first(lambda x, y: mul(const(2 / math.sqrt(math.pi)), _exp(neg(mul(x, x))))),
+    torch="torch.erf({0})", user=True, real_only=True)  # fmt: skip
 _op("abs", 1, vjp=lambda y, g: (mul(g, _sign(y.args[0])),), torch="torch.abs({0})", dtype=REAL, user=True)
 _op("sign", 1, vjp=lambda y, g: (None,), torch="torch.sgn({0})", user=True)
 _op("floor", 1, vjp=lambda y, g: (None,), torch="torch.floor({0})", user=True, real_only=True)
@@ -368,14 +338,8 @@ for _name, _sign_text in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), 
 _op("conj", 1, linear="no", vjp=lambda y, g: (conj(g),), torch="torch.conj_physical({0})", user=True)
 _op("real", 1, vjp=lambda y, g: (build("complex", g, ZERO),), torch="torch.real({0})", dtype=REAL, user=True)
 _op("imag", 1, vjp=lambda y, g: (build("complex", ZERO, g),), torch="torch.imag({0})", dtype=REAL, user=True)
-_op(
-    "complex",
-    2,
-    vjp=lambda y, g: (build("real", g), build("imag", g)),
-    torch="as_complex({0}, {1})",
-    dtype=COMPLEX,
-    user=True,
-)
+_op("complex", 2, vjp=lambda y, g: (build("real", g), build("imag", g)),
+    torch="as_complex({0}, {1})", dtype=COMPLEX, user=True)  # fmt: skip
 
 _op("dot", 2, linear="each", vjp=_vjp_dot)
 _op("sum", 1, linear="sum", vjp=lambda y, g: (spread(g, y["over"]),))
