@@ -117,6 +117,8 @@ class _File:
         self.plan, self.rec, self.real, self.registers = plan, plan.recurrence, real, registers
         self.step, self.again, self.back = programs(plan)
         labels = {axis for p in (self.step, self.again, self.back) for n in walk(*p.roots) for axis in _labels(n)}
+        declared = (*self.rec.inputs, *self.rec.params, *self.rec.states, *self.rec.outputs)
+        labels |= {axis for item in declared for axis in item.axes if axis != "heads"}  # that no node may have
         self.sizes = {axis: sizes[dim_of(axis)] for axis in labels | set(sizes)}
         self.name = identifier(self.rec.name)
         self.states = [self.rec.state(c.name) for c in self.step.carries]
@@ -314,11 +316,11 @@ class _File:
                 back_leaves[back.loads[name]] = array
         results = {}
         for item in self.rec.inputs:
-            field = f"d_in_{identifier(item.name)}"
-            fields.append(("d_in", item.name))
-            if f"d_{item.name}" in back.stores:
+            if f"d_{item.name}" in back.stores:  # else nothing depends on it
+                field = f"d_in_{identifier(item.name)}"
+                fields.append(("d_in", item.name))
                 results[f"d_{item.name}"] = self._external(field, item.axes, True, written=True)
-            chunk += self._point_tokens(field)
+                chunk += self._point_tokens(field)
         for item in self.rec.params:
             fields.append(("d_param", item.name))
             field = f"d_param_{identifier(item.name)}"

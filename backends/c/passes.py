@@ -152,7 +152,8 @@ class NativePasses:
         inputs, params, states = self._split(tensors)
         call = _Call(self, inputs, params, states, cu_seqlens, reverse)
         time = inputs[0].shape[1]
-        d_inputs = [call.tokens(item, call.heads, time) for item in self.inputs]
+        written = call.native.kernel.backward
+        d_inputs = [call.tokens(i, call.heads, time, zero=("d_in", i["name"]) not in written) for i in self.inputs]
         d_params = [call.fixed(item, call.sequences, ("heads", *_own(item["axes"])), zero=True) for item in self.params]
         d_first = [call.fixed(item, call.sequences, item["axes"]) for item in self.states]
         views = call.given(inputs, params)
@@ -236,11 +237,12 @@ class _Call:
     def heads_of(self, item: dict) -> int:
         return self.heads if "heads" in item["axes"] else 0
 
-    def tokens(self, item: dict, heads: int, time: int) -> torch.Tensor:
+    def tokens(self, item: dict, heads: int, time: int, zero: bool = False) -> torch.Tensor:
         """A new tensor [batch, time, (heads,) dims] to write to."""
         batch = self.sequences if self.offsets is None else 1
         lead = (batch, time, heads) if heads else (batch, time)
-        return empty(*lead, *(self.sizes[dim_of(a)] for a in _own(item["axes"])), dtype=self.dtype)
+        make = torch.zeros if zero else empty
+        return make(*lead, *(self.sizes[dim_of(a)] for a in _own(item["axes"])), dtype=self.dtype)
 
     def fixed(self, item: dict, count: int, axes: tuple, zero: bool = False) -> torch.Tensor:
         """A new tensor [count, (heads,) dims]."""
