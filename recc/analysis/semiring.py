@@ -7,47 +7,38 @@ from recc.ir.node import Node, walk
 from recc.ir.ops import ZERO, add, build, sub
 
 _SUMS = {"maximum": "max", "logaddexp": "logsumexp"}
+_Form = tuple[Node | None, Node | None]  # gain and bias, None where there is none: a fixed value has no gain
 
 
 def match(update: Node, old: Node) -> Semiring | None:
     """The semiring form of `update` in the state leaf `old`, or None. Additions distribute over both sums."""
-    kinds = {node.op for node in walk(update) if node.op in _SUMS and any(leaf is old for leaf in walk(node))}
+    moving = {old}
+    for node in walk(update):
+        if moving.intersection(node.args):
+            moving.add(node)
+    kinds = {node.op for node in moving} & set(_SUMS)
     if len(kinds) != 1:
         return None
     op = kinds.pop()
-    terms = _terms(update, old, op)
-    if terms is None:
-        return None
-    gains = [node for node, has in terms if has]
-    biases = [node for node, has in terms if not has]
-    if not gains or not biases:
-        return None
-    return Semiring(_SUMS[op], _fold(op, gains), _fold(op, biases))
+    forms: dict[Node, _Form | None] = {old: (ZERO, None)}
+    for node in walk(update):
+        if node not in forms:
+            forms[node] = _form(node, forms, op) if node in moving else (None, node)
+    gain, bias = forms[update] or (None, None)
+    return None if gain is None or bias is None else Semiring(_SUMS[op], gain, bias)
 
 
-def _fold(op: str, nodes: list[Node]) -> Node:
-    result = nodes[0]
-    for node in nodes[1:]:
-        result = build(op, result, node)
-    return result
-
-
-def _terms(node: Node, old: Node, op: str) -> list[tuple[Node, bool]] | None:
-    """(coefficient, whether the state is added to it) for each operand of the n-ary sum, or None."""
-    if node is old:
-        return [(ZERO, True)]
-    if all(leaf is not old for leaf in walk(node)):
-        return [(node, False)]
-    match node.op:
-        case name if name == op:
-            left, right = _terms(node.args[0], old, op), _terms(node.args[1], old, op)
-            return None if left is None or right is None else left + right
-        case "add":
-            for moving, fixed in (node.args, node.args[::-1]):
-                if all(leaf is not old for leaf in walk(fixed)):
-                    inner = _terms(moving, old, op)
-                    return None if inner is None else [(add(c, fixed), has) for c, has in inner]
-        case "sub" if all(leaf is not old for leaf in walk(node.args[1])):
-            inner = _terms(node.args[0], old, op)
-            return None if inner is None else [(sub(c, node.args[1]), has) for c, has in inner]
+def _form(node: Node, forms: dict[Node, _Form | None], op: str) -> _Form | None:
+    """The form of a node that depends on the state, from those of its arguments; None if it has none."""
+    match node.op, [forms[arg] for arg in node.args]:
+        case name, [(a, b), (c, d)] if name == op:
+            return _sum(op, a, c), _sum(op, b, d)
+        case "add", [(gain, bias), (None, fixed)] | [(None, fixed), (gain, bias)]:
+            return add(gain, fixed), None if bias is None else add(bias, fixed)
+        case "sub", [(gain, bias), (None, fixed)]:
+            return sub(gain, fixed), None if bias is None else sub(bias, fixed)
     return None
+
+
+def _sum(op: str, a: Node | None, b: Node | None) -> Node | None:
+    return build(op, a, b) if a is not None and b is not None else a if b is None else b

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from recc.ir.node import Node
 
@@ -15,24 +15,29 @@ _INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "p
 
 def show(node: Node, names: Mapping[Node, str] | None = None, limit: int = 400) -> str:
     """`node` as text in the language of specs; nodes in `names` are shown by name. Longer text is cut."""
-    return _clip(_show(node, names or {}, 0, DEPTH), limit)
+    names, done = names or {}, {}
+
+    def text(node: Node, level: int, depth: int) -> str:
+        if depth == 0:
+            return "..."
+        if node in names:
+            return names[node]
+        key = node, level, depth
+        if key not in done:  # once, and no more than is shown: where parts recur, the text doubles with each level
+            done[key] = _show(node, level, lambda arg, level: text(arg, level, depth - 1))[: limit + 1]
+        return done[key]
+
+    shown = text(node, 0, DEPTH)
+    return shown if len(shown) <= limit else shown[: limit - 4] + " ..."
 
 
-def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 4] + " ..."
-
-
-def _show(node: Node, names: Mapping[Node, str], level: int, depth: int) -> str:
-    if depth == 0:
-        return "..."
-    depth -= 1
-    if node in names:
-        return names[node]
+def _show(node: Node, level: int, of: Callable[[Node, int], str]) -> str:
+    """The text of a node among operators of `level`; `of(arg, level)` is that of an argument."""
     args = node.args
     if node.op in _INFIX:
         sign, own = _INFIX[node.op]
         right = own + (node.op in ("sub", "div", "pow") or (node.op == "mul" and _starts_with_dot(args[1])))
-        text = f"{_show(args[0], names, own, depth)} {sign} {_show(args[1], names, right, depth)}"
+        text = f"{of(args[0], own)} {sign} {of(args[1], right)}"
         return f"({text})" if own < level else text
     match node.op:
         case "const":
@@ -53,22 +58,22 @@ def _show(node: Node, names: Mapping[Node, str], level: int, depth: int) -> str:
         case "iota":
             return f"iota({node.axes[0]})"
         case "neg":
-            text = f"-{_show(args[0], names, 3, depth)}"
+            text = f"-{of(args[0], 3)}"
             return f"({text})" if level > 1 else text
         case "dot":
-            text = f"{_show(args[0], names, 2, depth)} @ {_show(args[1], names, 3, depth)}"
+            text = f"{of(args[0], 2)} @ {of(args[1], 3)}"
             return f"({text})" if level > 2 else text
         case "sum" | "amax":
             word = "sum" if node.op == "sum" else "max"
-            return f"{word}({_show(args[0], names, 0, depth)}, over={', '.join(node['over'])})"
+            return f"{word}({of(args[0], 0)}, over={', '.join(node['over'])})"
         case "rename":
             swapped = {old: new for old, new in node["mapping"]}
-            text = _show(args[0], names, 5, depth)
+            text = of(args[0], 5)
             return f"{text}.T" if len(swapped) == 2 and set(swapped) == set(swapped.values()) else text
         case "take":
-            return f"{_show(args[0], names, 5, depth)}[{node['index'] + 1}]"
+            return f"{of(args[0], 5)}[{node['index'] + 1}]"
         case _:
-            return f"{node.op}({', '.join(_show(arg, names, 0, depth) for arg in args)})"
+            return f"{node.op}({', '.join(of(arg, 0) for arg in args)})"
 
 
 def _starts_with_dot(node: Node) -> bool:

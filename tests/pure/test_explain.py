@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 import pytest
 from rich.console import Console
@@ -115,6 +116,24 @@ def test_what_reads_past_inputs_alone_is_hoisted_with_them():
     assert ([name for name, _ in plan.hoisted], [name for name, _ in plan.sunk]) == (["u"], ["o"])
     view = explain_json(rec, plan, choice)
     assert [[item["name"] for item in view[key]] for key in ("hoisted", "sunk")] == [["u"], ["o"]]
+
+
+@pytest.mark.parametrize(
+    ("update", "found"),
+    [
+        ("max(S[t,r-1] + k[r], S[t,r-1] - k[r])", "nonlinear, diagonal Jacobian"),
+        ("max(max(S[t,r-1] + k[r], S[t,r-1]), 2 * k[r])", "semiring (max, +), scalar"),
+        ("tanh(S[t,r-1]) * S[t,r-1]", "nonlinear, diagonal Jacobian"),
+    ],
+)
+def test_an_update_may_read_what_it_computes_again_and_again(update: str, found: str):
+    # Twice in each micro-step: written out it would have 2^18 parts.
+    head = ["recurrence r", "dim R = 18", "input k : R", "state S = 0", "output S", "steps r : R"]
+    start = time.process_time()
+    rec, plan, choice = derive("\n".join([*head, f"S[t,r] = {update}"]))
+    assert class_of(plan.components[0]) == found
+    assert len(explain_json(rec, plan, choice)["components"][0]["normal_form"][0]) < 300
+    assert time.process_time() - start < 5
 
 
 def test_classes_in_a_phrase():
