@@ -100,6 +100,9 @@ class Phases:
             awaited.update(walk(*(c.new for c in core.carries)))
             if len(core.axes) < 2:
                 continue
+            olds = {c.old for c in core.carries}
+            wide = (node for node in self.nodes if span(node) == core.axes and self._depends(node, olds))
+            awaited.update(walk(*(arg for node in wide for arg in node.args)))  # for what the core computes anyway
             for node in self.nodes:
                 if node.op in ("sum", "dot") and span(node) == core.axes and node not in awaited:
                     if not any(below in found for below in walk(node)):
