@@ -281,14 +281,15 @@ class _Writer:
 
     def _hold(self) -> None:
         """Where time is outermost, sums for a later pass lie in memory, one token at a time."""
-        for target in self.targets:
-            node = target.node
-            if self.passes > 1 and (node.op in REDUCTIONS) and node not in self.held:
-                if target.array is not None and target.how == "store":
-                    self.held[node] = target.array
-                elif target.array is None:
-                    axes = self.part._layout(node)
-                    self.held[node] = self.part.work.array(self.part.naming(node) + "s", axes)
+        if self.passes == 1:
+            return
+        read = {arg for node in self.depth for arg in node.args}
+        for node in [target.node for target in self.targets if target.node.op in REDUCTIONS]:
+            stored = [target.array for target in self.targets if target.node is node and target.how == "store"]
+            if node not in self.held and (stored or node in read):
+                room = next((array for array in stored if array is not None), None)
+                name, axes = self.part.naming(node) + "s", self.part._layout(node)
+                self.held[node] = room or self.part.work.array(name, axes)
 
     def _carry(self, body: Body, after: list[str]) -> None:
         for carry, array in self.states:
@@ -303,11 +304,13 @@ class _Writer:
         """The targets of one pass."""
         if not in_loop:
             after = body.before
+        summed = set()  # several targets may want one sum
         for target in self.targets:
             node = target.node
             if node.op in REDUCTIONS:
-                if self.depth[node] - 1 == number:
-                    self._sum(body, target, after, in_loop)
+                if self.depth[node] - 1 == number and node not in summed:
+                    self._sum(body, node, after, in_loop)
+                summed.add(node)
             elif self.depth[node] == number and target.array is not None:
                 for r, u in self._each(node):
                     text = body.compute(node, r, u)
@@ -329,8 +332,8 @@ class _Writer:
         ]
         return f"if ({' && '.join(f'{self.index[axis]} == 0' for axis in turns)}) {line}" if turns else line
 
-    def _sum(self, body: Body, target: Target, after: list[str], in_loop: bool) -> None:
-        loops, node = self.loops, target.node
+    def _sum(self, body: Body, node: Node, after: list[str], in_loop: bool) -> None:
+        loops = self.loops
         wide = {axis for arg in node.args for axis in arg.axes}
         has_row, has_lane = loops.row in wide, loops.lane in wide
         over_row, over_lane = loops.row in node["over"], loops.lane in node["over"]
@@ -369,7 +372,7 @@ class _Writer:
             found = final
         if over_lane and most:
             found = {place: f"greatest({text})" for place, text in found.items()}
-        self._finish(body, target, found, end, over_lane and not most, sorted({r for r, _ in found}))
+        self._finish(body, node, found, end, over_lane and not most, sorted({r for r, _ in found}))
 
     @staticmethod
     def _start(kind: str, most: bool) -> str:
@@ -392,33 +395,33 @@ class _Writer:
             return f"all({text})"
         return text
 
-    def _finish(self, body: Body, target: Target, found: dict, end: list[str], across: bool, kept: list[int]) -> None:
+    def _places(self, node: Node) -> list[tuple[Array, str]]:
+        """Where a sum goes, and how: each turn adds its part where several complete it."""
+        held = self.held.get(node)
+        own = [(t.array, t.how) for t in self.targets if t.node is node and t.array not in (None, held)]
+        places = [*([(held, "store")] if held is not None else []), *own]
+        part = "most" if node.op == "amax" else "add"
+        return [(array, part if self._many(node) else how) for array, how in places]
+
+    def _finish(self, body: Body, node: Node, found: dict, end: list[str], across: bool, kept: list[int]) -> None:
         """Names the results, and stores them."""
-        node, loops = target.node, self.loops
-        array = self.held.get(node) or target.array
-        how = "most" if node.op == "amax" and self._many(node) else "add" if self._many(node) else target.how
+        loops, places = self.loops, self._places(node)
         summed = {axis for arg in node.args for axis in arg.axes}
 
-        def put(r: int, u: int, text: str) -> str:
-            line = body.write(array, node.axes, r, u, text, how)
+        def guarded(line: str, how: str) -> str:
             return self._guarded(line, summed) if how == "add" else line
 
-        row_stride = array.strides.get(loops.row) if array is not None else None
-        if across and len(kept) == 4 and array is not None:
+        if across and len(kept) == 4:
             four = f"{self.part.naming(node)}_four"
             end.append(f"four {four} = total4({', '.join(f'{found[r, 0]}' for r in kept)});")
             names = {(r, 0): f"{four}[{r}]" for r in kept}
-            if row_stride == 1:
-                address = array.at(body.place(0, 0))
-                plus = f"*(loose_four *)({address}) + " if how == "add" else ""
-                line = f"*(loose_four *)({address}) = {plus}{four};"
-                end.append(self._guarded(line, summed) if how == "add" else line)
-            else:
-                end += [put(r, 0, names[r, 0]) for r in kept]
-        elif across and len(kept) == 4:
-            four = f"{self.part.naming(node)}_four"
-            end.append(f"four {four} = total4({', '.join(f'{found[r, 0]}' for r in kept)});")
-            names = {(r, 0): f"{four}[{r}]" for r in kept}
+            for array, how in places:
+                if array.strides.get(loops.row) == 1:
+                    address = array.at(body.place(0, 0))
+                    plus = f"*(loose_four *)({address}) + " if how == "add" else ""
+                    end.append(guarded(f"*(loose_four *)({address}) = {plus}{four};", how))
+                else:
+                    end += [guarded(body.write(array, node.axes, r, 0, names[r, 0], how), how) for r in kept]
         else:
             names = {}
             for (r, u), text in found.items():
@@ -426,8 +429,7 @@ class _Writer:
                 kind = "vec" if loops.lane in node.axes else "real"
                 end.append(f"{kind} {name} = {f'total({text})' if across else text};")
                 names[r, u] = name
-                if array is not None:
-                    end.append(put(r, u, name))
+                end += [guarded(body.write(array, node.axes, r, u, name, how), how) for array, how in places]
         if node not in self.held:
             for (r, u), name in names.items():
                 body.known[body.key(node, r, u)] = name
