@@ -252,21 +252,29 @@ class _File:
         enter, save, leave = [], [], []
         for carry in program.carries:
             state, key = self.rec.state(carry.name), identifier(state_key(carry.name))
-            array = work.array(f"state_{key}", layouts[carry.name])
-            leaves[carry.old] = array
             for kind in ("first", "saved", "last"):
                 fields.append((kind, carry.name))
             outside = {
                 kind: self._external(f"{kind}_{identifier(carry.name)}", state.axes, False)
                 for kind in ("first", "saved", "last")
             }
-            own = f"first_{identifier(carry.name)}"
-            enter += _scope([self._point_fixed(own, "sequence"), *copied(array, outside["first"], self._size)])
+            first, last = (self._point_fixed(f"{kind}_{identifier(carry.name)}", "sequence") for kind in ("first", "last"))
+            in_place = self._in_place(state, layouts[carry.name])
+            if in_place:  # the state lives where the caller wants it in the end: a step moves nothing
+                array = replace(outside["last"], whole=True)
+                task.append(last.replace("*restrict ", "*"))
+                same = [f"if ({array.base} != {outside['first'].base}) {{"]
+                inner = [f"    {line}" for line in copied(array, outside["first"], self._size)]
+                enter += _scope([first.replace("*restrict ", "*"), *same, *inner, "}"])
+            else:
+                array = work.array(f"state_{key}", layouts[carry.name])
+                enter += _scope([first, *copied(array, outside["first"], self._size)])
+            leaves[carry.old] = array
             field = f"saved_{identifier(carry.name)}"
             inner = [self._point_fixed(field, "saved"), *copied(outside["saved"], array, self._size)]
             save += [f"if (a->{field}.data) {{", *("    " + line for line in inner), "}"]
-            own = f"last_{identifier(carry.name)}"
-            leave += _scope([self._point_fixed(own, "sequence"), *copied(outside["last"], array, self._size)])
+            if not in_place:
+                leave += _scope([last, *copied(outside["last"], array, self._size)])
         part = Part(program, work, leaves, results, self.chunk, self.registers)
         body = [
             *task, *enter, *part.once,
@@ -278,6 +286,11 @@ class _File:
             "}", *leave,
         ]  # fmt: skip
         return fields, self._function("forward", work, body)
+
+    def _in_place(self, state: Any, layout: tuple) -> bool:
+        """Whether the caller's tensor of a state has the layout that the loops want."""
+        own = tuple(axis for axis in state.axes if axis != "heads")
+        return bool(own) and own == layout and self.sizes[own[-1]] % self.real.lanes == 0
 
     def _size(self, axis: str) -> int:
         return self.sizes[axis]
