@@ -18,7 +18,7 @@ PYTEST_ARGS ?=
 help:
 	@echo 'make demo    train a small language model with layers compiled from a spec (under 4 minutes on 2 cores)'
 	@echo 'make test    the test suite (under 12 minutes on 2 cores); PYTEST_ARGS="-k name" selects'
-	@echo 'make bench   times against fla-core and the sequential loop; results in benchmarks/results/'
+	@echo 'make bench   times against other implementations and the machine; results in benchmarks/results/'
 	@echo 'make readme  regenerate the table of specs in README.md'
 	@echo 'make lint    ruff; make format rewrites'
 	@echo 'make setup   only the virtual environment'
@@ -48,6 +48,7 @@ test: $(READY)
 # Needs a quiet machine: torch's defaults stand, since to change them would favour what makes fewer and larger calls.
 bench: $(READY)
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/foundation.py
+	@$(BIN)/python benchmarks/native.py --threads 1 $(THREADS)
 
 readme: $(READY)
 	@$(BIN)/python -m recc list --readme README.md

@@ -17,14 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from memory import peak_of
-from report import markdown, plot
+from report import markdown, plot, target
 from rich.console import Console
+from rivals import fla
 from torch import Tensor
 
 import recc
@@ -58,13 +59,8 @@ def draw(spec: str, time_steps: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def naive_chunk() -> Run:
-    """fla-core's chunked form of the gated delta rule in plain torch, loaded without its package, which wants a GPU."""
-    package = util.find_spec("fla")
-    assert package is not None and package.submodule_search_locations, "fla-core is not installed; run `make bench`"
-    file = Path(package.submodule_search_locations[0]) / "ops" / "gated_delta_rule" / "naive.py"
-    space: dict = {}
-    exec(compile(file.read_text(), "fla/ops/gated_delta_rule/naive.py", "exec"), space)
-    function = space["naive_chunk_gated_delta_rule"]
+    """fla-core's chunked form of the gated delta rule in plain torch."""
+    function = fla("gated_delta_rule/naive.py").naive_chunk_gated_delta_rule
     return lambda q, k, v, g, beta: function(q, k, v, g, beta)[0]
 
 
@@ -211,13 +207,7 @@ def targets(results: dict) -> list[dict]:
     ]
     for spec, peaks in results["memory"].items():
         rows.append((f"{spec}: peak memory, T = 16384 over T = 2048", peaks[LONG] / peaks[TIME], -9))
-    return [_target(what, value, abs(bound), "more" if bound > 0 else "less") for what, value, bound in rows]
-
-
-def _target(what: str, value: float, target: float, better: str) -> dict:
-    met = value >= target if better == "more" else value <= target
-    unit = "s" if what.startswith("recc ") else "x"
-    return {"what": what, "value": value, "target": target, "unit": unit, "better": better, "met": met}
+    return [target(what, value, bound, "s" if what.startswith("recc ") else "x") for what, value, bound in rows]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The results of a benchmark as Markdown and as a chart."""
+"""The results of the foundation benchmark as Markdown and as a chart, and what other reports share with it."""
 
 from __future__ import annotations
 
@@ -28,22 +28,36 @@ def markdown(results: dict) -> str:
         f"Forward + backward in {shape['dtype']} at {sizes} unless said otherwise.",
         "Medians of interleaved rounds in one process; a ratio is the median of the ratios of the rounds.",
         "",
-        "| what | measured | must be | met |",
-        "|---|---|---|---|",
+        *targets_table(results["targets"]),
     ]
-    for row in results["targets"]:
-        sign = "at least" if row["better"] == "more" else "at most"
-        unit = "x" if row["unit"] == "x" else " s"
-        met = "yes" if row["met"] else "**no**"
-        lines.append(f"| {row['what']} | {row['value']:.2f}{unit} | {sign} {row['target']:g}{unit} | {met} |")
     lines += ["", "| forward + backward | median | least | most | rounds |", "|---|---|---|---|---|"]
     for name, row in results["ops"]["seconds"].items():
         median, times = results["ops"]["median_s"][name], [t for t in row if t is not None]
-        lines.append(f"| {NAMES[name]} | {_ms(median)} | {_ms(min(times))} | {_ms(max(times))} | {len(times)} |")
+        lines.append(
+            f"| {NAMES[name]} | {duration(median)} | {duration(min(times))} | {duration(max(times))} | {len(times)} |"
+        )
     lines += ["", f"One decode step of gated_delta_net at batch {shape['B']}: {1e6 * results['step_s']:.0f} us.", ""]
     lines += ["| relative difference, outputs and all gradients | |", "|---|---|"]
     lines += [f"| {pair} | {value:.1e} |" for pair, value in results["ops"]["agreement"].items()]
     return "\n".join([*lines, *_memory_table(results)]) + "\n"
+
+
+def targets_table(rows: list[dict]) -> list[str]:
+    """Lines of Markdown: each figure, what it must be, and whether it is."""
+    lines = ["| what | measured | must be | met |", "|---|---|---|---|"]
+    for row in rows:
+        sign = "at least" if row["better"] == "more" else "at most"
+        unit = "x" if row["unit"] == "x" else f" {row['unit']}"
+        met = "yes" if row["met"] else "**no**"
+        lines.append(f"| {row['what']} | {row['value']:.2f}{unit} | {sign} {row['target']:g}{unit} | {met} |")
+    return lines
+
+
+def target(what: str, value: float, bound: float, unit: str = "x") -> dict:
+    """A figure and what it must reach: at least a bound, or at most one (written as a negative number)."""
+    met = value >= bound if bound > 0 else value <= -bound
+    better = "more" if bound > 0 else "less"
+    return {"what": what, "value": value, "target": abs(bound), "unit": unit, "better": better, "met": met}
 
 
 def _memory_table(results: dict) -> list[str]:
@@ -64,18 +78,26 @@ def _memory_table(results: dict) -> list[str]:
     return lines
 
 
-def _ms(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{1e6 * seconds:.1f} us"
     return f"{1e3 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1e3 * seconds:.1f} ms"
 
 
-def plot(results: dict, path: Path) -> None:
-    """Times on the left, peak memory over length on the right."""
+def pyplot():
+    """matplotlib.pyplot in the style of these charts, without a screen."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.rcParams |= {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
+    return plt
+
+
+def plot(results: dict, path: Path) -> None:
+    """Times on the left, peak memory over length on the right."""
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(3, 2), layout="constrained")
     _bars(left, results)
     if results["memory"]:
@@ -102,7 +124,7 @@ def _bars(axes, results: dict) -> None:
     for place, (name, value) in enumerate(zip(shown, values, strict=True)):
         own = median[f"{name.split()[0]} chunk"]
         times = f"   {value / own:.1f}x" if name != f"{name.split()[0]} chunk" else ""
-        axes.text(value + 0.01 * max(values), place, f"{_ms(value)}{times}", va="center", fontsize=9)
+        axes.text(value + 0.01 * max(values), place, f"{duration(value)}{times}", va="center", fontsize=9)
     axes.set_xlim(0, max(values) * 1.32)
     axes.set_xlabel("median seconds; beside the time, its ratio to recc chunk")
     axes.set_title(

@@ -1,0 +1,250 @@
+"""`make bench`: native code on a CPU against everything else that runs the same recurrences there, and the machine.
+
+For each number of threads one process, in which all that is compared runs in interleaved rounds; kept are the times of
+all rounds, medians, and ratios as medians of the ratios within a round. Before anything is timed its outputs and
+gradients are compared with the interpreter's in float64. Writes native.json, native.md and native.png to
+benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+FLOOR = "floor: "
+BACKWARD = ", backward"  # what follows a name where only its backward pass is meant
+SLOW = 0.6  # seconds of a call, above which it is in every third round only
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (default: 9)")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, nothing compiled by torch, no chart written")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 2)")
+    parser.add_argument("--only", nargs="+", metavar="SPEC", help="some specs, such as gla hgrn")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # the process of one number of threads
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds = 3
+    return args
+
+
+# --- the process that measures --------------------------------------------------------------------------------------
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """All workloads on args.threads[0] threads of this process."""
+    (threads,) = args.threads
+    import torch
+    from floors import Floors
+    from foundation import machine
+    from rivals import versions
+    from workloads import WORKLOADS
+
+    torch.set_num_threads(threads)
+    floors = Floors(threads)
+    results: dict = {"machine": machine() | versions(), "workloads": {}}
+    for spec in args.only or WORKLOADS:
+        results["workloads"][spec] = workload(WORKLOADS[spec], floors, args)
+    results["machine_floors"] = machine_floors(floors)
+    return results
+
+
+def workload(w, floors, args: argparse.Namespace) -> dict:
+    """Times of all that runs this workload, by kind of pass and name; agreement; what is missing and why."""
+    import torch
+    from candidates import AGREE, candidates, difference, reference
+    from decoding import steps, timed
+    from workloads import draw
+
+    began = time.perf_counter()
+    tensors = draw(w)
+    dy = torch.randn(output_of(w, tensors).shape, generator=torch.Generator().manual_seed(1))
+    found, missing = candidates(w, tensors, dy, () if args.quick else ("scan", "chunk"))
+    want, agreement, good = reference(w, tensors, dy), {}, []
+    for candidate in found:
+        try:
+            agreement[candidate.name] = difference(candidate.results(), want)
+        except Exception as error:
+            missing[candidate.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            continue
+        if agreement[candidate.name] < AGREE:
+            good.append(candidate)
+        else:
+            missing[candidate.name] = f"differs from the reference by {agreement[candidate.name]:.1e}; not timed"
+    del want
+    token, absent = steps(w, tensors)
+    missing |= {f"{name}, decode": reason for name, reason in absent.items() if name not in missing}
+    missing |= disagreeing(token)
+
+    cases = {
+        "forward": {c.name: _whole(c.forward) for c in good},
+        "both": {c.name: _parts(c.both) for c in good if c.trains},
+        "decode": {name: lambda s=step: {"": timed(s)} for name, step in token.items()},
+    }
+    forward, backward = bounds(w, floors)
+    cases["forward"] |= {f"{FLOOR}{name}": _whole(run) for name, run in forward.items()}
+    cases["both"] |= {f"{FLOOR}{name}": _whole(run) for name, run in backward.items()}
+    times = {kind: rounds(group, args.rounds) for kind, group in cases.items()}
+    for name, reason in missing.items():
+        print(f"  {w.spec}: {name}: {reason}", file=sys.stderr)
+    print(f"{w.spec}: {w.shape()}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    return {"shape": w.shape(), "study": w.study, "seconds": times, "agreement": agreement, "missing": missing}
+
+
+def output_of(w, tensors):
+    """The output by the loop in torch, for its shape."""
+    import torch
+    from loops import run
+
+    with torch.no_grad():
+        return run(w.spec, tensors)
+
+
+def disagreeing(token: dict[str, Callable]) -> dict[str, str]:
+    """Decode steps whose first output is not that of the loop in torch; they are taken out."""
+    import torch
+    from candidates import AGREE
+    from rivals import LOOP
+
+    with torch.no_grad():
+        first = {name: step().double() for name, step in token.items()}
+    apart = {name: ((y - first[LOOP]).norm() / first[LOOP].norm()).item() for name, y in first.items()}
+    wrong = {name: error for name, error in apart.items() if not error < AGREE}
+    for name in wrong:
+        del token[name]
+    return {f"{name}, decode": f"differs from the loop by {error:.1e}; not timed" for name, error in wrong.items()}
+
+
+def bounds(w, floors) -> tuple[dict[str, Callable], dict[str, Callable]]:
+    """Calls that do what the forward and the backward pass must do at least."""
+    rows = w.batch * w.time * w.heads
+    if w.streams:
+        count = rows * w.sizes["D"]
+        return (
+            {"streaming triad": floors.stream("triad", 3, count)},
+            {"5 streams": floors.stream("five", 5, count)},
+        )
+    if w.exponentials:
+        return {"exponentials": floors.exponentials(rows * w.exponentials)}, {}
+    count = rows * w.multiply_adds
+    return (
+        {"multiply-adds": floors.multiply_adds(count)},
+        {"multiply-adds": floors.multiply_adds(w.backward_work * count)},
+    )
+
+
+def machine_floors(floors) -> dict[str, float]:
+    """Gigabytes, multiply-adds and exponentials a second: the best of some runs, each array 64 MiB."""
+    count, best = 1 << 24, {}
+    for kernel, arrays in (("copy_plain", 2), ("copy", 2), ("triad_plain", 3), ("triad", 3), ("five", 5)):
+        best[f"{kernel}, GB/s"] = arrays * 4 * count / least(floors.stream(kernel, arrays, count)) / 1e9
+    best["multiply-adds, GFLOP/s"] = 2e9 / least(floors.multiply_adds(10**9)) / 1e9
+    best["exp, ns"] = least(floors.exponentials(10**8)) / 1e8 * 1e9
+    return best
+
+
+def least(run: Callable[[], object]) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(8))
+
+
+Parts = dict[str, float]
+
+
+def _whole(run: Callable[[], object]) -> Callable[[], Parts]:
+    def call() -> Parts:
+        began = time.perf_counter()
+        run()
+        return {"": time.perf_counter() - began}
+
+    return call
+
+
+def _parts(both: Callable[[], float | None]) -> Callable[[], Parts]:
+    """Both passes, and of them the backward one where it has a time of its own."""
+
+    def call() -> Parts:
+        began = time.perf_counter()
+        backward = both()
+        whole = time.perf_counter() - began
+        return {"": whole} if backward is None else {"": whole, BACKWARD: backward}
+
+    return call
+
+
+def rounds(cases: dict[str, Callable[[], Parts]], count: int) -> dict[str, list[float | None]]:
+    """Seconds in `count` interleaved rounds. Each timed call follows an untimed one of the same case, so that what
+    the case before it left in caches and in the heap is not part of it."""
+    times: dict[str, list[float | None]] = {}
+    least_of: dict[str, float] = {}
+    for place in range(count):
+        for name, case in cases.items():
+            if least_of.get(name, 0) > SLOW and place % 3:
+                parts = dict.fromkeys((key for key in ("", BACKWARD) if name + key in times), None)
+            else:
+                untimed = case()[""]
+                parts = case()
+                least_of[name] = min(untimed, parts[""], least_of.get(name, untimed))
+            for key, seconds in parts.items():
+                times.setdefault(name + key, []).append(seconds)
+    return times
+
+
+# --- the process that asks for it -----------------------------------------------------------------------------------
+
+
+def in_own_process(threads: int, args: argparse.Namespace) -> dict:
+    """`measure` in a process that has so many threads and cores."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "results.json"
+        command = [sys.executable, __file__, "--measure", str(file), "--threads", str(threads)]
+        command += (
+            ["--rounds", str(args.rounds)] + ["--quick"] * args.quick + (["--only", *args.only] if args.only else [])
+        )
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        return json.loads(file.read_text())
+
+
+def confine(threads: int) -> None:
+    """To so many cores, for libraries that have no switch of their own."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[:threads])
+
+
+def main() -> None:
+    args = parse()
+    if args.measure:
+        confine(args.threads[0])
+        warnings.filterwarnings("ignore")
+        args.measure.write_text(json.dumps(measure(args)))
+        return
+    from first_use import first_use
+    from native_report import figures, markdown, plot
+
+    results = {"threads": {str(n): in_own_process(n, args) for n in args.threads}, "first_use": first_use()}
+    results["figures"] = figures(results)
+    args.output.mkdir(parents=True, exist_ok=True)
+    text = markdown(results)
+    (args.output / "native.json").write_text(json.dumps(results, indent=1) + "\n")
+    (args.output / "native.md").write_text(text)
+    plot(results, args.output / "native.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

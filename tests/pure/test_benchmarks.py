@@ -1,0 +1,70 @@
+"""The CPU benchmark on a small scale: its rivals compute what the specs say, and its report says what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import recc
+
+FOLDER = Path(recc.__file__).parent.parent / "benchmarks"
+if not (FOLDER / "native.py").is_file():
+    pytest.skip("the benchmarks lie in the checkout", allow_module_level=True)
+sys.path.insert(0, str(FOLDER))
+
+import candidates  # noqa: E402
+import floors  # noqa: E402
+import native  # noqa: E402
+import native_report  # noqa: E402
+import rivals  # noqa: E402
+import workloads  # noqa: E402
+from recc.backends.c import build  # noqa: E402
+
+SMALL = {"K": 8, "V": 16, "D": 32, "N": 4}
+
+
+def small(spec: str) -> workloads.Workload:
+    w = workloads.WORKLOADS[spec]
+    return dataclasses.replace(w, batch=2, time=64, sizes={name: SMALL[name] for name in w.sizes})
+
+
+@pytest.mark.parametrize("spec", workloads.WORKLOADS)
+def test_rivals_compute_what_the_spec_says(spec):
+    w = small(spec)
+    tensors = workloads.draw(w)
+    dy = torch.randn(native.output_of(w, tensors).shape, generator=torch.Generator().manual_seed(0))
+    want = candidates.reference(w, tensors, dy)
+    compared = 0
+    for rival in rivals.rivals(spec, compiled=()):
+        got = candidates.Candidate(rival.name, rival.run, tensors, dy, rival.trains).results()
+        assert candidates.difference(got, want) < 1e-5, rival.name
+        compared += 1
+    assert compared >= 1
+
+
+@pytest.mark.skipif(build.find_compiler() is None, reason="the floors are C")
+def test_a_report_from_measurements(monkeypatch, tmp_path):
+    args = argparse.Namespace(quick=True, rounds=2)
+    machine = {"cpu": "a processor", "python": "3", "torch": torch.__version__, "load": 0.0, **rivals.versions()}
+    found = {spec: native.workload(small(spec), floors.Floors(1), args) for spec in ("gla", "hgrn")}
+    for entry in found.values():
+        assert {candidates.TORCH, rivals.LOOP} <= set(entry["seconds"]["both"])
+        assert all(error < 1e-5 for error in entry["agreement"].values())
+    process = {"machine": machine, "workloads": found, "machine_floors": {"copy, GB/s": 10.0}}
+    results = {"threads": {"1": process}, "first_use": {"gla": {"build": 0.2, "load": 1e-3}}}
+    results["figures"] = native_report.figures(results)
+    text = native_report.markdown(results)
+    assert "| gla: first use, library built | 200.00 ms | at most 600 ms | yes |" in text
+    assert "| W1 hgrn: plain torch loop over native, forward + backward |" in text
+    assert "## gla (W2)" in text and "B=2 T=64 H=4 K=8 V=16" in text
+
+
+def test_a_ratio_is_taken_within_rounds():
+    times = {"a": [2.0, 9.0, None], "b": [1.0, 3.0, 1.0]}
+    assert native_report.over(times, "a", "b") == 2.5
+    assert native_report.over(times, "c", "b") is None
