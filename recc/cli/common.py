@@ -66,8 +66,8 @@ def recurrence(spec: str, args: argparse.Namespace) -> Recurrence:
 
 def _dims(settings: list[str]) -> dict[str, int]:
     sizes = {}
-    for setting in settings:
-        name, _, size = setting.partition("=")
+    for setting in ",".join(settings).split(",") if settings else ():
+        name, _, size = setting.strip().partition("=")
         if not name.isidentifier() or not size.isdecimal() or int(size) < 1:
             raise Usage(f"`--dim {setting}` is not a dim and its size", "write it as `--dim R=3`")
         sizes[name] = int(size)

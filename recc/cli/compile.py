@@ -4,7 +4,8 @@ ast     the syntax tree         ir     the step after name, shape and time check
 plan    what the analysis found, as JSON (`recc explain` shows it for people)
 torch   the generated file (default)
 triton  a file with GPU kernels, which imports torch and triton alone
-ptx, amdgcn  the assembly of those kernels in bfloat16 for `--target`, with their registers and spills"""
+ptx, amdgcn  the assembly of those kernels in bfloat16 for `--target`, with their registers and spills
+c, so   native code for CPUs as a C file or a library; beside it a header and an example that calls it from C"""
 
 from __future__ import annotations
 
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
     from recc.ir.program import Recurrence
     from recc.strategies import Choice
 
-STAGES = ("ast", "ir", "plan", "torch", "triton", "ptx", "amdgcn")
 TARGETS = {"ptx": ("sm_90", "sm_80", "sm_100"), "amdgcn": ("gfx942",)}  # the first is the default
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write; standard output without it")
-    parser.add_argument("--emit", choices=STAGES, default="torch")
-    parser.add_argument("--target", metavar="ARCH", help="the device for ptx or amdgcn: sm_80, sm_90, sm_100, gfx942")
+    parser.add_argument("--emit", choices=EMITTERS, default="torch")
+    parser.add_argument("--target", metavar="ARCH", help="for ptx: sm_80, sm_90, sm_100; for amdgcn: gfx942; "
+                        "for c and so: native, x86-64-v2, x86-64-v3, x86-64-v4, generic")  # fmt: skip
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the state, for c and so")
     options.compiling(parser)
 
 
@@ -38,8 +40,16 @@ def run(args: argparse.Namespace) -> int:
 
     if args.output and os.path.exists(args.output) and os.path.samefile(args.output, _source(args.spec)):
         raise common.Usage(f"`{args.output}` is the spec itself", "write the generated code to another file")
-    text = _emit(args)
-    if args.output in (None, "-"):
+    alone = args.output in (None, "-")
+    if args.emit == "so" and alone:
+        raise common.Usage("a library has no form as text", "name its file, as in `-o libname.so`")
+    if args.emit in ("c", "so") and not alone:
+        from recc.cli import native
+
+        print(f"wrote {', '.join(native.write(args))}")
+        return 0
+    text = EMITTERS[args.emit](args)
+    if alone:
         sys.stdout.write(text)
     else:
         common.write(args.output, text)
@@ -54,30 +64,52 @@ def _source(spec: str) -> str:
     return os.devnull if spec == "-" else str(locate(spec))
 
 
-def _emit(args: argparse.Namespace) -> str:
+# --- the stages -----------------------------------------------------------------------------------------------------
+
+
+def _ast(args: argparse.Namespace) -> str:
     from recc.cli import common, dump
 
-    if args.emit == "ast":
-        return dump.tree(*common.read(args.spec))
-    if args.emit == "ir":
-        return "\n".join(dump.program(rec) for rec in common.recurrences(args.spec, args))
-    rec = common.recurrence(args.spec, args)
-    plan, choice = common.choice(rec, args)
-    if args.emit == "plan":
-        from recc.analysis.explain import explain_json
+    return dump.tree(*common.read(args.spec))
 
-        return json.dumps(explain_json(rec, plan, choice), indent=2) + "\n"
-    if args.emit in ("triton", *TARGETS):
-        return _kernels(rec, plan, choice, args)
+
+def _ir(args: argparse.Namespace) -> str:
+    from recc.cli import common, dump
+
+    return "\n".join(dump.program(rec) for rec in common.recurrences(args.spec, args))
+
+
+def _derived(args: argparse.Namespace) -> tuple[Recurrence, Plan, Choice]:
+    from recc.cli import common
+
+    rec = common.recurrence(args.spec, args)
+    return (rec, *common.choice(rec, args))
+
+
+def _plan(args: argparse.Namespace) -> str:
+    from recc.analysis.explain import explain_json
+
+    return json.dumps(explain_json(*_derived(args)), indent=2) + "\n"
+
+
+def _torch(args: argparse.Namespace) -> str:
     from recc.runtime.api import source
 
+    rec, *_ = _derived(args)
     return source(rec, strategy=args.strategy, chunk=args.chunk)
 
 
-def _kernels(rec: Recurrence, plan: Plan, choice: Choice, args: argparse.Namespace) -> str:
+def _native(args: argparse.Namespace) -> str:
+    from recc.cli import native
+
+    return native.text(args)
+
+
+def _kernels(args: argparse.Namespace) -> str:
     """The kernels of a recurrence, as a file of Python or as assembly."""
     from recc.cli import common
 
+    rec, plan, choice = _derived(args)
     try:
         from recc.backends.triton.module import generate, standalone
         from recc.backends.triton.schedule import Unserved
@@ -96,3 +128,16 @@ def _kernels(rec: Recurrence, plan: Plan, choice: Choice, args: argparse.Namespa
     from recc.backends.triton.aot import assembly
 
     return assembly(generated, target, args.emit)
+
+
+EMITTERS = {
+    "ast": _ast,
+    "ir": _ir,
+    "plan": _plan,
+    "torch": _torch,
+    "triton": _kernels,
+    "ptx": _kernels,
+    "amdgcn": _kernels,
+    "c": _native,
+    "so": _native,
+}

@@ -8,7 +8,8 @@ import argparse
 def spec(parser: argparse.ArgumentParser) -> None:
     """What part of a spec file is meant, and in which sizes."""
     parser.add_argument("--recurrence", metavar="NAME", help="only this recurrence of the spec")
-    parser.add_argument("--dim", metavar="NAME=SIZE", action="append", default=[], help="fix the size of a dim, as R=3")
+    parser.add_argument("--dim", "--dims", dest="dim", metavar="NAME=SIZE", action="append", default=[],
+                        help="fix the sizes of dims, as R=3 or K=64,V=64")  # fmt: skip
 
 
 def compiling(parser: argparse.ArgumentParser) -> None:
