@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from recc.backends.c.decode import Decoder
 from recc.backends.c.passes import NativePasses
 from recc.backends.torch.op import Op
 from recc.backends.torch.passes import register
@@ -18,6 +20,70 @@ class NativeOp(Op):
     def __init__(self, plan: Plan, meta: dict[str, Any], *tiles: Any) -> None:
         super().__init__(meta, *tiles)
         self._native, self.native = register(NativePasses(plan, meta))
+        self._decoders: dict[tuple, Decoder | None] = {}
+
+    def step(self, *tensors: Any, state: Any = None, **named: Any) -> Any:
+        """One token; see Op.step. Where no gradient is asked for, by a call prepared once for tensors like these."""
+        ready = None if named else self._ready(tensors, state)
+        if ready is None:
+            return super().step(*tensors, state=state, **named)
+        decoder, given, held = ready
+        outputs, states = decoder(given, held)
+        names = (item["name"] for item in self.states)
+        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), dict(zip(names, states))
+
+    def bind(self, *tensors: Any, state: Any) -> Callable[[], Any]:
+        """A decode step over fixed memory, for the least latency: a function without arguments.
+
+        Each call reads the inputs and params as they are by then, updates the tensors of `state` in place and returns
+        the outputs, in the same memory each time. Arguments as for `step`: CPU tensors of one dtype, float32 or
+        float64, with contiguous dims, that need no gradient. Raises ValueError for others.
+        """
+        with torch.no_grad():
+            ready = self._ready(tensors, state)
+        if ready is None:
+            raise ValueError(
+                f"{self.name}.bind takes every input, param and state as a CPU tensor of one dtype (float32 or float64) "
+                "with contiguous dims; `step` takes all others"
+            )
+        decoder, given, held = ready
+        return decoder.bound(given, held)
+
+    def _ready(self, tensors: tuple, state: Any) -> tuple[Decoder, list, list] | None:
+        """The prepared call for these tensors, the inputs and params, and the states; None if there is none."""
+        given = list(tensors)
+        if state is None and len(given) == len(self.inputs) + len(self.params) + 1:
+            state = given.pop()
+        if isinstance(state, dict) and len(state) == len(self.states):
+            held = [state.get(item["name"]) for item in self.states]
+        elif len(self.states) == 1:
+            held = [state]
+        else:
+            return None
+        every = [*given, *held]
+        if not all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in every) or torch.compiler.is_compiling():
+            return None
+        if torch.is_grad_enabled() and any(x.requires_grad for x in every):
+            return None
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return None
+        key = tuple((x.shape, x.stride(), x.dtype, x.is_cpu) for x in every)
+        if key not in self._decoders:
+            self._decoders[key] = self._prepared(given, held)
+        decoder = self._decoders[key]
+        return None if decoder is None else (decoder, given, held)
+
+    def _prepared(self, given: list, held: list) -> Decoder | None:
+        if len(given) != len(self.inputs) + len(self.params) or not all(x.is_cpu for x in (*given, *held)):
+            return None
+        inputs, params = self._arguments(given, {}, time=False)
+        sizes = self._check(inputs, params, time=False)
+        state = {item["name"]: x for item, x in zip(self.states, held)}
+        self._enter(state, sizes["batch"], sizes, inputs, params)
+        shared = any("heads" in item["axes"] and x.shape[1] != sizes["heads"] for x, item in zip(inputs, self.inputs))
+        if shared or not Decoder.fits(self.native, inputs, params, held):
+            return None
+        return Decoder(self.native, inputs, params, held)
 
     def _forward_on(self, device: torch.device) -> Any:
         return self._native if device.type == "cpu" else self._forward

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from recc.backends.c import build
-from recc.backends.c.kernel import Kernel, generate
+from recc.backends.c.kernel import Kernel, generate, identifier
 from recc.backends.c.pages import empty, keep_freed_memory
 from recc.backends.c.part import unserved
 from recc.backends.c.vectors import Real
@@ -42,31 +42,35 @@ class Native:
             self._library = build.library(self.kernel.source)
         return self._library
 
-    def run(self, direction: str, head: list[int], tensors: list[list[int]], tasks: int, tokens: int) -> None:
-        """Calls the kernel for all tasks. head: heads, time, reverse and the addresses of offsets and chunks."""
-        from recc.backends.c.kernel import identifier
-
+    def function(self, direction: str) -> Any:
+        """The kernel's `forward` or `backward`."""
         function = getattr(self.library, f"{identifier(self.name)}_{direction}")
         function.restype = None
+        return function
+
+    def run(self, direction: str, head: list[int], tensors: list[list[int]], tasks: int, tokens: int) -> None:
+        """Calls the kernel for all tasks. head: heads, time, reverse and the addresses of offsets and chunks."""
+        function = self.function(direction)
         words = [*head, *(word for tensor in tensors for word in tensor)]
         arguments = (ctypes.c_int64 * len(words))(*words)
         threads = min(torch.get_num_threads(), tasks)
         if threads <= 1 or tasks * tokens * self.elements < ALONE:
-            self._call(function, arguments, 0, tasks)
+            self.call(function, arguments, ctypes.c_long(0), ctypes.c_long(tasks))
             return
         edges = [tasks * place // threads for place in range(threads + 1)]
-        spans = list(zip(edges[:-1], edges[1:]))
-        waiting = [_pool(threads).submit(self._call, function, arguments, *span) for span in spans[1:]]
-        self._call(function, arguments, *spans[0])
+        spans = [(ctypes.c_long(low), ctypes.c_long(high)) for low, high in zip(edges[:-1], edges[1:])]
+        waiting = [_pool(threads).submit(self.call, function, arguments, *span) for span in spans[1:]]
+        self.call(function, arguments, *spans[0])
         for done in waiting:
             done.result()
 
-    def _call(self, function: Any, arguments: Any, first: int, last: int) -> None:
+    def call(self, function: Any, arguments: Any, first: ctypes.c_long, last: ctypes.c_long) -> None:
+        """The tasks from `first` to before `last`, in this thread and in a workspace that no other call uses."""
         try:
             work = self.spare.pop()
         except IndexError:
             work = torch.zeros(self.kernel.work + 64, dtype=self.dtype)
-        function(arguments, ctypes.c_long(first), ctypes.c_long(last), ctypes.c_void_p(work.data_ptr()))
+        function(arguments, first, last, ctypes.c_void_p(work.data_ptr()))
         self.spare.append(work)
 
 
