@@ -1,5 +1,6 @@
 """Show how a spec is derived: what leaves the recurrence, what each state is and why, the strategy that follows and
-the ones refused, work and bytes per token. With an error code such as E0402, show what that error means."""
+the ones refused, work and bytes per token, the loops of native code. With an error code such as E0402, show what that
+error means."""
 
 from __future__ import annotations
 
@@ -21,17 +22,21 @@ def run(args: argparse.Namespace) -> int:
     if re.fullmatch(r"[eE]\d+", args.spec):
         return _page(args.spec.upper())
     from recc.analysis.explain import explain, explain_json
+    from recc.backends.c.explain import Section, view
     from recc.cli import common
 
     found = [(rec, *common.choice(rec, args)) for rec in common.recurrences(args.spec, args)]
     if args.json:
-        views = [explain_json(*parts) for parts in found]
+        views = [explain_json(*parts) | {"native": view(parts[1])} for parts in found]
         print(json.dumps(views[0] if len(views) == 1 else views, indent=2))
     else:
         for place, parts in enumerate(found):
             if place:
                 print()
-            common.console().print(explain(*parts))
+            console = common.console()
+            console.print(explain(*parts))
+            console.print()
+            console.print(Section(view(parts[1])))
     return 0
 
 

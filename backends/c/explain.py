@@ -1,0 +1,172 @@
+"""What native code makes of a recurrence, told for `recc explain`: each core's loops, and why they are as they are."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from recc.backends.c import build
+from recc.backends.c.body import REDUCTIONS
+from recc.backends.c.kernel import generate, programs
+from recc.backends.c.limits import refusal
+from recc.backends.c.loops import Loops
+from recc.backends.c.phases import Core, Phases
+from recc.backends.c.vectors import Real
+from rich.console import Console, ConsoleOptions
+from rich.text import Text
+
+from recc.analysis.plan import Plan
+from recc.analysis.work import TYPICAL
+from recc.ir.node import Axis, dim_of
+from recc.tile.program import TileProgram
+
+PASSES = {"forward": "forward", "again": "backward: states again", "backward": "backward: cotangents"}
+
+
+def view(plan: Plan, vector_bytes: int | None = None) -> dict[str, Any]:
+    """The machine's view, for float32 and vectors of this machine; dims without a size are those of `explain`."""
+    reason = refusal(plan)
+    if reason is not None:
+        line = reason.span.line if reason.span else None
+        return {"served": False, "reason": {"text": reason.text, "line": line}}
+    width = vector_bytes or build.target().vector_bytes
+    real, registers = Real("float", max(4, width // 4)), 32 if width == 64 else 16
+    sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
+    step, again, back = programs(plan)
+    lanes: dict[str, Axis | None] = {}
+    cores = {
+        "forward": _cores(step, sizes, real, registers),
+        "backward": _cores(back, sizes, real, registers, lanes),
+        "again": _cores(again, sizes, real, registers, lanes, settled=True),
+    }
+    return {
+        "served": True,
+        "dtype": "float32",
+        "lanes": real.lanes,
+        "sizes": sizes,
+        "tokens_between_saved_states": generate(plan, sizes, real, registers).chunk,
+        **{name: cores[name] for name in PASSES},
+    }
+
+
+def _cores(
+    program: TileProgram,
+    sizes: dict[str, int],
+    real: Real,
+    registers: int,
+    lanes: dict[str, Axis | None] | None = None,
+    settled: bool = False,
+) -> list[dict[str, Any]]:
+    """A program's cores in order. lanes: each state's vector axis, noted here, or (settled) kept to."""
+    phases, found = Phases(program), []
+    lanes = {} if lanes is None else lanes
+    for core in phases.cores:
+        sums = [node for node in phases.nodes if node.op in REDUCTIONS and phases.owner(node) is core]
+        lane = lanes.get(core.carries[0].name) if settled else None
+        loops = Loops.of_core(core, sums, lambda axis: sizes[dim_of(axis)], real.lanes, registers, lane)
+        lanes |= {carry.name: loops.lane for carry in core.carries}
+        mark = "d_" if program.reverse else ""
+        found.append(_core(core, loops, [mark + carry.name for carry in core.carries]))
+    return found
+
+
+def _core(core: Core, loops: Loops, states: list[str]) -> dict[str, Any]:
+    outer, row = list(loops.outer), [loops.row] if loops.row else []
+    lane = [loops.lane] if loops.lane else []
+    order = {
+        "tile": [*outer, *row, *lane, "t"],
+        "strip": [*outer, *lane, "t", *row],
+        "whole": ["t", *outer, *lane, *row],
+    }
+    return {
+        "states": states,
+        "shape": loops.shape,
+        "loops": order[loops.shape],
+        "vector_axis": loops.lane,
+        "vector_width": loops.lanes if loops.lane else 1,
+        "vectors": loops.vectors,
+        "row_axis": loops.row,
+        "rows": loops.rows,
+        "coupled": sorted(core.coupled),
+        "moves": core.moves,
+    }
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    """The section `native code` of `recc explain`."""
+
+    facts: dict[str, Any]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        width = max(min(options.max_width, 140), 40)
+        for style, indent, text in self._lines():
+            hang = re.match(r"(?:\S.*?\S {2,})*", text).end() if style == "" else 2
+            lines = textwrap.wrap(
+                text, width, initial_indent=indent, subsequent_indent=indent + " " * min(hang, width // 2),
+                break_long_words=False, break_on_hyphens=False, drop_whitespace=True,
+            )  # fmt: skip
+            yield from (Text(line.rstrip(), style) for line in lines)
+
+    def _lines(self) -> Iterator[tuple[str, str, str]]:
+        """Style, margin and text of each line."""
+        facts = self.facts
+        if not facts["served"]:
+            line = facts["reason"]["line"]
+            yield "bold", "", "native code: does not serve"
+            yield "", "  ", f"why: {facts['reason']['text']}{f' (line {line})' if line else ''}"
+            return
+        sizes = "".join(f"{dim} = {size}, " for dim, size in facts["sizes"].items())
+        yield "bold", "", "native code: loops over tokens t in C, a task for each head of a sequence"
+        tokens = facts["tokens_between_saved_states"]
+        line = f"{sizes}{facts['dtype']}, {facts['lanes']} lanes; {tokens} tokens between saved states"
+        yield "dim", "  ", line
+        rows = [(PASSES[name], ", ".join(core["states"]), " > ".join(core["loops"]), _shape(core))
+                for name in PASSES for core in facts[name]]  # fmt: skip
+        widths = [max(len(row[place]) for row in rows) for place in range(3)] if rows else []
+        for row in rows:
+            yield "", "    ", "   ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths)), row[3]])
+        reasons: dict[str, list[str]] = {}
+        for core in (core for name in PASSES for core in facts[name]):
+            reasons.setdefault(_why(core), []).extend(core["states"])
+        for reason, states in reasons.items():
+            yield "", "  ", f"why: {', '.join(dict.fromkeys(states))}: {reason}"
+
+
+def _shape(core: dict[str, Any]) -> str:
+    lane, row, rows, vectors = (core[key] for key in ("vector_axis", "row_axis", "rows", "vectors"))
+    if lane is None:
+        return "one number"
+    unrolled = f"{vectors} vector{'s' * (vectors > 1)} along {lane}"
+    if row is not None:
+        unrolled = f"{rows} row{'s' * (rows > 1)} of {row} x {unrolled}"
+    return {
+        "tile": f"a tile in registers: {unrolled}",
+        "strip": f"a strip in the first-level cache: {unrolled}",
+        "whole": f"the whole state at each token: {unrolled}",
+    }[core["shape"]]
+
+
+def _why(core: dict[str, Any]) -> str:
+    coupled, lane, shape = core["coupled"], core["vector_axis"], core["shape"]
+    if lane is None:
+        return "it has no dims"
+    if core["moves"]:
+        return "an element reads another's place, so the state lies in memory as a whole"
+    if not coupled:
+        alone = "each element needs only itself and the inputs"
+        return f"{alone}, so a part of the state stays while time passes" if shape != "whole" else (
+            f"{alone}; along {lane} there are more than registers hold, so each token passes over all of them"
+        )  # fmt: skip
+    along = " and ".join(coupled)
+    return f"the next state waits for sums over {along} of the one before" + {
+        "tile": f", and the tile covers {along}",
+        "strip": f", so all of {along} is kept at hand; parts along {lane} are independent",
+        "whole": ", so a token needs the whole state",
+    }[shape]  # fmt: skip
