@@ -18,7 +18,7 @@ Tensors = Sequence[torch.Tensor]
 
 
 class Decoder:
-    """The step for tensors like these: inputs [batch, (heads,) dims], params, states. See `fits` for which there is one."""
+    """The step for tensors like these: inputs [batch, (heads,) dims], params, states. `fits` tells if there is one."""
 
     def __init__(self, passes: NativePasses, inputs: Tensors, params: Tensors, states: Tensors) -> None:
         tokens = [x.unsqueeze(1) for x in inputs]

@@ -138,7 +138,7 @@ class _File:
             total *= self.sizes[axis] if axis != "heads" else 1
         return total
 
-    # --- the file ------------------------------------------------------------------------------------------------
+    # --- the file ---------------------------------------------------------------------------------------------
 
     def kernel(self) -> Kernel:
         forward_fields, forward = self._forward()
@@ -166,7 +166,8 @@ class _File:
 
     def _function(self, direction: str, work: Workspace, body: list[str]) -> str:
         lines = [
-            f"void {self.name}_{direction}(const {self.name}_{direction}_args *a, long first, long last, real *work) {{",
+            f"void {self.name}_{direction}(const {self.name}_{direction}_args *a, long first, long last, "
+            "real *work) {",
             *work.lines,
             "    for (long task = first; task < last; task++) {",
             "        long sequence = task / a->heads, head = task % a->heads;",
@@ -238,7 +239,7 @@ class _File:
                 found[carry.name] = (*(a for a in axes if a != lane), lane) if lane in axes else axes
         return found
 
-    # --- forward -----------------------------------------------------------------------------------------------------
+    # --- forward ----------------------------------------------------------------------------------------------
 
     def _forward(self) -> tuple[list[tuple[str, str]], str]:
         work, fields = Workspace(self.real.lanes, self.sizes, self.real.bytes), []
@@ -258,7 +259,9 @@ class _File:
                 kind: self._external(f"{kind}_{identifier(carry.name)}", state.axes, False)
                 for kind in ("first", "saved", "last")
             }
-            first, last = (self._point_fixed(f"{kind}_{identifier(carry.name)}", "sequence") for kind in ("first", "last"))
+            first, last = (
+                self._point_fixed(f"{kind}_{identifier(state.name)}", "sequence") for kind in ("first", "last")
+            )
             in_place = self._in_place(state, layouts[carry.name])
             if in_place:  # the state lives where the caller wants it in the end: a step moves nothing
                 array = replace(outside["last"], whole=True)
@@ -295,7 +298,7 @@ class _File:
     def _size(self, axis: str) -> int:
         return self.sizes[axis]
 
-    # --- backward ------------------------------------------------------------------------------------------------------
+    # --- backward ---------------------------------------------------------------------------------------------
 
     def _backward(self) -> tuple[list[tuple[str, str]], str]:
         work, fields = Workspace(self.real.lanes, self.sizes, self.real.bytes), []

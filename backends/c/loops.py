@@ -45,7 +45,7 @@ class Loops:
     sizes: Callable[[Axis], int]
     lanes: int
 
-    # --- the choice ------------------------------------------------------------------------------------------------
+    # --- the choice -------------------------------------------------------------------------------------------
 
     @classmethod
     def of_core(
@@ -110,7 +110,7 @@ class Loops:
         rest.sort(key=lambda axis: axis in summed)
         return cls(tuple(rest[:-1]), rest[-1] if rest else None, 1, lane, 1, "whole", sizes, lanes)
 
-    # --- text --------------------------------------------------------------------------------------------------------
+    # --- text -------------------------------------------------------------------------------------------------
 
     def text(self, part: Part, states: list[tuple[Carry, Array]], targets: list[Target], time: bool) -> list[str]:
         """The loops over a chunk's tokens (or, without time, once) that update `states` and compute `targets`."""
@@ -172,7 +172,7 @@ class _Writer:
         part = self.part
         return {old: part.work.array(part.fresh("next"), array.axes) for old, array in self.olds.items()}
 
-    # --- loops ---------------------------------------------------------------------------------------------------------
+    # --- loops ------------------------------------------------------------------------------------------------
 
     def text(self) -> list[str]:
         loops = self.loops
@@ -207,7 +207,7 @@ class _Writer:
 
         return Body(arrays, loops.sizes, loops.lanes, loops.lane, loops.row, self.index, part.naming, part.arrays.get)
 
-    # --- a tile in registers -----------------------------------------------------------------------------------------------
+    # --- a tile in registers ----------------------------------------------------------------------------------
 
     def _each(self, node: Node) -> list[tuple[int, int]]:
         loops = self.loops
@@ -246,7 +246,7 @@ class _Writer:
     def _whole(body: Body, carry: Carry, r: int, u: int) -> str:
         return body.vector(carry.new, r, u) if body.is_vector(carry.old) else body.value(carry.new, r, u)
 
-    # --- passes over rows -----------------------------------------------------------------------------------------------------
+    # --- passes over rows -------------------------------------------------------------------------------------
 
     def _passes(self) -> list[str]:
         loops, lines = self.loops, []
@@ -298,7 +298,7 @@ class _Writer:
                 text = body.write(array, carry.old.axes, r, u, self._whole(body, carry, r, u))
                 (body.inside if self.loops.row in carry.old.axes else after).append(text)
 
-    # --- targets ------------------------------------------------------------------------------------------------------------------
+    # --- targets ----------------------------------------------------------------------------------------------
 
     def _emit(self, body: Body, number: int, after: list[str], in_loop: bool) -> None:
         """The targets of one pass."""
@@ -364,7 +364,7 @@ class _Writer:
                 lines.append(self._joined(found[place], term, kind, most))
         if separate:
             final: dict[tuple[int, int], str] = {}
-            for (r, u), part in found.items():
+            for (_, u), part in found.items():
                 place = (0, u * (not over_lane))
                 if place in final:
                     end.append(self._joined(final[place], part, kind, most))

@@ -24,7 +24,7 @@ class NativeOp(Op):
 
     def step(self, *tensors: Any, state: Any = None, **named: Any) -> Any:
         """One token; see Op.step. Where no gradient is asked for, by a call prepared once for tensors like these."""
-        ready = None if named else self._ready(tensors, state)
+        ready = self._ready(tensors, state, named)
         if ready is None:
             return super().step(*tensors, state=state, **named)
         decoder, given, held = ready
@@ -32,7 +32,7 @@ class NativeOp(Op):
         names = (item["name"] for item in self.states)
         return (outputs[0] if len(outputs) == 1 else tuple(outputs)), dict(zip(names, states))
 
-    def bind(self, *tensors: Any, state: Any) -> Callable[[], Any]:
+    def bind(self, *tensors: Any, state: Any, **named: Any) -> Callable[[], Any]:
         """A decode step over fixed memory, for the least latency: a function without arguments.
 
         Each call reads the inputs and params as they are by then, updates the tensors of `state` in place and returns
@@ -40,20 +40,24 @@ class NativeOp(Op):
         float64, with contiguous dims, that need no gradient. Raises ValueError for others.
         """
         with torch.no_grad():
-            ready = self._ready(tensors, state)
+            ready = self._ready(tensors, state, named)
         if ready is None:
             raise ValueError(
-                f"{self.name}.bind takes every input, param and state as a CPU tensor of one dtype (float32 or float64) "
-                "with contiguous dims; `step` takes all others"
+                f"{self.name}.bind takes every input, param and state as a CPU tensor of one dtype (float32 or "
+                "float64) with contiguous dims; `step` takes all others"
             )
         decoder, given, held = ready
         return decoder.bound(given, held)
 
-    def _ready(self, tensors: tuple, state: Any) -> tuple[Decoder, list, list] | None:
+    def _ready(self, tensors: tuple, state: Any, named: dict) -> tuple[Decoder, list, list] | None:
         """The prepared call for these tensors, the inputs and params, and the states; None if there is none."""
         given = list(tensors)
-        if state is None and len(given) == len(self.inputs) + len(self.params) + 1:
+        count = len(self.inputs) + len(self.params)
+        if state is None and len(given) + len(named) == count + 1 and given:
             state = given.pop()
+        given += [named.get(item["name"]) for item in (*self.inputs, *self.params)[len(given) :]] if named else []
+        if len(given) != count or len(tensors) + len(named) not in (count, count + 1):
+            return None
         if isinstance(state, dict) and len(state) == len(self.states):
             held = [state.get(item["name"]) for item in self.states]
         elif len(self.states) == 1:

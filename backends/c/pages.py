@@ -1,4 +1,4 @@
-"""Memory for large results without the price of fresh pages, which is more than the arithmetic of a diagonal recurrence.
+"""Memory for large results without the price of fresh pages, which is more than a diagonal recurrence's arithmetic.
 
 The kernel hands out a large block page by page and clears each; glibc gives such a block back as soon as it is freed.
 `keep_freed_memory` lets the process keep what it frees (RECC_KEEP_MEMORY=0 forbids it), and `empty` asks for large

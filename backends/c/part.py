@@ -67,7 +67,7 @@ class Part:
         self._plan()
         self._print()
 
-    # --- names ---------------------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------------------------------------------
 
     def naming(self, node: Node) -> str:
         """A C name: what the spec calls a value, else one after its op."""
@@ -81,7 +81,7 @@ class Part:
         self.used[wish] = self.used.get(wish, 0) + 1
         return wish + "_" if self.used[wish] == 1 else f"{wish}{self.used[wish]}_"
 
-    # --- what lies in memory -----------------------------------------------------------------------------------------
+    # --- what lies in memory ----------------------------------------------------------------------------------
 
     def _plan(self) -> None:
         """Finds what must be stored, by whom it is computed, and in which order."""
@@ -205,7 +205,7 @@ class Part:
     def array_of(self, node: Node) -> Array | None:
         return self.stored.get(node) or self.arrays.get(node)
 
-    # --- text ----------------------------------------------------------------------------------------------------------
+    # --- text -------------------------------------------------------------------------------------------------
 
     def _print(self) -> None:
         self.once += self._stage(INVARIANT, time=False)
@@ -256,18 +256,18 @@ def unserved(program: TileProgram) -> Node | None:
     """A node that this backend has no text for, if there is one."""
     from recc.backends.c.body import Body
 
-    known = {"add", "sub", "mul", "div", "neg", "lt", "le", "gt", "ge", "eq", "ne", "stopgrad", "real", "conj", "where"}
-    vector = {
-        "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "logsigmoid", "softplus", "relu",
-        "silu", "gelu", "erf", "abs", "sign", "floor", "maximum", "minimum", "logaddexp", "pow",
-    }  # fmt: skip
+    plain = set("add sub mul div neg lt le gt ge eq ne stopgrad real conj where tile param carry".split())
+    functions = set(
+        "exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid softplus relu silu gelu erf abs sign floor "
+        "maximum minimum logaddexp pow".split()
+    )
     own = {name[4:] for name in vars(Body) if name.startswith("_op_")}
     for node in walk(*program.roots):
         heads = node.op in (*REDUCTIONS, "rename", "take", "put", "iota", "eye") and "heads" in str(node.attrs)
         if (
             node.dtype == "complex"
             or heads
-            or node.op not in known | vector | own | set(REDUCTIONS) | {"tile", "param", "carry"}
+            or node.op not in plain | functions | own | set(REDUCTIONS)
         ):
             return node
     return None

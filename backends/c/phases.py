@@ -101,8 +101,8 @@ class Phases:
             if len(core.axes) < 2:
                 continue
             olds = {c.old for c in core.carries}
-            wide = (node for node in self.nodes if span(node) == core.axes and self._depends(node, olds))
-            awaited.update(walk(*(arg for node in wide for arg in node.args)))  # for what the core computes anyway
+            live = {node for node in self.nodes if self._depends(node, olds)}  # the core computes of it what it can
+            awaited.update(walk(*(arg for node in live if span(node) == core.axes for arg in node.args)), live)
             for node in self.nodes:
                 if node.op in ("sum", "dot") and span(node) == core.axes and node not in awaited:
                     if not any(below in found for below in walk(node)):

@@ -14,6 +14,12 @@ from dataclasses import dataclass
 _Q32 = (0.5, 0.16666576989698692, 0.041666554617201194, 0.008363179052728027, 0.0013926183587892934)
 _Q64 = tuple(1 / math.factorial(n) for n in range(2, 14))
 
+# log(2) in two parts; products of the first with an exponent are exact.
+_LOG2 = {
+    "float": ("0.693359375f", "-2.12194440e-4f"),
+    "double": ("0.693147180369123816490", "1.90821492927058770002e-10"),
+}
+
 
 @dataclass(frozen=True)
 class Real:
@@ -133,9 +139,11 @@ def _sums(real: Real) -> str:
         single.append(f"    a += __builtin_shufflevector(a, a, {order});")
         size //= 2
     single.append("    return a[0];\n}")
-    single.append(
-        "LANES real greatest(vec a) { real y = a[0]; for (int i = 1; i < LANES_N; i++) y = a[i] > y || a[i] != a[i] ? a[i] : y; return y; }"
-    )
+    single.append("""LANES real greatest(vec a) {
+    real y = a[0];
+    for (int i = 1; i < LANES_N; i++) y = a[i] > y || a[i] != a[i] ? a[i] : y;
+    return y;
+}""")
     return "\n".join([*lines, *single]) + "\n"
 
 
@@ -151,8 +159,8 @@ def _exponentials(real: Real) -> str:
     wide = real.name == "double"
     magic, shift, bias = ("6755399441055744.0", 52, 1023) if wide else ("12582912.0f", 23, 127)
     low, high = ("-707.0", "709.78271289338397") if wide else ("-86.6f", "88.72283f")
-    hi, lo = ("0.693147180369123816490", "1.90821492927058770002e-10") if wide else ("0.693359375f", "-2.12194440e-4f")
-    return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1; the power of two is left as 2^(n - 1), which never overflows.
+    hi, lo = _LOG2[real.name]
+    return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1; the power of two is given as 2^(n - 1), which never overflows.
 LANES vec reduced(vec x, vec *half) {{
     vec n = x * 1.4426950408889634{f} + {magic};
     *half = (vec)(((mask)n - (mask)all({magic}) + {bias - 1}) << {shift});
@@ -179,6 +187,7 @@ def _logarithms(real: Real) -> str:
     f = real.literal
     wide = real.name == "double"
     shift, least, up = (52, "2.2250738585072014e-308", 54) if wide else (23, "1.17549435e-38f", 25)
+    hi, lo = _LOG2[real.name]
     terms = tuple(2 / (2 * n + 1) for n in range(1, 12 if wide else 5))
     return f"""// log(x) = e log(2) + 2 atanh(s) with s = (m - 1) / (m + 1) and m in [sqrt(1/2), sqrt(2)).
 LANES vec v_log(vec x) {{
@@ -189,7 +198,7 @@ LANES vec v_log(vec x) {{
     vec m = (vec)((mask)y - (power << {shift}));
     vec e = __builtin_convertvector(power - (tiny & {up}), vec);
     vec s = (m - 1) / (m + 1), z = s * s;
-    y = e * {"0.693147180369123816490" if wide else "0.693359375f"} + (2 * s + (s * z * {_horner(terms, "z", f)} + e * {"1.90821492927058770002e-10" if wide else "-2.12194440e-4f"}));
+    y = e * {hi} + (2 * s + (s * z * {_horner(terms, "z", f)} + e * {lo}));
     y = blend(x == 0, all(-__builtin_inf{f}()), y);
     y = blend(x < 0, all(__builtin_nan{f}("")), y);
     return blend((x == __builtin_inf{f}()) | (x != x), x, y);
@@ -221,7 +230,10 @@ LANES vec v_logaddexp(vec a, vec b) {
     vec y = v_maximum(a, b) + v_log1p(v_exp(-v_abs(a - b)));
     return blend(a == b, a + (real)0.69314718055994531, y);
 }
-LANES vec v_sqrt(vec x) { for (int i = 0; i < LANES_N; i++) x[i] = sizeof(real) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]); return x; }
+LANES vec v_sqrt(vec x) {
+    for (int i = 0; i < LANES_N; i++) x[i] = sizeof(real) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]);
+    return x;
+}
 LANES vec v_rsqrt(vec x) { return 1 / v_sqrt(x); }
 LANES vec v_floor(vec x) { for (int i = 0; i < LANES_N; i++) x[i] = __builtin_floor(x[i]); return x; }
 """
