@@ -160,7 +160,7 @@ def _exponentials(real: Real) -> str:
     magic, shift, bias = ("6755399441055744.0", 52, 1023) if wide else ("12582912.0f", 23, 127)
     low, high = ("-707.0", "709.78271289338397") if wide else ("-86.6f", "88.72283f")
     hi, lo = _LOG2[real.name]
-    return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1; the power of two is given as 2^(n - 1), which never overflows.
+    return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1; the power is given as 2^(n - 1), which never overflows.
 LANES vec reduced(vec x, vec *half) {{
     vec n = x * 1.4426950408889634{f} + {magic};
     *half = (vec)(((mask)n - (mask)all({magic}) + {bias - 1}) << {shift});
@@ -171,7 +171,7 @@ LANES vec reduced(vec x, vec *half) {{
 LANES vec v_exp(vec x) {{
     vec half, p = reduced(x, &half);
     vec y = (half + half * p) * 2;
-    y = blend(x < {low}, all(0), y);
+    y = (vec)((mask)y & ~(x < {low}));
     return blend(x > {high}, all(__builtin_inf{f}()), y);
 }}
 LANES vec v_expm1(vec x) {{
