@@ -44,9 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table() -> list[dict[str, Any]]:
-    """One row a spec: its name, what it is, where it is from, the class of its memories and the strategy chosen."""
+    """One row a spec: its name, what it is, where it is from, the class of its memories, the strategy chosen, and
+    whether native code serves it."""
     from recc.analysis import analyse
     from recc.analysis.explain import class_of
+    from recc.backends.c.limits import refusal
     from recc.frontend import parse_text
     from recc.library import find, names
     from recc.strategies import choose
@@ -67,6 +69,7 @@ def table() -> list[dict[str, Any]]:
             "class": "; ".join(dict.fromkeys(class_of(part) for part in memories)),
             "strategy": " and ".join(dict.fromkeys(choice.name(part) for part in memories)),
             "parallel": choice.parallel,
+            "native": refusal(plan) is None,
         })  # fmt: skip
     return rows
 
@@ -80,10 +83,11 @@ def _title(doc: str) -> tuple[str, str]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| spec | what it is | class | strategy |", "|---|---|---|---|"]
+    lines = ["| spec | what it is | class | strategy | native |", "|---|---|---|---|---|"]
     for row in rows:
-        name = row["spec"]
-        lines.append(f"| [`{name}`](specs/{name}.rec) | {row['title']} | {row['class']} | {row['strategy']} |")
+        name, native = row["spec"], "yes" if row["native"] else "no"
+        cells = (f"[`{name}`](specs/{name}.rec)", row["title"], row["class"], row["strategy"], native)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -36,7 +36,7 @@ def test_spec_in_readme_is_the_file():
     assert read("specs/gated_delta_net.rec") in blocks("README.md", "")
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/index.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/native.md"])
 def test_python_examples_run(path):
     examples = blocks(path, "python")
     assert examples
@@ -61,7 +61,7 @@ def test_every_command_and_option_is_documented():
                 assert option in ("-h", "--help") or f"`{option}" in text or f"{option}`" in text, (name, option)
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/cli.md"])
+@pytest.mark.parametrize("path", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").iterdir()))])
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)\)", read(path)):
         if target.startswith("https://"):
