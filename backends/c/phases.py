@@ -102,9 +102,9 @@ class Phases:
                 continue
             olds = {c.old for c in core.carries}
             live = {node for node in self.nodes if self._depends(node, olds)}  # the core computes of it what it can
-            awaited.update(walk(*(arg for node in live if span(node) == core.axes for arg in node.args)), live)
+            awaited.update(walk(*(arg for node in live if span(node) == core.axes for arg in node.args)))
             for node in self.nodes:
-                if node.op in ("sum", "dot") and span(node) == core.axes and node not in awaited:
+                if node.op in ("sum", "dot") and span(node) == core.axes and node not in awaited | live:
                     if not any(below in found for below in walk(node)):
                         later = {c.old for other in self.cores[self.cores.index(core) + 1 :] for c in other.carries}
                         if not any(below in later for below in walk(node)):
