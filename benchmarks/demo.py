@@ -46,18 +46,19 @@ class Config:
     timed_length: int = 1024
     generated: int = 400
     seed: int = 0
+    backend: str | None = None  # of the mixing layers; None: native code where there is a C compiler
 
 
 class Mixer(nn.Module):
     """Projections around the compiled recurrence: x -> gated_delta_net(q, k, v, g, beta) -> y."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, backend: str | None):
         super().__init__()
         self.heads, self.size = heads, width // heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.gates = nn.Linear(width, 2 * heads)
         self.out = nn.Linear(width, width, bias=False)
-        self.memory = recc.Module(SPEC, heads=heads, K=self.size, V=self.size)
+        self.memory = recc.Module(SPEC, heads=heads, K=self.size, V=self.size, backend=backend)
         # Decays that start between exp(-0.2) and exp(-0.002): memories of 5 to 500 tokens.
         self.gates.bias.data[:heads] = torch.linspace(1.5, 6.0, heads)
 
@@ -79,10 +80,10 @@ class Mixer(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, backend: str | None):
         super().__init__()
         self.norm_mix, self.norm_mlp = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.mix = Mixer(width, heads)
+        self.mix = Mixer(width, heads, backend)
         self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
 
     def run(self, x: Tensor, state, mix) -> tuple[Tensor, object]:
@@ -97,7 +98,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.embed = nn.Embedding(256, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.backend) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width)
         self.head = nn.Linear(config.width, 256)
 
@@ -210,8 +211,8 @@ def generate(model: LanguageModel, prompt: bytes, count: int, seed: int = 0, tem
     return bytes(made)
 
 
-def speed(config: Config, rounds: int = 3) -> tuple[float, float]:
-    """Median seconds of forward + backward, chunked and sequential, in interleaved rounds."""
+def speed(config: Config, rounds: int = 3) -> dict[str, float]:
+    """Median seconds of forward + backward in interleaved rounds: as trained, and the forms of torch."""
     size, length = config.width // config.heads, config.timed_length
     random = torch.Generator().manual_seed(1)
 
@@ -220,15 +221,16 @@ def speed(config: Config, rounds: int = 3) -> tuple[float, float]:
 
     values = (draw(size), F.normalize(draw(size), dim=-1), draw(size), F.logsigmoid(draw() + 3), draw().sigmoid())
     inputs = [value.requires_grad_() for value in values]
-    times: dict[str, list[float]] = {"chunk": [], "sequential": []}
-    ops = {name: recc.load(SPEC, strategy=name, K=size, V=size) for name in times}
+    ops = {name: recc.load(SPEC, strategy=name, K=size, V=size) for name in ("chunk", "sequential")}
+    ops["trained"] = recc.load(SPEC, backend=config.backend, K=size, V=size)
+    times: dict[str, list[float]] = {name: [] for name in ops}
     for round_ in range(rounds + 1):
         for name, op in ops.items():
             began = time.perf_counter()
             torch.autograd.grad(op(*inputs).square().sum(), inputs)
             if round_:  # the first round warms up
                 times[name].append(time.perf_counter() - began)
-    return statistics.median(times["chunk"]), statistics.median(times["sequential"])
+    return {name: statistics.median(row) for name, row in times.items()}
 
 
 def run(config: Config) -> dict[str, float]:
@@ -253,14 +255,16 @@ def run(config: Config) -> dict[str, float]:
     console.print(f"[bold]{prompt.decode()}[/]", end="")
     console.print(sample.decode(errors="replace"), markup=False)
     console.rule()
-    chunked, sequential = speed(config)
+    seconds = speed(config)
+    chunked, sequential, trained = (seconds[name] for name in ("chunk", "sequential", "trained"))
 
     table = Table(show_header=False, box=None)
     table.add_row("held-out bits per byte, start", f"{start:.3f}")
     table.add_row(f"held-out bits per byte, after {steps} steps", f"[bold]{end:.3f}[/]")
     table.add_row("prefill against step, largest difference of logits", f"{difference:.1e}")
-    table.add_row("forward + backward, chunked", f"{1e3 * chunked:.1f} ms")
-    table.add_row("forward + backward, sequential", f"{1e3 * sequential:.1f} ms")
+    table.add_row("a layer's recurrence, forward + backward, as trained", f"{1e3 * trained:.1f} ms")
+    table.add_row("the same in torch, chunked", f"{1e3 * chunked:.1f} ms")
+    table.add_row("the same in torch, sequential", f"{1e3 * sequential:.1f} ms")
     table.add_row(
         "chunked over sequential", f"[bold]{chunked / sequential:.4f}[/] ({sequential / chunked:.1f}x faster)"
     )
@@ -272,10 +276,13 @@ def run(config: Config) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--backend", choices=("c", "torch"), help="of the mixing layers (default: c if it can be built)"
+    )
     parser.add_argument("--steps", type=int, default=Config.steps)
     parser.add_argument("--seconds", type=float, default=Config.seconds, help="bound on the training time")
     args = parser.parse_args()
-    figures = run(Config(steps=args.steps, seconds=args.seconds))
+    figures = run(Config(steps=args.steps, seconds=args.seconds, backend=args.backend))
     if figures["difference"] > 1e-3:
         raise SystemExit(f"prefill and step disagree: their logits differ by {figures['difference']:.1e}")
     if args.steps >= Config.steps and figures["end"] >= 3.2:

@@ -26,11 +26,11 @@ class Module(nn.Module):
     heads: how many heads; not needed where all params are shared or there are none. dims: the sizes of the spec's dims
     that its params have (and of those that `init_state` needs). The spec's params become nn.Parameters under their own
     names, [heads, dims] or [dims] when shared, initialised as the spec says; `generator` seeds the random ones.
-    strategy, chunk: as for recc.load. Raises SpecError for a bad spec, ValueError for a dim without size.
+    strategy, chunk, backend: as for recc.load. Raises SpecError for a bad spec, ValueError for a dim without size.
     """
 
     def __init__(self, spec: str, *, heads: int | None = None, strategy: str | None = None, chunk: int | None = None,
-                 dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                 backend: str | None = None, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                  generator: torch.Generator | None = None, **dims: int) -> None:  # fmt: skip
         super().__init__()
         text, path = (spec, "<spec>") if "\n" in spec else library.find(spec)
@@ -43,7 +43,7 @@ class Module(nn.Module):
             raise ValueError(f"{rec.name} has no dim {', '.join(unknown)}; its dims are {', '.join(rec.dims)}")
         self.recurrence, self.heads = rec, heads
         self.sizes = {name: dims.get(name, size) for name, size in rec.dims.items()}
-        self.op = loads(text, path=path, strategy=strategy, chunk=chunk, **fixed)
+        self.op = loads(text, path=path, strategy=strategy, chunk=chunk, backend=backend, **fixed)
         for param in rec.params:
             self._needs_sizes(param)
         known = {name: size for name, size in self.sizes.items() if size is not None}
