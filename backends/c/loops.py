@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from recc.backends.c.arrays import Array
 from recc.backends.c.body import REDUCTIONS, Body
 
 from recc.ir.node import Axis, Node, walk
+from recc.ir.ops import mul
 from recc.tile.program import Carry
 
 if TYPE_CHECKING:
@@ -230,16 +232,13 @@ class _Writer:
         return f"{self.part.naming(old)}_{r}{u}"
 
     def _tile(self) -> list[str]:
-        body, lines = self._body(), []
+        body = self._body()
         body.inside = body.before  # one scope: no row loop stands inside
         for old in self.olds:
             for r, u in self._each(old):
                 body.known[body.key(old, r, u)] = self._register(old, r, u)
         for number in range(self.passes):
-            self._emit(body, number, lines, in_loop=False)
-        for carry, _ in self.states:
-            for r, u in self._each(carry.old):
-                body.before.append(f"{self._register(carry.old, r, u)} = {self._whole(body, carry, r, u)};")
+            self._emit(body, number, body.before, in_loop=False)
         return body.before
 
     @staticmethod
@@ -265,8 +264,6 @@ class _Writer:
             for key in [key for key in body.known if loops.row in key[0].axes]:
                 del body.known[key]
             self._emit(body, number, after, in_loop=True)
-            if number == self.passes - 1:
-                self._carry(body, after)
             row = _block(self._head(loops.row, loops.rows), body.inside) if body.inside else []
             text = [*body.before, *row, *after]
             for axis in inner:
@@ -291,35 +288,64 @@ class _Writer:
                 name, axes = self.part.naming(node) + "s", self.part._layout(node)
                 self.held[node] = room or self.part.work.array(name, axes)
 
-    def _carry(self, body: Body, after: list[str]) -> None:
-        for carry, array in self.states:
-            array = self.next.get(carry.old, array)
-            for r, u in self._each(carry.old):
-                text = body.write(array, carry.old.axes, r, u, self._whole(body, carry, r, u))
-                (body.inside if self.loops.row in carry.old.axes else after).append(text)
-
     # --- targets ----------------------------------------------------------------------------------------------
 
     def _emit(self, body: Body, number: int, after: list[str], in_loop: bool) -> None:
-        """The targets of one pass."""
-        if not in_loop:
-            after = body.before
-        summed = set()  # several targets may want one sum
+        """One pass, element by element of the unrolled tile: all uses of an element stand together."""
+        cells: list[tuple[Node, Callable[[int, int], None]]] = []
+        sums: dict[Node, _Sum] = {}
         for target in self.targets:
             node = target.node
             if node.op in REDUCTIONS:
-                if self.depth[node] - 1 == number and node not in summed:
-                    self._sum(body, node, after, in_loop)
-                summed.add(node)
+                if self.depth[node] - 1 == number and node not in sums:  # several targets may want one sum
+                    sums[node] = _Sum(self, body, node, after, in_loop)
+                    cells.append((sums[node].widest, sums[node].cell))
             elif self.depth[node] == number and target.array is not None:
-                for r, u in self._each(node):
-                    text = body.compute(node, r, u)
-                    if target.array.axes and self.loops.lane in node.axes and not body.is_vector(node):
-                        text = f"all({text})"
-                    line = body.write(target.array, node.axes, r, u, text, target.how)
-                    if target.how == "add":
-                        line = self._guarded(line, set(node.axes))
-                    (body.inside if self.loops.row in node.axes else after).append(line)
+                cells.append((node, partial(self._element, body, target, after)))
+        late = []
+        if number == self.passes - 1:
+            full = {axis for axis in (self.loops.row, self.loops.lane) if axis is not None}
+            wide = [(carry, array) for carry, array in self.states if full <= set(carry.old.axes)]
+            if wide:
+                cells.append((wide[0][0].old, partial(self._leave, body, wide, after)))
+            late = [pair for pair in self.states if pair not in wide]
+        for r in range(self.loops.rows):
+            for u in range(self.loops.vectors):
+                for node, cell in cells:
+                    if (r, u) in self._each(node):
+                        cell(r, u)
+        for each in sums.values():
+            each.finish()
+        for pair in late:  # an element of these is read by many of the tile
+            for r, u in self._each(pair[0].old):
+                self._leave(body, [pair], after, r, u)
+
+    def _element(self, body: Body, target: Target, after: list[str], r: int, u: int) -> None:
+        node = target.node
+        text = body.compute(node, r, u)
+        if target.array.axes and self.loops.lane in node.axes and not body.is_vector(node):
+            text = f"all({text})"
+        line = body.write(target.array, node.axes, r, u, text, target.how)
+        if target.how == "add":
+            line = self._guarded(line, set(node.axes))
+        (body.inside if self.loops.row in node.axes else after).append(line)
+
+    def _leave(self, body: Body, states: list[tuple[Carry, Array]], after: list[str], r: int, u: int) -> None:
+        """Writes the next states of one element, once all of them are known."""
+        values = [self._whole(body, carry, r, u) for carry, _ in states]
+        for (carry, array), value in zip(states, values):
+            lines = body.inside if self.loops.row in carry.old.axes else after
+            if self.loops.shape != "tile":
+                lines.append(body.write(self.next.get(carry.old, array), carry.old.axes, r, u, value))
+                continue
+            if len(states) > 1 and value in {self._register(other.old, r, u) for other, _ in states}:
+                held = f"{value}_held"  # states that change places
+                lines.insert(len(lines), f"{'vec' if body.is_vector(carry.old) else 'real'} {held} = {value};")
+                values[values.index(value)] = held
+        if self.loops.shape == "tile":
+            for (carry, _), value in zip(states, values):
+                lines = body.inside if self.loops.row in carry.old.axes else after
+                lines.append(f"{self._register(carry.old, r, u)} = {value};")
 
     def _guarded(self, line: str, axes: set[Axis]) -> str:
         """What is added must be added once, however often the loops over other axes come by."""
@@ -331,69 +357,6 @@ class _Writer:
             axis for axis, step in steps.items() if axis is not None and step < loops.sizes(axis) and axis not in axes
         ]
         return f"if ({' && '.join(f'{self.index[axis]} == 0' for axis in turns)}) {line}" if turns else line
-
-    def _sum(self, body: Body, node: Node, after: list[str], in_loop: bool) -> None:
-        loops = self.loops
-        wide = {axis for arg in node.args for axis in arg.axes}
-        has_row, has_lane = loops.row in wide, loops.lane in wide
-        over_row, over_lane = loops.row in node["over"], loops.lane in node["over"]
-        name = self.part.naming(node)
-        rows = range(loops.rows if has_row else 1)
-        vectors = range(loops.vectors if has_lane else 1)
-        lines = body.inside if has_row else body.before
-        most = node.op == "amax"
-        kind = "vec" if has_lane else "real"
-        end = after if over_row or not has_row else lines
-        separate = over_row and in_loop  # a row loop adds to each: more chains than one
-        found: dict[tuple[int, int], str] = {}
-        for r in rows:
-            for u in vectors:
-                term = self._term(body, node, r, u, has_lane)
-                count = body.count(u) if over_lane else None
-                if count is not None:
-                    idle = f"blend(numbered() < (int)({count}), {term}, all(-__builtin_inf()))"
-                    term = idle if most else f"leading({term}, {count})"
-                place = (r, u) if separate else (r * (not over_row), u * (not over_lane))
-                if place not in found:
-                    found[place] = f"{name}_{place[0]}{place[1]}a"
-                    if separate:
-                        body.before.append(f"{kind} {found[place]} = {self._start(kind, most)};")
-                    else:
-                        lines.append(f"{kind} {found[place]} = {term};")
-                        continue
-                lines.append(self._joined(found[place], term, kind, most))
-        if separate:
-            final: dict[tuple[int, int], str] = {}
-            for (_, u), part in found.items():
-                place = (0, u * (not over_lane))
-                if place in final:
-                    end.append(self._joined(final[place], part, kind, most))
-                final.setdefault(place, part)
-            found = final
-        if over_lane and most:
-            found = {place: f"greatest({text})" for place, text in found.items()}
-        self._finish(body, node, found, end, over_lane and not most, sorted({r for r, _ in found}))
-
-    @staticmethod
-    def _start(kind: str, most: bool) -> str:
-        if most:
-            return "all(-__builtin_inf())" if kind == "vec" else "-__builtin_inf()"
-        return "{0}" if kind == "vec" else "0"
-
-    @staticmethod
-    def _joined(name: str, term: str, kind: str, most: bool) -> str:
-        if not most:
-            return f"{name} += {term};"
-        return f"{name} = " + (
-            f"v_maximum({name}, {term});" if kind == "vec" else f"v_maximum(all({name}), all({term}))[0];"
-        )
-
-    def _term(self, body: Body, node: Node, r: int, u: int, has_lane: bool) -> str:
-        values = [body.value(arg, r, u) for arg in node.args]
-        text = " * ".join(values)
-        if has_lane and not any(body.is_vector(arg) for arg in node.args):
-            return f"all({text})"
-        return text
 
     def _places(self, node: Node) -> list[tuple[Array, str]]:
         """Where a sum goes, and how: each turn adds its part where several complete it."""
@@ -462,6 +425,71 @@ class _Writer:
                 f"for (long {_variable(n)} = 0; {_variable(n)} < {self.loops.sizes(axis)}; {_variable(n)}++)", lines
             )
         return _block("for (long t = 0; t < c; t++)", lines) if array.time is not None else lines
+
+
+class _Sum:
+    """A sum that a pass computes: a term for each element of the tile, and what becomes of the parts in the end."""
+
+    def __init__(self, writer: _Writer, body: Body, node: Node, after: list[str], in_loop: bool) -> None:
+        loops = writer.loops
+        self.writer, self.body, self.node = writer, body, node
+        wide = {axis for arg in node.args for axis in arg.axes}
+        self.widest = max(node.args, key=lambda arg: len({loops.row, loops.lane} & set(arg.axes)))
+        self.widest = self.widest if {loops.row, loops.lane} & wide <= set(self.widest.axes) else mul(*node.args)
+        self.has_lane = loops.lane in wide
+        self.over_row, self.over_lane = loops.row in node["over"], loops.lane in node["over"]
+        self.most, self.kind = node.op == "amax", "vec" if self.has_lane else "real"
+        self.lines = body.inside if loops.row in wide else body.before
+        self.end = after if self.over_row or loops.row not in wide else self.lines
+        self.separate = self.over_row and in_loop  # a row loop adds to each: more chains than one
+        self.found: dict[tuple[int, int], str] = {}
+
+    def cell(self, r: int, u: int) -> None:
+        body = self.body
+        term = self._term(r, u)
+        count = body.count(u) if self.over_lane else None
+        if count is not None:
+            idle = f"blend(numbered() < (int)({count}), {term}, all(-__builtin_inf()))"
+            term = idle if self.most else f"leading({term}, {count})"
+        place = (r, u) if self.separate else (r * (not self.over_row), u * (not self.over_lane))
+        if place not in self.found:
+            name = self.found[place] = f"{self.writer.part.naming(self.node)}_{place[0]}{place[1]}a"
+            if not self.separate:
+                self.lines.append(f"{self.kind} {name} = {term};")
+                return
+            body.before.append(f"{self.kind} {name} = {self._start()};")
+        self.lines.append(self._joined(self.found[place], term))
+
+    def finish(self) -> None:
+        found = self.found
+        if self.separate:
+            final: dict[tuple[int, int], str] = {}
+            for (_, u), part in found.items():
+                place = (0, u * (not self.over_lane))
+                if place in final:
+                    self.end.append(self._joined(final[place], part))
+                final.setdefault(place, part)
+            found = final
+        if self.over_lane and self.most:
+            found = {place: f"greatest({text})" for place, text in found.items()}
+        across = self.over_lane and not self.most
+        self.writer._finish(self.body, self.node, found, self.end, across, sorted({r for r, _ in found}))
+
+    def _start(self) -> str:
+        if self.most:
+            return "all(-__builtin_inf())" if self.kind == "vec" else "-__builtin_inf()"
+        return "{0}" if self.kind == "vec" else "0"
+
+    def _joined(self, name: str, term: str) -> str:
+        if not self.most:
+            return f"{name} += {term};"
+        both = f"v_maximum({name}, {term})" if self.kind == "vec" else f"v_maximum(all({name}), all({term}))[0]"
+        return f"{name} = {both};"
+
+    def _term(self, r: int, u: int) -> str:
+        body, args = self.body, self.node.args
+        text = " * ".join([body.value(arg, r, u) for arg in args])
+        return f"all({text})" if self.has_lane and not any(body.is_vector(arg) for arg in args) else text
 
 
 def _variable(place: int) -> str:
