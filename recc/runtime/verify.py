@@ -1,9 +1,9 @@
 """Proof by numbers: every lowering of a recurrence against the float64 sequential reference.
 
-What is compared, for every strategy that can serve the recurrence and for the standalone file: outputs, final states
-and every gradient (inputs, params, initial states), over odd lengths, packed sequences, both directions, split
-sequences, grouped heads, decoding with `step`, and inputs at the hard corners of their domains (`cases.CALLS`,
-`samples.CORNERS`). A random probe confirms what the analysis says of each component (`probe`).
+What is compared, for every strategy that can serve the recurrence, for native code and for the standalone file:
+outputs, final states and every gradient (inputs, params, initial states), over odd lengths, packed sequences, both
+directions, split sequences, grouped heads, decoding with `step`, and inputs at the hard corners of their domains
+(`cases.CALLS`, `samples.CORNERS`). A random probe confirms what the analysis says of each component (`probe`).
 
 An error is a largest absolute difference divided by the quantity's scale: the largest magnitude of the reference's
 own tensor, plus `SHARE` of the largest of its kind (among all outputs, all final states, or all gradients), since a
@@ -41,7 +41,7 @@ from recc.strategies import STRATEGIES, Refused, choose
 LIMIT, SHARE = 1e-9, 1e-3
 TIMES, FLOOR, DRAWS = 4.0, 8.0, 4
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-STANDALONE, ANALYSIS, DEFAULT = "standalone", "analysis", "default"
+NATIVE, STANDALONE, ANALYSIS, DEFAULT = "native", "standalone", "analysis", "default"
 _MANY = {"output": "outputs", "final": "final states", "gradient": "gradients"}
 Progress = Callable[[int, int, str], None]
 Results = dict[str, Tensor]
@@ -128,8 +128,9 @@ def verify(
 ) -> Report:
     """Compares every lowering of `rec` with the float64 sequential reference.
 
-    strategies: only these, of the strategies' names, `default` (what is chosen when none is asked for), `standalone`
-        (its file, run by itself) and `analysis` (the probe). Raises strategies.Refused for one that cannot serve.
+    strategies: only these, of the strategies' names, `default` (what is chosen when none is asked for), `native` (C
+        code for the CPU), `standalone` (its torch file, run by itself) and `analysis` (the probe). Raises
+        strategies.Refused for one that cannot serve.
     quick: without the longest length and the smaller chunk.
     case: only the cases whose name holds each of these words, such as "T=17 float32 decay_strong".
     progress: called with (cases done, cases in all, the case's name).
@@ -142,7 +143,7 @@ def verify(
     for done, (which, dtypes) in enumerate(todo):
         if progress is not None:
             progress(done, len(todo), f"{rec.name} T={which.time} {which.variant}")
-        report.rows += _compare(rec, which, dtypes, ops, report.notes)
+        report.rows += compare(rec, which, dtypes, ops, report.notes)
     if (strategies is None or ANALYSIS in strategies) and case in (None, probe.CASE):
         report.rows += [Row(ANALYSIS, *finding) for finding in probe.findings(plan)]
     if progress is not None:
@@ -155,7 +156,7 @@ def verify(
 
 def _lowerings(rec: Recurrence, plan: Plan, wanted: list[str] | None, quick: bool, report: Report) -> dict[str, Any]:
     """The ops to verify, by the name of their strategy. Equal ones are taken once."""
-    known = [*STRATEGIES, *([] if quick else ["chunk/16"]), DEFAULT, STANDALONE, ANALYSIS]
+    known = [*STRATEGIES, *([] if quick else ["chunk/16"]), DEFAULT, NATIVE, STANDALONE, ANALYSIS]
     for name in wanted or ():
         if name not in (*known, "chunk/16"):
             raise ValueError(f"no strategy is called `{name}`; there are {', '.join(known)}")
@@ -163,6 +164,10 @@ def _lowerings(rec: Recurrence, plan: Plan, wanted: list[str] | None, quick: boo
     taken = []
     for name in wanted or known:
         if name == ANALYSIS:
+            continue
+        if name == NATIVE:
+            if _native_serves(plan, wanted is not None, report):
+                ops[name] = compile_recurrence(rec, backend="c")
             continue
         if name == STANDALONE:
             try:
@@ -182,8 +187,25 @@ def _lowerings(rec: Recurrence, plan: Plan, wanted: list[str] | None, quick: boo
             continue
         if (choice.strategies, choice.chunk) not in taken:
             taken.append((choice.strategies, choice.chunk))
-            ops[name] = compile_recurrence(rec, strategy=asked, chunk=chunk)
+            ops[name] = compile_recurrence(rec, strategy=asked, chunk=chunk, backend="torch")
     return ops
+
+
+def _native_serves(plan: Plan, asked: bool, report: Report) -> bool:
+    """Whether there is native code to verify; the report says why not, or, if asked for, a ValueError."""
+    from recc.backends.c import build
+    from recc.backends.c.passes import NativePasses
+
+    why, compiler = NativePasses.serves(plan), build.find_compiler()
+    if why is None and compiler is not None:
+        return True
+    if asked:
+        raise ValueError(f"`{NATIVE}` cannot be verified: {why or 'no C compiler was found'}")
+    if why is not None:
+        report.refused[NATIVE] = Reason(why)
+    else:
+        report.notes.append(f"`{NATIVE}` is not verified, since no C compiler was found: {build.INSTALL}")
+    return False
 
 
 _copies = itertools.count()
@@ -218,7 +240,8 @@ def _selected(rec: Recurrence, quick: bool, wanted: str | None) -> list[tuple[Ca
     return found
 
 
-def _compare(rec: Recurrence, case: Case, dtypes: list[str], ops: dict[str, Any], notes: list[str]) -> list[Row]:
+def compare(rec: Recurrence, case: Case, dtypes: list[str], ops: dict[str, Any], notes: list[str]) -> list[Row]:
+    """Every quantity of one case by each op beside the float64 reference, with what its error may be."""
     given, rows = problem(rec, case), []
     truth = run_reference(given, torch.float64)
     scales, most = _scales(truth)

@@ -9,6 +9,7 @@ import types
 
 import pytest
 import torch
+from recc.backends.c import build, passes
 from recc.backends.torch import layout, primitives
 from recc.backends.torch import op as contract
 from recc.backends.torch.module import generate
@@ -35,12 +36,14 @@ def test_every_lowering_of_every_shipped_spec_equals_the_reference(name):
 
 def test_all_of_it_is_compared():
     report = verify.verify(spec("gated_delta_net"))
-    assert {row.strategy for row in report.rows} == {"chunk", "chunk/16", "sequential", "standalone", "analysis"}
+    lowerings = {"chunk", "chunk/16", "sequential", "native", "standalone", "analysis"}
+    assert {row.strategy for row in report.rows} == lowerings
     assert list(report.refused) == ["scan"] and "diagonal+rank" in report.refused["scan"].text
-    compared = {row.what for row in report.rows if row.strategy == "chunk"}
-    inputs = {"q", "k", "v", "g", "beta"}
-    assert compared == {"output o", "final S", "gradient initial S", *(f"gradient {name}" for name in inputs)}
-    done = {row.case for row in report.rows if row.strategy == "chunk"}
+    gradients = {f"gradient {x.name}" for x in spec(report.name).inputs}
+    everything = {"output o", "final S", "gradient initial S", *gradients}
+    for strategy in lowerings - {"analysis"}:
+        assert {row.what for row in report.rows if row.strategy == strategy} == everything
+    (done,) = {frozenset(r.case for r in report.rows if r.strategy == name) for name in lowerings - {"analysis"}}
     for dtype in ("float64", "float32"):
         assert {f"T={time} {dtype} plain" for time in (0, 1, 15, 16, 17, 64, 200, 1000)} <= done
         words = {case.split()[2] for case in done if dtype in case}
@@ -170,6 +173,32 @@ def test_the_standalone_file_is_run_and_held_to_torch(monkeypatch):
 
     monkeypatch.setattr(verify, "source", lambda rec: text + "\n1 / 0\n")
     assert "ZeroDivisionError" in verify.verify(rec, strategies=["standalone"], case="T=17 plain").failures[0].note
+
+
+def test_wrong_native_code_is_caught(monkeypatch):
+    honest, right = passes.generate, "v_sigmoid(xz__0)"
+
+    def careless(*given, **options):
+        made = honest(*given, **options)
+        assert right in made.source
+        return dataclasses.replace(made, source=made.source.replace(right, f"1.0001 * {right}", 1))
+
+    monkeypatch.setattr(passes, "generate", careless)
+    report = verify.verify(spec("min_gru"), strategies=["native"], case="T=17 plain")
+    assert report.failures and {row.strategy for row in report.failures} == {"native"}
+
+
+def test_native_code_is_left_out_where_there_is_none(monkeypatch):
+    report = verify.verify(spec("lru"), case="T=17 plain")
+    assert "native" not in {row.strategy for row in report.rows} and "complex" in report.refused["native"].text
+    monkeypatch.setattr(build, "find_compiler", lambda: None)
+    report = verify.verify(spec("gla"), case="T=17 plain")
+    assert report.ok and "native" not in {row.strategy for row in report.rows}
+    (note,) = report.notes
+    assert note.startswith("`native` is not verified, since no C compiler was found: install one")
+    for name, why in (("lru", "complex values"), ("gla", "no C compiler was found")):
+        with pytest.raises(ValueError, match=f"`native` cannot be verified: .*{why}"):
+            verify.verify(spec(name), strategies=["native"])
 
 
 # --- the probe ------------------------------------------------------------------------------------------------
