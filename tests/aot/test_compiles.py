@@ -1,0 +1,49 @@
+"""Kernels compiled for GPUs that need not be there: they compile, and the binary says what they use."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton")
+
+import torch
+from kernels import parallel, recurrence
+from recc.backends.triton import aot, module
+
+from recc.analysis import analyse
+from recc.strategies import choose
+
+SMALL = dict.fromkeys(("K", "V", "N", "P", "D"), 16)
+
+
+def compiled(name: str, target: str, sizes: dict[str, int], chunk: int | None) -> dict[str, dict[str, int]]:
+    """The facts of every launch of a forward and a backward pass in bfloat16, by the kernel's name."""
+    plan = analyse(recurrence(name))
+    generated = module.generate(plan, choose(plan, chunk=chunk))
+    launches = aot.launches(generated, sizes, torch.bfloat16)
+    assert {launch.name.partition("_")[0] for launch in launches} == {"forward", "backward"}
+    return {launch.name: aot.facts(aot.compile_launch(launch, target)) for launch in launches}
+
+
+@pytest.mark.parametrize("name", parallel())
+def test_every_spec_compiles(name):
+    """For Hopper. What contracts a chunk does so on tensor cores."""
+    found = compiled(name, "sm_90", SMALL, 16)
+    plan = analyse(recurrence(name))
+    matrix = any(choose(plan).name(component) == "chunk" for component in plan.components)
+    assert (sum(facts["matrix"] for facts in found.values()) > 0) == matrix
+    assert all(0 < facts["registers"] <= 255 for facts in found.values())
+
+
+@pytest.mark.parametrize("target", sorted(aot.TARGETS))
+@pytest.mark.parametrize("name", ["simple_gla", "hgrn"])
+def test_every_target(name, target):
+    found = compiled(name, target, SMALL, 16)
+    assert all(facts["registers"] > 0 for facts in found.values())
+    assert (sum(facts["matrix"] for facts in found.values()) > 0) == (name == "simple_gla")
+
+
+@pytest.mark.parametrize("name", ["simple_gla", "hgrn"])
+def test_default_chunk_spills_nothing(name):
+    found = compiled(name, "sm_90", dict.fromkeys(SMALL, 32), None)
+    assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}

@@ -1,0 +1,87 @@
+"""Generated kernels against the float64 loop: outputs, final states and every gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernels import bits, half_errors, op, parallel, too_large
+from recc.backends.triton.schedule import Unserved
+
+from recc.runtime.cases import PACKED, Case
+
+TOKENS = 34  # two chunks of 16 and one of two rows
+# One of each kind: a decay per channel, rank 1, a scan with a read-out, a cascade, a fixed decay.
+KINDS = ("gla", "gated_delta_net", "mamba", "mlstm", "retnet")
+ANOTHER = """recurrence another
+dim K, V
+input q, k : K
+input v : V
+input a : K in [0, 1]
+input e : V
+state S : K x V = 0
+state z : K = 1
+output o : V
+S[t] = a * S[t-1] + outer(sigmoid(k), tanh(v) + e)
+z[t] = a * z[t-1] + sigmoid(k)
+o    = silu(e) * (q @ S[t]) / (1 + abs(q @ z[t]))
+example T = 33, heads = 2, K = 5, V = 20
+"""
+
+
+@pytest.mark.parametrize("name", parallel())
+def test_float32(name, interpreted):
+    assert interpreted(too_large, name, Case(TOKENS, "plain")) == []
+
+
+@pytest.mark.parametrize("name", parallel())
+def test_float16(name, interpreted):
+    """Twice the error of the loop in float16, and the rounding of a result."""
+    ulp = torch.finfo(torch.float16).eps
+    errors = interpreted(half_errors, name, Case(TOKENS, "plain"))
+    assert {what: pair for what, pair in errors.items() if not pair[0] <= 2 * pair[1] + ulp} == {}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("variant", ["reverse", "packed"])
+def test_calls(name, variant, interpreted):
+    time = sum(PACKED) if "packed" in variant else TOKENS
+    assert interpreted(too_large, name, Case(time, variant), 32) == []
+
+
+@pytest.mark.parametrize("time", [0, 1, 16])
+def test_lengths(time, interpreted):
+    assert interpreted(too_large, "gated_delta_net", Case(time, "plain")) == []
+
+
+@pytest.mark.parametrize("name", ["gla", "gated_delta_net"])
+@pytest.mark.parametrize("variant", ["fresh", "grouped", "split", "step", "packed_reverse"])
+def test_other_calls(name, variant, interpreted):
+    time = sum(PACKED) if "packed" in variant else 19
+    assert interpreted(too_large, name, Case(time, variant), 32) == []
+
+
+@pytest.mark.parametrize("corner", ["decay_zero", "decay_strong", "decay_mixed"])
+@pytest.mark.parametrize("name", ["gla", "simple_gla", "kda"])
+def test_corners_of_decays(name, corner, interpreted):
+    assert interpreted(too_large, name, Case(34, corner)) == []
+
+
+@pytest.mark.parametrize("name", ["gla", "delta_net", "mamba"])
+def test_default_chunk(name, interpreted):
+    assert interpreted(too_large, name, Case(70, "plain"), None) == []
+
+
+def test_a_spec_that_nobody_has_seen(interpreted):
+    """Two states, two kinds of reads, functions before and after, dims that fill no block."""
+    assert interpreted(too_large, ANOTHER, Case(TOKENS, "plain")) == []
+
+
+def test_same_bits(interpreted):
+    assert all(interpreted(bits, "gla", Case(TOKENS, "plain")))
+
+
+@pytest.mark.parametrize("name, words", [("lru", "state `x` is complex"), ("gru", "strategy sequential")])
+def test_refusals(name, words):
+    with pytest.raises(Unserved, match=words) as refused:
+        op(name, None)
+    assert "torch backend" in refused.value.help

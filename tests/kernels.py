@@ -1,0 +1,62 @@
+"""Ops of the triton backend for tests, and their errors against the float64 loop; also for the interpreting process."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from recc.backends.triton import module
+
+from recc import library
+from recc.analysis import analyse
+from recc.frontend import parse_text
+from recc.runtime import verify
+from recc.runtime.cases import Case, problem, run_op, run_reference
+from recc.strategies import choose
+
+COMPLEX = ("lru",)
+
+
+def recurrence(spec: str):
+    text, path = (spec, "spec.rec") if "\n" in spec else library.find(spec)
+    return parse_text(text, str(path))[0]
+
+
+def parallel() -> list[str]:
+    """The shipped specs that a strategy with chunks runs, those with complex states aside."""
+    return [name for name in library.names() if name not in COMPLEX and choose(analyse(recurrence(name))).parallel]
+
+
+@functools.cache
+def op(spec: str, chunk: int | None = 16):
+    """The op of a spec, in small chunks: a short sequence has several."""
+    plan = analyse(recurrence(spec))
+    return module.load(module.generate(plan, choose(plan, chunk=chunk)))
+
+
+def too_large(spec: str, case: Case, chunk: int | None = 16) -> list[str]:
+    """The quantities whose error in float32 is beyond the budget of `recc verify`."""
+    rows = verify.compare(recurrence(spec), case, ["float32"], {"kernels": op(spec, chunk)}, [])
+    assert rows
+    return [f"{row.what}: {row.error:.2g} > {row.limit:.2g} {row.note}" for row in rows if not row.ok]
+
+
+def half_errors(spec: str, case: Case) -> dict[str, tuple[float, float]]:
+    """For each quantity, the error of the kernels in float16 and that of the loop in float16, both relative. Where the
+    loop overflows float16, which the kernels, with states in float32, need not: that of the loop in bfloat16."""
+    given = problem(recurrence(spec), case)
+    truth, got = run_reference(given, torch.float64), run_op(given, op(spec), torch.float16)
+    half, wide = (run_reference(given, dtype) for dtype in (torch.float16, torch.bfloat16))
+    errors = {}
+    for what, value in truth.items():
+        own = half if bool(half[what].isfinite().all()) else wide
+        scale = value.abs().max().clamp(min=1e-30)
+        errors[what] = tuple(((x[what].double() - value).abs().max() / scale).item() for x in (got, own))
+    return errors
+
+
+def bits(spec: str, case: Case) -> list[bool]:
+    """Whether two runs give the same bits, for each quantity."""
+    given = problem(recurrence(spec), case)
+    first, second = (run_op(given, op(spec), torch.float32) for _ in range(2))
+    return [torch.equal(first[what], second[what]) for what in first]
