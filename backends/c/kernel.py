@@ -11,10 +11,11 @@ from recc.backends.c.body import REDUCTIONS
 from recc.backends.c.loops import copied
 from recc.backends.c.part import Part, ops_of
 from recc.backends.c.phases import Phases, dims
+from recc.backends.c.tidy import tidied
 from recc.backends.c.vectors import Real, prelude
 
 from recc.analysis.plan import Affine, Plan
-from recc.ir.node import Node, dim_of, walk
+from recc.ir.node import Node, Spans, dim_of, walk
 from recc.ir.ops import add, dot, leaf, mul, spread
 from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
@@ -45,7 +46,9 @@ def step_program(plan: Plan) -> TileProgram:
     lowering = Lowering(plan, 1)
     for component in plan.components:
         Sequential.lower(lowering, component)
-    return lowering.program()
+    program = lowering.program()
+    places = {carry.new: plan.recurrence.place(carry.name) for carry in program.carries}
+    return replace(program, spans=Spans({**places, **program.spans}))
 
 
 def _normal_forms(plan: Plan) -> dict[str, Node]:
@@ -150,10 +153,11 @@ class _File:
             f"state in {self.real.name}, {self.chunk} tokens between saved states\n\n"
         )
         types = "typedef struct { real *data; long batch, time, head; } tensor;  // strides in elements\n"
-        text = "\n".join([
-            head + prelude(self.real, ops_of([self.step, self.again, self.back])), types,
-            self._struct("forward", forward_fields), forward, self._struct("backward", backward_fields), backward,
+        body = "\n".join([
+            types, self._struct("forward", forward_fields), forward,
+            self._struct("backward", backward_fields), backward,
         ])  # fmt: skip
+        text = tidied(head, prelude(self.real, ops_of([self.step, self.again, self.back])), body)
         return Kernel(text, self.chunk, self.used, tuple(forward_fields), tuple(backward_fields))
 
     def _struct(self, direction: str, fields: list[tuple[str, str]]) -> str:

@@ -9,6 +9,7 @@ from recc.backends.c.arrays import Array, Workspace
 from recc.backends.c.body import REDUCTIONS
 from recc.backends.c.loops import Loops, Target
 from recc.backends.c.phases import INVARIANT, Core, Phases, dims, span
+from recc.backends.c.tidy import core_comment, notes, stage_comment
 
 from recc.ir.node import Axis, Node, walk
 from recc.tile.program import TileProgram
@@ -219,8 +220,9 @@ class Part:
         lines: list[str] = []
         for group in self._groups(targets):
             loops = Loops.of_stage(group, self.work.size, self.work.lanes)
-            lines += loops.text(self, [], group, time)
-        return lines
+            own = (node for target in group for node in walk(target.node) if self.phases.owner(node) == number)
+            lines += [*notes(self.program, own), *loops.text(self, [], group, time)]
+        return [stage_comment(number, self.phases.cores, self.backwards), *lines] if lines else []
 
     def _groups(self, targets: list[Target]) -> Iterator[list[Target]]:
         """Neighbours that run over the same axes, none of which waits for a sum of another."""
@@ -244,7 +246,9 @@ class Part:
         present = {target.node for target in targets}
         targets = targets + [Target(node, None) for node in core.consumed if node not in present]
         states = [(carry, self.arrays[carry.old]) for carry in core.carries]
-        return self.loops_of(core).text(self, states, targets, True)
+        loops, own = self.loops_of(core), [node for node in self.phases.nodes if self.phases.owner(node) is core]
+        said = [core_comment(core, loops, self.backwards), *notes(self.program, [*(c.new for c, _ in states), *own])]
+        return [*said, *loops.text(self, states, targets, True)]
 
 
 def ops_of(programs: Iterable[TileProgram]) -> set[str]:
@@ -264,10 +268,6 @@ def unserved(program: TileProgram) -> Node | None:
     own = {name[4:] for name in vars(Body) if name.startswith("_op_")}
     for node in walk(*program.roots):
         heads = node.op in (*REDUCTIONS, "rename", "take", "put", "iota", "eye") and "heads" in str(node.attrs)
-        if (
-            node.dtype == "complex"
-            or heads
-            or node.op not in plain | functions | own | set(REDUCTIONS)
-        ):
+        if node.dtype == "complex" or heads or node.op not in plain | functions | own | set(REDUCTIONS):
             return node
     return None

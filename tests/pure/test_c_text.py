@@ -1,0 +1,73 @@
+"""The generated C file as a reader sees it: what it defines is used, what it computes is said, no line is too long."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from recc.backends.c.kernel import generate
+from recc.backends.c.limits import refusal
+from recc.backends.c.tidy import LONGEST, needed, wrapped
+from recc.backends.c.vectors import Real
+
+from recc.analysis import analyse
+from recc.frontend import parse_text
+from recc.library import find, names
+
+SERVED = [name for name in names() if refusal(analyse(parse_text(*find(name))[0])) is None]
+
+
+def source(name: str, real: Real) -> str:
+    rec = parse_text(*find(name))[0]
+    return generate(analyse(rec), {dim: size or 32 for dim, size in rec.dims.items()}, real, 16).source
+
+
+@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("real", [Real("float", 8), Real("double", 4)], ids=["float", "double"])
+def test_what_is_defined_is_used_and_no_line_is_too_long(name, real):
+    text = source(name, real)
+    assert max(map(len, text.splitlines())) <= LONGEST
+    code = "\n".join(line.partition("//")[0] for line in text.splitlines())
+    defined = re.findall(r"^LANES \w+ (\w+)\(", code, re.MULTILINE)
+    assert "load" in defined and "store" in defined
+    for word in defined:
+        assert len(re.findall(rf"\b{word}\b", code)) > defined.count(word), f"nothing uses {word}"
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_each_loop_says_what_it_is_and_which_line_it_comes_from(name):
+    rec = parse_text(*find(name))[0]
+    forward, backward = source(name, Real("float", 8)).split(f"void {name}_backward(")
+    for state in rec.states:
+        own = rf"([^:]*, )?{re.escape(state.name)}[,:]"
+        assert re.search(rf"// the loop over tokens that carries {own}", forward)
+        assert re.search(rf"// the loop over tokens, last to first, that carries the cotangents? of {own}", backward)
+    lines = rec.text.split("\n")
+    quoted = re.findall(rf"// {name}\.rec:(\d+)  (.*)", forward)
+    assert quoted and all(lines[int(line) - 1].startswith(text) for line, text in quoted)
+    updates = {rec.place(state.name).line for state in rec.states if not state.delay}
+    assert updates <= {int(line) for line, _ in quoted}
+
+
+def test_needed_keeps_what_is_needed_for_what_is_needed():
+    first = "\n".join([
+        "typedef float real;", "#define ONE 1", "#if defined(X)", "#define PAST 1", "#else", "#define PAST 2", "#endif",
+        "// about low", "LANES real low(real x) {", "    return x;", "}", "LANES real high(real x) { return low(x); }",
+        "LANES real past(real x) { return PAST; } // as high",
+    ])  # fmt: skip
+    assert needed(first, "high(1)") == "\n".join([
+        "typedef float real;", "// about low", "LANES real low(real x) {", "    return x;", "}",
+        "LANES real high(real x) { return low(x); }", "",
+    ])  # fmt: skip
+    past = needed(first, "past(1) // high")
+    assert "#else" in past and "real high" not in past
+
+
+def test_long_lines_are_broken_where_they_may_be():
+    long = "    call(" + ", ".join(f"argument_number_{n}" for n in range(20)) + ");  // a note"
+    broken = wrapped(long + "\n").splitlines()
+    assert broken[0] == "    // a note" and max(map(len, broken)) <= 120
+    assert "".join(line.strip() + " " for line in broken[1:]).strip() == long.strip().removesuffix("  // a note")
+    comment = wrapped("// " + "word " * 60 + "\n").splitlines()
+    assert all(line.startswith("// ") and len(line) <= 120 for line in comment)
+    assert wrapped("short\n") == "short\n"
