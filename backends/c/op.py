@@ -22,6 +22,13 @@ class NativeOp(Op):
         self._native, self.native = register(NativePasses(plan, meta))
         self._decoders: dict[tuple, Decoder | None] = {}
 
+    def chunk_of(self, dtype: torch.dtype = torch.float32, **sizes: int) -> int:
+        return self.native.native(sizes, dtype).kernel.chunk
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(item["name"] for item in (*self.inputs, *self.params))
+        return f"<recurrence {self.name}({arguments}), native code on a CPU, else {self.meta['strategy']}>"
+
     def step(self, *tensors: Any, state: Any = None, **named: Any) -> Any:
         """One token; see Op.step. Where no gradient is asked for, by a call prepared once for tensors like these."""
         ready = self._ready(tensors, state, named)
