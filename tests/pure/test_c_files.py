@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -138,6 +139,18 @@ example T = 40, heads = 3, D = 5, V = 6
     assert "#define LAYER_V 3" in Path("a.h").read_text() and "double *work" in Path("a.h").read_text()
     compiled("-O1", "-std=c11", "a_example.c", "a.c", "-o", "example", "-lm")
     agrees(printed("example"), Example("a", torch.float64, layer, V=3, D=9), 1e-13)
+
+
+@pytest.mark.skipif(not build.sanitizer_environment(), reason="needs address sanitizing")
+@pytest.mark.parametrize("name", ["gated_delta_net", "gru"])
+def test_nothing_is_read_or_written_outside_of_what_the_header_asks_for(name):
+    assert main(["compile", name, "--emit", "c", "-o", "a.c"]) == 0
+    compiled("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-std=c11",
+             "a_example.c", "a.c", "-o", "example", "-lm")  # fmt: skip
+    done = subprocess.run(
+        ["./example"], capture_output=True, text=True, env=os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("target, lanes", [("x86-64-v2", 4), ("x86-64-v3", 8), ("x86-64-v4", 16), ("generic", 4)])
