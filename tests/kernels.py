@@ -28,15 +28,15 @@ def parallel() -> list[str]:
 
 
 @functools.cache
-def op(spec: str, chunk: int | None = 16):
+def op(spec: str, chunk: int | None = 16, schedule: str = "split"):
     """The op of a spec, in small chunks: a short sequence has several."""
     plan = analyse(recurrence(spec))
-    return module.load(module.generate(plan, choose(plan, chunk=chunk)))
+    return module.load(module.generate(plan, choose(plan, chunk=chunk), schedule))
 
 
-def too_large(spec: str, case: Case, chunk: int | None = 16) -> list[str]:
+def too_large(spec: str, case: Case, chunk: int | None = 16, schedule: str = "split") -> list[str]:
     """The quantities whose error in float32 is beyond the budget of `recc verify`."""
-    rows = verify.compare(recurrence(spec), case, ["float32"], {"kernels": op(spec, chunk)}, [])
+    rows = verify.compare(recurrence(spec), case, ["float32"], {"kernels": op(spec, chunk, schedule)}, [])
     assert rows
     return [f"{row.what}: {row.error:.2g} > {row.limit:.2g} {row.note}" for row in rows if not row.ok]
 

@@ -19,19 +19,19 @@ TAKEN = {"tl", "triton", "torch", "math", "F", "chunks", "like", "batch", "time"
          "start", "stop", "step", "chunk", "first", "end", "rows", "tokens", "valid"}  # fmt: skip
 
 
-def function(program: TileProgram, name: str, doc: str, split: str | None) -> str:
+def function(program: TileProgram, name: str, doc: str, split: str | None, fused: bool = False) -> str:
     """The kernels of a program, and `name(chunks, loads, params, carries, results)`, which launches them.
 
     results are the tensors that it writes: stores, leaving states, and, in the forward pass, what is saved. It returns
     the sums. See `launch.py` for how tensors are laid out.
     """
-    return _Function(program, name, doc, split).text()
+    return _Function(program, name, doc, split, fused).text()
 
 
 class _Function:
-    def __init__(self, program: TileProgram, name: str, doc: str, split: str | None) -> None:
+    def __init__(self, program: TileProgram, name: str, doc: str, split: str | None, fused: bool) -> None:
         self.program, self.name, self.doc = program, name, doc
-        self.schedule = Schedule(program, split)
+        self.schedule = Schedule(program, split, fused)
         self.words = Words(program)
         self.used = set(TAKEN)
         self.tensors: dict[Node, Tensor] = {}
@@ -166,13 +166,10 @@ class _Function:
             if isinstance(step, Host):
                 body += self._host(step)
                 continue
-            if step.walks:
-                kernel = self._kernel(step, kernels)
-            else:
-                for node in step.stores:
-                    if node in self.schedule.held:
-                        body += self._scratch(node)
-                kernel = self._kernel(step, kernels)
+            for node in step.stores:
+                if node in self.schedule.held:
+                    body += self._scratch(node)
+            kernel = self._kernel(step, kernels)
             kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
             body += kernel.call(self._size)
         body += self._copies()
@@ -190,7 +187,7 @@ class _Function:
         walks = any(
             isinstance(other, Launch) and other.walks and other.slot > step.slot for other in self.schedule.steps
         )
-        role = "walk" if step.walks else "prepare" if walks else "finish"
+        role = "fused" if self.schedule.fused else "walk" if step.walks else "prepare" if walks else "finish"
         wish = f"{self.name.removesuffix('_tiles')}_{role}"
         name, count = wish, 2
         while f"def {name}(" in before:

@@ -98,13 +98,16 @@ class Kernel:
         for node in self.launch.loads:
             self._claim(node, self.tensors[node].name)
         pending = list(self.launch.loads)
+        return [*lines, *self._computed(pending, "    ")]
+
+    def _computed(self, pending: list[Node], indent: str) -> list[str]:
+        """Every node, and its stores as soon as it is there."""
+        lines: list[str] = []
         for node in self.launch.nodes:
-            lines += self._assign(node, pending, "    ")
+            lines += self._assign(node, pending, indent)
             for tensor in self.written.get(node, ()) if node in self.launch.stores else ():
-                lines += self._load_before([node], pending, "    ")
-                lines.append(f"    {self._store(node, tensor)}")
-        for node in self.launch.stores:
-            assert node in self.launch.nodes, node
+                lines += self._load_before([node], pending, indent)
+                lines.append(f"{indent}{self._store(node, tensor)}")
         return lines
 
     def _walk(self) -> list[str]:
@@ -119,13 +122,12 @@ class Kernel:
         fixed = [node for node in self.launch.loads if GRID not in node.axes]
         for node in fixed:
             lines.append(f"    {self.variables[node]} = {self._load(self.tensors[node])}")
-        lines.append(f"    for step in range({'stop - start'}):")
+        lines.append("    for step in range(stop - start):")
         lines.append(f"        chunk = {'stop - 1 - step' if backward else 'start + step'}")
         for carry in self.launch.walks:
             inside.append(f"        {self._store(carry.old, self.walks[carry.old][1])}")
         pending = [node for node in self.launch.loads if node not in fixed]
-        for node in self.launch.nodes:
-            inside += self._assign(node, pending, "        ")
+        inside += self._computed(pending, "        ")
         news = []
         for carry in self.launch.walks:
             inside += self._load_before([carry.new], pending, "        ")

@@ -27,8 +27,17 @@ from recc.strategies import Choice, choose
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
 
 
-def generate(plan: Plan, choice: Choice) -> Generated:
-    """Kernels and tile functions of a plan under a choice of strategies. Raises Unserved."""
+SCHEDULES = ("split", "fused")
+
+
+def generate(plan: Plan, choice: Choice, schedule: str = "split") -> Generated:
+    """Kernels and tile functions of a plan under a choice of strategies. Raises Unserved.
+
+    schedule: `split` runs chunks in parallel but for the walk of the state; `fused` computes the forward pass in one
+    launch that walks the chunks of a sequence, with less traffic and less parallelism.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"no schedule `{schedule}`; there are {', '.join(SCHEDULES)}")
     rec = plan.recurrence
     if not choice.parallel:
         names = ", ".join(dict.fromkeys(choice.name(c) for c in plan.components))
@@ -39,7 +48,7 @@ def generate(plan: Plan, choice: Choice) -> Generated:
     program, backward, step = programs(plan, choice)
     split = split_axis(program)
     parts = [
-        function(program, "forward_tiles", f"The forward pass of {rec.name}.", split),
+        function(program, "forward_tiles", f"The forward pass of {rec.name}.", split, schedule == "fused"),
         function(backward, "backward_tiles", f"The backward pass of {rec.name}; returns the params' gradients.", split),
         step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
         initial_function(rec, program),

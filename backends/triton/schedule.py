@@ -119,9 +119,13 @@ def split_axis(program: TileProgram) -> str | None:
 
 
 class Schedule:
-    """Steps of a program in order. `partial`: host nodes of which a kernel computes the part of one program."""
+    """Steps of a program in order. `partial`: host nodes of which a kernel computes the part of one program.
 
-    def __init__(self, program: TileProgram, split: str | None) -> None:
+    fused: one kernel walks the chunks and computes everything on the way, where nothing stands against it; otherwise
+    chunks run apart as far as they can.
+    """
+
+    def __init__(self, program: TileProgram, split: str | None, fused: bool = False) -> None:
         self.program, self.split = program, split
         self.stage = stages(program)
         self.every = ordered(program.roots)
@@ -138,8 +142,9 @@ class Schedule:
         self._place()
         self.held: dict[Node, int] = {}  # values that pass through memory, and the slot that writes them
         self.stored: dict[Node, int] = {}  # results, likewise: nothing reads them again, their dtype is the caller's
+        self.fused = fused and self._fusible()
         self._hold()
-        self.steps = self._steps()
+        self.steps = self._fused_steps() if self.fused else self._steps()
 
     def _refuse(self) -> None:
         for node in self.every:
@@ -261,6 +266,8 @@ class Schedule:
                     self.held[arg] = self.slot[arg]
         self.held |= {node: self.slot[node] for node in program.kept.values() if self.in_kernel(node)}
         self.stored = {node: self.slot[node] for node in program.stores.values() if self.in_kernel(node)}
+        if self.fused:
+            return
         for level in levels(program):
             body = set(loop_nodes(program, level, self.stage))
             for node in ordered([c.new for c in carries_of(program, level)]):
@@ -303,15 +310,34 @@ class Schedule:
                 steps += [Host(slot, nodes)] if nodes else []
             elif slot % 3 == KERNEL:
                 roots = [node for node in self.every if slot in (self.held.get(node), self.stored.get(node))]
-                steps += [self._launch(slot, roots, [])] if roots else []
+                steps += [self._launch(slot, roots, [], roots)] if roots else []
             else:
                 for level, at in self.walks.items():
                     if at == slot:
                         carries = carries_of(self.program, level)
-                        steps.append(self._launch(slot, [c.new for c in carries], carries))
+                        steps.append(self._launch(slot, [c.new for c in carries], carries, []))
         return steps
 
-    def _launch(self, slot: int, roots: list[Node], walks: list[Carry]) -> Launch:
+    def _fusible(self) -> bool:
+        """Whether the host stands only before and after the kernels, and no sum goes over programs."""
+        between = {arg for node in self.every if self.in_kernel(node) for arg in reads(node)} & self.host
+        return bool(self.carried) and not self.partial and not any(self._late(node) for node in between)
+
+    def _late(self, node: Node) -> bool:
+        """Whether a value depends on what kernels compute."""
+        return any(self.in_kernel(below) or below in self.carried for below in ordered([node]))
+
+    def _fused_steps(self) -> list[Launch | Host]:
+        hosted = [node for node in self.every if node in self.host]
+        late = [node for node in hosted if self._late(node)]
+        carries = sorted(self.program.carries, key=lambda carry: carry.level)
+        results = [node for node in self.every if node in self.held or node in self.stored]
+        launch = self._launch(KERNEL, [*results, *(carry.new for carry in carries)], carries, results)
+        before = [node for node in hosted if node not in late]
+        around = Host(HOST, before), launch, Host(3, late)
+        return [step for step in around if isinstance(step, Launch) or step.nodes]
+
+    def _launch(self, slot: int, roots: list[Node], walks: list[Carry], stores: list[Node]) -> Launch:
         own = {c.old for c in walks}
 
         def memory(node: Node) -> bool:
@@ -325,7 +351,6 @@ class Schedule:
         found = ordered(roots, stops)
         loads = [node for node in found if node in stops]
         nodes = [node for node in found if node not in stops and node not in own]
-        stores = [] if walks else roots
         launch = Launch(slot, nodes, loads, stores, walks)
         launch.split = self._split(launch)
         return launch

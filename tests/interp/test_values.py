@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from kernels import bits, half_errors, op, parallel, too_large
+from kernels import bits, half_errors, op, parallel, recurrence, too_large
+from recc.backends.triton import module
 from recc.backends.triton.schedule import Unserved
 
+from recc.analysis import analyse
 from recc.runtime.cases import PACKED, Case
+from recc.strategies import choose
 
 TOKENS = 34  # two chunks of 16 and one of two rows
 # One of each kind: a decay per channel, rank 1, a scan with a read-out, a cascade, a fixed decay.
@@ -69,6 +74,15 @@ def test_corners_of_decays(name, corner, interpreted):
 @pytest.mark.parametrize("name", ["gla", "delta_net", "mamba"])
 def test_default_chunk(name, interpreted):
     assert interpreted(too_large, name, Case(70, "plain"), None) == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_fused_schedule(name, interpreted):
+    """The forward pass is one launch, and its numbers are right."""
+    plan = analyse(recurrence(name))
+    text = module.generate(plan, choose(plan), "fused").functions
+    assert re.findall(r"^def (forward_\w+)\(", text, re.MULTILINE) == ["forward_fused", "forward_tiles"]
+    assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, "fused") == []
 
 
 def test_a_spec_that_nobody_has_seen(interpreted):
