@@ -12,6 +12,15 @@ def update_golden(request) -> bool:
     return request.config.getoption("--update-golden")
 
 
+@pytest.fixture(params=["torch", "c"])
+def backend(request, monkeypatch) -> str:
+    """The backend of every `contracts.Call` of a test; `c` is what recc takes by itself where it serves."""
+    import contracts
+
+    monkeypatch.setattr(contracts.Call, "backend", "torch" if request.param == "torch" else None)
+    return request.param
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """The tensors of tests are small, and several tests run at a time: more threads would only wait for each other."""

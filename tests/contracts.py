@@ -15,12 +15,14 @@ from recc.runtime.samples import sample_inputs
 class Call:
     """An op with tensors to call it with. `inputs` and `params` by name; `tensors` in the order of its arguments."""
 
+    backend = None  # None: native code where it serves; the fixture `backend` sets it for a test
+
     def __init__(
         self, spec, time=37, batch=2, heads=2, dtype=torch.float32, grad=False, seed=0, strategy=None, **sizes
     ):
         text = spec if "\n" in spec else library.find(spec)[0]
         self.rec = parse_text(text, "spec.rec")[0]
-        self.op = recc.loads(text, strategy=strategy)
+        self.op = recc.loads(text, strategy=strategy, backend=self.backend if strategy is None else None)
         self.heads, self.sizes = heads, {**cases.sizes_of(self.rec), **sizes}
         generator = torch.Generator().manual_seed(seed)
         self.inputs = sample_inputs(self.rec, self.sizes, batch, time, heads, dtype, generator)

@@ -68,6 +68,11 @@ class Op:
         finals = results[len(outputs) : len(outputs) + len(self.states)]
         return output, {item["name"]: value for item, value in zip(self.states, finals)}
 
+    def chunk_of(self, dtype=torch.float32, **sizes):
+        """Tokens in a chunk, for each of which CPU tensors of this dtype and sizes store one state for the backward
+        pass."""
+        return self.rows
+
     def _forward_on(self, device):
         """The registered forward pass for tensors on `device`."""
         return self._forward

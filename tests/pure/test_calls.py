@@ -6,6 +6,7 @@ import pytest
 import torch
 from contracts import Call, gap, gradients
 
+pytestmark = pytest.mark.usefixtures("backend")
 SPECS = ["gated_delta_net", "gla", "min_gru", "mlstm", "lstm", "lru"]
 every_spec = pytest.mark.parametrize("name", SPECS)
 
