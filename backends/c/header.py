@@ -92,9 +92,11 @@ class Interface:
 
     def item(self, kind: str, name: str) -> Any:
         """The declaration that a field of the structures belongs to."""
+        return next(item for item in self._declared(kind.removeprefix("d_")) if item.name == name)
+
+    def _declared(self, kind: str) -> tuple:
         rec = self.rec
-        group = {"in": rec.inputs, "param": rec.params, "out": rec.outputs}.get(kind.removeprefix("d_"), rec.states)
-        return next(item for item in group if item.name == name)
+        return {"in": rec.inputs, "param": rec.params, "out": rec.outputs}.get(kind, rec.states)
 
     def fields(self, direction: str) -> Iterator[tuple[str, str, Any]]:
         """(kind, C name, declaration) of each tensor of a call."""
@@ -173,6 +175,11 @@ class Interface:
         yield f"}} {name}_{direction}_args;"
         yield ""
         yield f"// {result[0].upper()}{result[1:]}."
+        if direction == "backward":
+            given = [(kind, item.name) for kind in ("in", "param") for item in self._declared(kind)]
+            missing = [name for kind, name in given if (f"d_{kind}", name) not in self.kernel.backward]
+            if missing:
+                yield f"// Nothing depends on {', '.join(missing)} in a way that has a derivative."
         arguments = f"const {name}_{direction}_args *args, long first, long last, {self.real.name} *work"
         yield f"void {name}_{direction}({arguments});"
 

@@ -153,10 +153,8 @@ class _File:
             f"state in {self.real.name}, {self.chunk} tokens between saved states\n\n"
         )
         types = "typedef struct { real *data; long batch, time, head; } tensor;  // strides in elements\n"
-        body = "\n".join([
-            types, self._struct("forward", forward_fields), forward,
-            self._struct("backward", backward_fields), backward,
-        ])  # fmt: skip
+        passes = [self._struct("forward", forward_fields), forward, self._struct("backward", backward_fields), backward]
+        body = "\n".join([types, *passes])
         text = tidied(head, prelude(self.real, ops_of([self.step, self.again, self.back])), body)
         return Kernel(text, self.chunk, self.used, tuple(forward_fields), tuple(backward_fields))
 
@@ -226,9 +224,6 @@ class _File:
             leaves[program.params[item.name]] = self._external(field, item.axes, False)
             task.append(self._point_fixed(field, "0"))
         return leaves, task, chunk
-
-    def _state_array(self, part_layout: dict[str, tuple], state: Any, work: Workspace, name: str) -> Array:
-        return work.array(name, part_layout[state.name])
 
     def _layouts(self, program: TileProgram) -> dict[str, tuple]:
         """The order of each state's axes in memory: last the axis that the program's vectors run along."""
@@ -342,9 +337,9 @@ class _File:
                 results[f"d_{item.name}"] = self._external(field, item.axes, True, written=True)
                 chunk += self._point_tokens(field)
         for item in self.rec.params:
-            fields.append(("d_param", item.name))
             field = f"d_param_{identifier(item.name)}"
-            if f"d_{item.name}" in back.sums:
+            if f"d_{item.name}" in back.sums:  # else nothing depends on it
+                fields.append(("d_param", item.name))
                 array = work.array(f"sum_{field}", _by_layout(dims(back.params[item.name]), layouts))
                 results[f"d_{item.name}"] = array
                 outside = self._external(field, item.axes, False)

@@ -166,6 +166,21 @@ def test_the_library_is_built_and_linked(capsys):
     agrees(printed("example"), Example("simple_gla"), 2e-6)
 
 
+def test_what_has_no_gradient_has_no_field_for_one():
+    lines = ["recurrence r", "dim D", "input x, y : D", "param p : D", "state h : D = 0", "output h"]
+    text = "\n".join([*lines, "h[t] = 0.5 * h[t-1] + x + stopgrad(y * p)", "example D = 3"]) + "\n"
+    Path("r.rec").write_text(text)
+    assert main(["compile", "r.rec", "--emit", "c", "-o", "r.c"]) == 0
+    header = Path("r.h").read_text()
+    assert "in_y" in header and "param_p" in header and "d_in_x" in header
+    assert "d_in_y" not in header and "d_param_p" not in header and "Nothing depends on y, p" in header
+    compiled("-O1", "-std=c11", "r_example.c", "r.c", "-o", "example", "-lm")
+    assert set(printed("example")) == {"out_h", "last_h", "d_in_x", "d_first_h"}
+    op = recc.loads(text, backend="c")
+    x, y, p = torch.randn(1, 4, 2, 3), torch.randn(1, 4, 2, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
+    assert not any(grad.any() for grad in torch.autograd.grad(op(x, y, p).sum(), [y, p]))
+
+
 @pytest.mark.parametrize("language", [("-std=c99", "-x", "c"), ("-std=c++11", "-x", "c++")])
 def test_the_header_is_c_and_cpp(language):
     assert main(["compile", "gla", "--emit", "c", "-o", "gla.c"]) == 0
