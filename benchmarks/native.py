@@ -27,14 +27,18 @@ SLOW = 0.6  # seconds of a call, above which it is in every third round only
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (default: 9)")
-    parser.add_argument("--quick", action="store_true", help="3 rounds, nothing compiled by torch, no chart written")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, nothing compiled by torch; writes no files")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 2)")
     parser.add_argument("--only", nargs="+", metavar="SPEC", help="some specs, such as gla hgrn")
+    parser.add_argument(
+        "--compile", nargs="*", choices=("scan", "chunk"), default=["scan", "chunk"], metavar="FORM",
+        help="what goes through torch.compile: scan (seconds for each), chunk (minutes), or nothing (default: both)",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # the process of one number of threads
     args = parser.parse_args()
     if args.quick:
-        args.rounds = 3
+        args.rounds, args.compile = 3, []
     return args
 
 
@@ -69,7 +73,7 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
     began = time.perf_counter()
     tensors = draw(w)
     dy = torch.randn(output_of(w, tensors).shape, generator=torch.Generator().manual_seed(1))
-    found, missing = candidates(w, tensors, dy, () if args.quick else ("scan", "chunk"))
+    found, missing = candidates(w, tensors, dy, tuple(args.compile))
     want, agreement, good = reference(w, tensors, dy), {}, []
     for candidate in found:
         try:
@@ -212,9 +216,8 @@ def in_own_process(threads: int, args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "results.json"
         command = [sys.executable, __file__, "--measure", str(file), "--threads", str(threads)]
-        command += (
-            ["--rounds", str(args.rounds)] + ["--quick"] * args.quick + (["--only", *args.only] if args.only else [])
-        )
+        command += ["--rounds", str(args.rounds), "--compile", *args.compile]
+        command += ["--only", *args.only] if args.only else []
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
         return json.loads(file.read_text())
 
@@ -238,11 +241,12 @@ def main() -> None:
 
     results = {"threads": {str(n): in_own_process(n, args) for n in args.threads}, "first_use": first_use()}
     results["figures"] = figures(results)
-    args.output.mkdir(parents=True, exist_ok=True)
     text = markdown(results)
-    (args.output / "native.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.output / "native.md").write_text(text)
-    plot(results, args.output / "native.png")
+    if not args.quick:
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "native.json").write_text(json.dumps(results, indent=1) + "\n")
+        (args.output / "native.md").write_text(text)
+        plot(results, args.output / "native.png")
     print(text)
 
 

@@ -186,7 +186,9 @@ def _cell(times: dict, name: str, part: str) -> str:
     if not row:
         return ""
     value = over(times, key, NATIVE + part) if name != NATIVE else None
-    text = f"{duration(_median(row))} ({duration(min(row))} to {duration(max(row))})"
+    median = _median(row)
+    unit = 1e6 if median < 1e-3 else 1e3
+    text = f"{duration(median)} ({unit * min(row):,.4g} to {unit * max(row):,.4g})"
     return text if value is None else f"{text}, **{value:.2f}x**"
 
 

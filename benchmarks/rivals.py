@@ -20,6 +20,7 @@ from workloads import MATRICES, Tensors
 
 LOOP, ADDCMUL, CHUNK = "torch loop", "torch addcmul loop", "torch chunk"
 COMPILED_SCAN, COMPILED_CHUNK = "torch.compile(scan)", "torch.compile(chunk)"
+COMPILED_CHUNKS = ("gla", "gated_delta_net")  # each takes minutes to compile: the loop over chunks is unrolled
 FLA, HF, NN, SCIPY = "fla-core naive chunk", "transformers fallback", "torch.nn", "SciPy lfilter"
 
 
@@ -33,13 +34,13 @@ class Rival:
 
 
 def rivals(spec: str, compiled: tuple[str, ...] = ("scan", "chunk")) -> Iterator[Rival]:
-    """All that can run the spec here. compiled: what goes through torch.compile, minutes for chunks."""
+    """All that can run the spec here. compiled: what goes through torch.compile."""
     yield Rival(LOOP, lambda x: loops.run(spec, x))
     if spec == "hgrn":
         yield Rival(ADDCMUL, lambda x: AddcmulLoop.apply(x["f"], (1 - x["f"]) * x["i"]))
     if chunk := _CHUNKS.get(spec):
         yield Rival(CHUNK, chunk)
-        if "chunk" in compiled:
+        if "chunk" in compiled and spec in COMPILED_CHUNKS:
             yield Rival(COMPILED_CHUNK, compiled_once(chunk))
     if "scan" in compiled:
         yield Rival(COMPILED_SCAN, compiled_once(scanned(spec)))

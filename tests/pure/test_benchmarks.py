@@ -49,7 +49,7 @@ def test_rivals_compute_what_the_spec_says(spec):
 
 @pytest.mark.skipif(build.find_compiler() is None, reason="the floors are C")
 def test_a_report_from_measurements(monkeypatch, tmp_path):
-    args = argparse.Namespace(quick=True, rounds=2)
+    args = argparse.Namespace(compile=[], rounds=2)
     machine = {"cpu": "a processor", "python": "3", "torch": torch.__version__, "load": 0.0, **rivals.versions()}
     found = {spec: native.workload(small(spec), floors.Floors(1), args) for spec in ("gla", "hgrn")}
     for entry in found.values():
