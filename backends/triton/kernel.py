@@ -202,8 +202,9 @@ class Kernel:
         count = f"triton.cdiv({sizes(split)}, {blocks[split]})" if split else "1"
         programs = "chunks.sequences" if self.sequential else "chunks.count" if self.per_chunk else "1"
         heads = "heads" if self._headed() else "1"
+        options = "**chunks.options" if split or not self._dims() else "**chunks.whole"
         grid = f"({programs}, {heads}, {count})"
-        return wrapped(f"    {self.name}[{grid}](", [*lead, *keys, "**chunks.fixed", "**chunks.options"], ")")
+        return wrapped(f"    {self.name}[{grid}](", [*lead, *keys, "**chunks.fixed", options], ")")
 
     def _headed(self) -> bool:
         every = [*self.launch.nodes, *self.launch.loads, *(c.old for c in self.launch.walks)]

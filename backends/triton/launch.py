@@ -40,7 +40,9 @@ class Chunks:
         self.like = torch.empty((), device=device)
         self.fixed = {"ROWS": rows, "LEVELS": rows.bit_length() - 1, "STEP": -1 if reverse else 1,
                       "DOT": DOTS.get(dtype, tl.float32)}  # fmt: skip
-        self.options = {"num_warps": 4, "num_stages": 2}
+        # Compiler options of a launch that splits a dim, and of one whose programs hold all of every dim.
+        self.options = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
+        self.whole = {**self.options, "num_warps": 8}
 
     def empty(self, *sizes):
         return self.like.new_empty(sizes)
