@@ -107,9 +107,9 @@ def reference(rec: Recurrence) -> Function:
     return lambda x, p, s: run(rec, x, p, initial_state=s)
 
 
-def compiled(rec: Recurrence, spec: str) -> Function:
-    """The op that `recc.load` makes, with its default strategy."""
-    op = recc.load(spec)
+def compiled(rec: Recurrence, spec: str, backend: str) -> Function:
+    """The op that `recc.load` makes, with its default strategy; for `c`, of native code where that serves."""
+    op = recc.load(spec, backend="torch" if backend == "torch" else None)
 
     def call(x: Tensors, p: Tensors, s: Tensors) -> tuple[Tensors, Tensors]:
         state = {**run(rec, {name: value[:, :0] for name, value in x.items()}, p)[1], **s}  # delays start at 0
@@ -155,28 +155,28 @@ def test_grouped_heads(spec: str, shared: tuple[str, ...]):
 
 
 @pytest.mark.parametrize("spec", ORACLES)
-def test_the_compiled_op_equals_the_oracle(spec: str):
+def test_the_compiled_op_equals_the_oracle(spec: str, backend: str):
     """Over several chunks, the last of them not full."""
     rec, source = load(spec), next(iter(ORACLES[spec]))
     torch.manual_seed(0)
-    check(compiled(rec, spec), spec, source, problem(rec, time=75), COMPILED, CANCELLED)
+    check(compiled(rec, spec, backend), spec, source, problem(rec, time=75), COMPILED, CANCELLED)
 
 
 @pytest.mark.parametrize("corner", CORNERS)
 @pytest.mark.parametrize("spec", ORACLES)
-def test_the_compiled_op_equals_the_oracle_at_the_ends_of_domains(spec: str, corner: str):
+def test_the_compiled_op_equals_the_oracle_at_the_ends_of_domains(spec: str, corner: str, backend: str):
     if (spec, corner) == ("hgrn", "low"):
         pytest.skip("the oracle takes the logarithm of the gate, which is 0 here")
     rec, source = load(spec), next(iter(ORACLES[spec]))
     torch.manual_seed(0)
-    check(compiled(rec, spec), spec, source, problem(rec, corner, time=35), COMPILED, CANCELLED)
+    check(compiled(rec, spec, backend), spec, source, problem(rec, corner, time=35), COMPILED, CANCELLED)
 
 
 @pytest.mark.parametrize("spec", ORACLES)
-def test_the_compiled_op_in_float32_equals_the_oracle(spec: str):
+def test_the_compiled_op_in_float32_equals_the_oracle(spec: str, backend: str):
     rec, source = load(spec), next(iter(ORACLES[spec]))
     single = [{name: x.to(narrow(x.dtype)) for name, x in group.items()} for group in problem(rec, time=75)]
-    outputs, final = compiled(rec, spec)(*single)
+    outputs, final = compiled(rec, spec, backend)(*single)
     exact = [{name: x.to(wide(x.dtype)) for name, x in group.items()} for group in single]
     expected, expected_final = ORACLES[spec][source](*exact)
     assert all(x.dtype == narrow(x.dtype) for x in (*outputs.values(), *final.values()))
