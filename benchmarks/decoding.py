@@ -11,11 +11,11 @@ import torch
 from candidates import NATIVE, TORCH
 from rivals import LOOP
 from torch import Tensor
-from workloads import PARAMS, Tensors, Workload, first_token, folded, projected
+from workloads import GATES, PARAMS, Tensors, Workload, first_token, folded, projected
 
 import recc
 
-IN_PLACE, STEPS = "torch in place", 50
+IN_PLACE, BOUND, STEPS = "torch in place", "recc native, bound", 50
 Step = Callable[[], Any]
 
 
@@ -27,6 +27,8 @@ def steps(w: Workload, tensors: Tensors) -> tuple[dict[str, Step], dict[str, str
             found[name] = _op_step(w, recc.load(w.spec, backend=backend), token)
         except Exception as error:
             missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    if NATIVE in found and w.spec not in GATES:  # a gated cell's gates are new tensors at every step
+        found[BOUND] = _bound_step(w, recc.load(w.spec, backend="c"), token)
     found[LOOP] = _loop_step(w, token)
     if w.spec in ("gla", "simple_gla", "gated_delta_net", "delta_net"):
         found[IN_PLACE] = _in_place(token)
@@ -45,6 +47,15 @@ def _op_step(w: Workload, op: Any, token: Tensors) -> Step:
         return folded(w.spec, output)
 
     return step
+
+
+def _bound_step(w: Workload, op: Any, token: Tensors) -> Step:
+    """The step over fixed memory: the state is updated in place."""
+    x = projected(w.spec, token)
+    params = [x[item["name"]] for item in op.params]
+    held = op.initial_state(w.batch, heads=w.heads, sizes=dict(w.sizes), params=params)
+    bound = op.bind(*(x[item["name"]] for item in (*op.inputs, *op.params)), state=held)
+    return lambda: folded(w.spec, bound())
 
 
 def _loop_step(w: Workload, token: Tensors) -> Step:
