@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import random_specs
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from problems import assert_same, call, gradients, parsed, problem
 
 import recc
 from recc.ir.interpreter import run
 
+# A sum of an adjoint that a core of two states computes too early: seeds 427, 1046, 1504, 3472, 3536 show it.
+EARLY = pytest.mark.xfail(strict=True, reason="native code: sums of cores with a matrix and a vector state")
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, 10**6))
-def test_a_random_spec_computes_what_it_says(seed: int):
+
+@pytest.mark.parametrize("backend, count", [("torch", 150), pytest.param("c", 40, marks=EARLY)])
+def test_a_random_spec_computes_what_it_says(backend: str, count: int):
+    options = {
+        "phases": [Phase.generate],
+        "deadline": None,
+        "derandomize": True,
+        "database": None,
+        "suppress_health_check": list(HealthCheck),
+    }
+    settings(max_examples=count, **options)(given(st.integers(0, 10**6), st.just(backend))(check))()
+
+
+def check(seed: int, backend: str) -> None:
     """Values, final state and all gradients, over several chunks; what grows without bounds is left out."""
     rng = random.Random(seed)
     text = random_specs.Drawer(rng).spec()
-    rec, op = parsed(text), recc.loads(text, chunk=rng.choice([2, 4, 8]))
-    tensors = problem(rec, 2, rng.choice([3, 9, 11]), seed=seed)
+    rec, chunk = parsed(text), rng.choice([2, 4, 8])
+    op = recc.loads(text, **({"chunk": chunk} if backend == "torch" else {"backend": "c"}))
+    tensors = problem(rec, 2, rng.choice([3, 9, 11] if backend == "torch" else [3, 35]), seed=seed)
     leaves = {name: x.requires_grad_() for group in tensors for name, x in group.items()}
     inputs, params, start = tensors
     expected, end = run(rec, inputs, params, initial_state=start)
