@@ -12,8 +12,7 @@ from recc.frontend import parse_text
 from recc.ir.program import Recurrence
 from recc.strategies import choose
 
-
-BACKENDS = ("c", "torch")
+BACKENDS = ("c", "torch", "triton")
 
 
 def load(
@@ -28,7 +27,8 @@ def load(
 
     strategy: `chunk`, `scan` or `sequential` to ask for one; it is an error if it cannot serve the spec.
     chunk: tokens in a chunk, a power of two. dims: sizes for dims that the spec fixes, such as R=3.
-    backend: `c` for native code on CPU tensors, `torch` for torch alone. By default native code serves CPU tensors
+    backend: `c` for native code on CPU tensors, `torch` for torch alone, `triton` for kernels on GPU tensors (under
+    Triton's interpreter on CPU tensors, which is for tests). By default native code serves CPU tensors
     where it can and a C compiler is at hand, unless a strategy or chunk asks for one of torch's parallel forms.
     Returns backends.torch.op.Op. Raises SpecError for a bad spec, library.UnknownSpec for an unknown name.
     """
@@ -63,6 +63,10 @@ def compile_recurrence(
     from recc.backends.torch.module import generate
 
     plan = analyse(rec)
+    if backend == "triton":
+        from recc.backends.triton import module as triton
+
+        return triton.load(triton.generate(plan, choose(plan, strategy, chunk)))
     generated = generate(plan, choose(plan, strategy, chunk))
     space = dict(vars(primitives))
     exec(compile(generated.functions, f"<recc {rec.name}>", "exec"), space)  # our own text: a spec holds no code
