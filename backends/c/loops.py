@@ -81,7 +81,7 @@ class Loops:
         whole = lane in coupled
         wide = max(len(core.carries), 1)
         vectors = count if whole and covered(lane) else _divisor(count, 4)
-        loose = not core.moves and (lane not in coupled or covered(lane))
+        loose = not core.moves and not core.uneven and (lane not in coupled or covered(lane))
         if row is None:
             near = covered(lane) and len(axes) == 1
             shape = "tile" if loose and near else "whole"
@@ -169,10 +169,11 @@ class _Writer:
             for node in self.depth
             for arg in (node, *node.args)
         )
-        if not late or self.loops.shape != "whole":
+        if self.loops.shape != "whole":
             return {}
-        part = self.part
-        return {old: part.work.array(part.fresh("next"), array.axes) for old, array in self.olds.items()}
+        part, axes = self.part, set(self.index)
+        waiting = [old for old in self.olds if late or not axes <= set(old.axes)]
+        return {old: part.work.array(part.fresh("next"), self.olds[old].axes) for old in waiting}
 
     # --- loops ------------------------------------------------------------------------------------------------
 

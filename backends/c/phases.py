@@ -57,6 +57,11 @@ class Core:
         return found
 
     @property
+    def uneven(self) -> bool:
+        """Whether a state lacks an axis of the loops: elsewhere than outermost, time would advance it once a turn."""
+        return any(frozenset(dims(carry.old)) != self.axes for carry in self.carries)
+
+    @property
     def moves(self) -> bool:
         """Whether an element reads another's place: then the state must lie in memory as a whole."""
         return any(node.op in ("rename", "take") for node in self.feedback)
