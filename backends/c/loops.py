@@ -252,8 +252,7 @@ class _Writer:
         loops, lines = self.loops, []
         body = self._body()
         inner = [loops.lane] if loops.shape == "whole" and loops.lane is not None else []
-        if loops.shape == "whole":
-            self._hold()
+        self._hold()
         for node, array in self.held.items():
             if self._many(node) and array.time is None:
                 lines += self._zeros(array, node)
@@ -278,13 +277,15 @@ class _Writer:
         return lines
 
     def _hold(self) -> None:
-        """Where time is outermost, sums for a later pass lie in memory, one token at a time."""
+        """Sums for a later pass lie in memory, one token at a time, where variables do not last until then: where time
+        is outermost, and for each row of a strip."""
         if self.passes == 1:
             return
         read = {arg for node in self.depth for arg in node.args}
         for node in [target.node for target in self.targets if target.node.op in REDUCTIONS]:
             stored = [target.array for target in self.targets if target.node is node and target.how == "store"]
-            if node not in self.held and (stored or node in read):
+            lasts = self.loops.shape == "strip" and self.loops.row not in node.axes
+            if node not in self.held and not lasts and (stored or node in read):
                 room = next((array for array in stored if array is not None), None)
                 name, axes = self.part.naming(node) + "s", self.part._layout(node)
                 self.held[node] = room or self.part.work.array(name, axes)
