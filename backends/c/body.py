@@ -7,10 +7,10 @@ from collections.abc import Callable
 from recc.backends.c.arrays import Array
 
 from recc.ir.node import BOOL, Axis, Node
+from recc.tile.cores import REDUCTIONS
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-REDUCTIONS = ("dot", "sum", "amax")
 
 
 class Body:

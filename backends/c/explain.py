@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recc.backends.c import build
-from recc.backends.c.body import REDUCTIONS
-from recc.backends.c.kernel import generate, programs
+from recc.backends.c.kernel import generate
 from recc.backends.c.limits import refusal
 from recc.backends.c.loops import Loops
-from recc.backends.c.phases import Core, Phases
 from recc.backends.c.vectors import Real
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
@@ -21,7 +19,9 @@ from rich.text import Text
 from recc.analysis.plan import Plan
 from recc.analysis.work import TYPICAL
 from recc.ir.node import Axis, dim_of
+from recc.tile.cores import REDUCTIONS, Core, Phases
 from recc.tile.program import TileProgram
+from recc.tile.step import step_programs
 
 PASSES = {"forward": "forward", "again": "backward: states again", "backward": "backward: cotangents"}
 
@@ -35,7 +35,7 @@ def view(plan: Plan, vector_bytes: int | None = None) -> dict[str, Any]:
     width = vector_bytes or build.target().vector_bytes
     real, registers = Real("float", max(4, width // 4)), 32 if width == 64 else 16
     sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
-    step, again, back = programs(plan)
+    step, again, back = step_programs(plan)
     lanes: dict[str, Axis | None] = {}
     cores = {
         "forward": _cores(step, sizes, real, registers),

@@ -7,20 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from recc.backends.c.arrays import Array, Workspace
-from recc.backends.c.body import REDUCTIONS
-from recc.backends.c.loops import copied
+from recc.backends.c.loops import Loops, copied
 from recc.backends.c.part import Part, ops_of
-from recc.backends.c.phases import Phases, dims
 from recc.backends.c.tidy import tidied
 from recc.backends.c.vectors import Real, prelude
 
-from recc.analysis.plan import Affine, Plan
-from recc.ir.node import Node, Spans, dim_of, walk
-from recc.ir.ops import add, dot, leaf, mul, spread
-from recc.strategies.lowering import Lowering
-from recc.strategies.sequential import Sequential
-from recc.tile.contract import contract
-from recc.tile.program import TileProgram, adjoint, state_key
+from recc.analysis.plan import Plan
+from recc.ir.node import Node, dim_of, walk
+from recc.tile.cores import REDUCTIONS, Phases, dims
+from recc.tile.program import TileProgram, state_key
+from recc.tile.step import step_programs
 
 BUFFER = 1 << 19  # bytes of states that a backward pass holds for the tokens of a chunk: within the second-level cache
 PAST = 1 << 22  # bytes that a task writes to a tensor, from which on its stores go past the caches
@@ -40,72 +36,6 @@ class Kernel:
     backward: tuple[tuple[str, str], ...]
 
 
-def step_program(plan: Plan) -> TileProgram:
-    """The step of one token as a program: loads, carries and stores without rows."""
-    plan = replace(plan, updates={**plan.updates, **_normal_forms(plan)})
-    lowering = Lowering(plan, 1)
-    for component in plan.components:
-        Sequential.lower(lowering, component)
-    program = lowering.program()
-    places = {carry.new: plan.recurrence.place(carry.name) for carry in program.carries}
-    return replace(program, spans=Spans({**places, **program.spans}))
-
-
-def _normal_forms(plan: Plan) -> dict[str, Node]:
-    """The updates of matrix memories as decay * S + key (value + reads of S): two multiply-adds an element and one for
-    each read, however the spec wrote them."""
-    found = {}
-    for component in plan.components:
-        kind, name = component.kind, component.states[0]
-        if not isinstance(kind, Affine) or not kind.writes or kind.not_matrix is not None:
-            continue
-        state = plan.recurrence.state(name)
-        old = leaf("state", state.axes, state.dtype, name=name, when="old")
-        reads = [dot(w, old, (kind.mixing,)) for w in kind.ranks]
-        new = mul(kind.decay, old)
-        for write in kind.writes:
-            value = write.const
-            for rank, scale in write.of_read:
-                value = add(value, mul(scale, reads[rank]))
-            new = add(new, mul(write.key, value))
-        found[name] = spread(new, state.axes)
-    return found
-
-
-def programs(plan: Plan) -> tuple[TileProgram, TileProgram, TileProgram]:
-    """The step; what the backward pass runs again of it; and the adjoint of the step.
-
-    Run again is what leads from state to state. It keeps each token's entering states, and the small sums on the way,
-    which the adjoint then need not compute from the states.
-    """
-    step = step_program(plan)
-    wide = max((len(dims(c.old)) for c in step.carries), default=0)
-    again = replace(step, stores={})
-    phases = Phases(again)
-    small = [node for core in phases.cores for node in core.consumed if len(dims(node)) < wide or wide < 2]
-    small.sort(key=phases.nodes.index)
-    kept = {f"kept_{place}": node for place, node in enumerate(small)}
-    back = contracted(adjoint(replace(step, kept=kept)))
-    used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
-    states = {state_key(c.name): c.old for c in step.carries}
-    stores = {name: node for name, node in {**states, **kept}.items() if name in used or name in states}
-    return step, replace(again, stores=stores), back
-
-
-def contracted(program: TileProgram) -> TileProgram:
-    """The program with sums of wide products taken apart."""
-    names = [*program.stores, *program.sums]
-    roots = [*program.stores.values(), *program.sums.values(), *(c.new for c in program.carries)]
-    done = contract(roots)
-    values = dict(zip(names, done))
-    return replace(
-        program,
-        stores={name: values[name] for name in program.stores},
-        sums={name: values[name] for name in program.sums},
-        carries=tuple(replace(c, new=new) for c, new in zip(program.carries, done[len(names) :])),
-    )
-
-
 def generate(plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None = None) -> Kernel:
     """The kernel for these sizes of the dims. registers: vector registers of the machine."""
     return _File(plan, sizes, real, registers, chunk).kernel()
@@ -118,7 +48,7 @@ def identifier(name: str) -> str:
 class _File:
     def __init__(self, plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None) -> None:
         self.plan, self.rec, self.real, self.registers = plan, plan.recurrence, real, registers
-        self.step, self.again, self.back = programs(plan)
+        self.step, self.again, self.back = step_programs(plan)
         labels = {axis for p in (self.step, self.again, self.back) for n in walk(*p.roots) for axis in _labels(n)}
         declared = (*self.rec.inputs, *self.rec.params, *self.rec.states, *self.rec.outputs)
         labels |= {axis for item in declared for axis in item.axes if axis != "heads"}  # that no node may have
@@ -227,8 +157,6 @@ class _File:
 
     def _layouts(self, program: TileProgram) -> dict[str, tuple]:
         """The order of each state's axes in memory: last the axis that the program's vectors run along."""
-        from recc.backends.c.loops import Loops
-
         phases, found = Phases(program), {}
         for core in phases.cores:
             sums = [node for node in phases.nodes if node.op in REDUCTIONS and phases.owner(node) is core]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from recc.backends.c.kernel import programs
 from recc.backends.c.part import unserved
 
 from recc.analysis.plan import Plan, Reason
 from recc.ir.node import COMPLEX, HEADS, Node, walk
 from recc.tile.program import TileProgram
+from recc.tile.step import step_programs
 
 
 def refusal(plan: Plan) -> Reason | None:
     """What native code has no form for and where the spec says it, or None where it serves."""
     rec = plan.recurrence
-    for program in programs(plan):
+    for program in step_programs(plan):
         node = unserved(program)
         if node is None:
             continue

@@ -8,15 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from recc.backends.c.arrays import Array
-from recc.backends.c.body import REDUCTIONS, Body
+from recc.backends.c.body import Body
 
 from recc.ir.node import Axis, Node, walk
 from recc.ir.ops import mul
+from recc.tile.cores import REDUCTIONS, Core, dims, span
 from recc.tile.program import Carry
 
 if TYPE_CHECKING:
     from recc.backends.c.part import Part
-    from recc.backends.c.phases import Core
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,6 @@ class Loops:
 
     @staticmethod
     def stage_key(target: Target) -> tuple:
-        from recc.backends.c.phases import dims, span
-
         node = target.node
         axes = sorted(span(node) | set(dims(node)))
         own = [axis for axis in (target.array.axes if target.array else dims(node)) if axis in axes]

@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 
 from recc.backends.c.arrays import Array, Workspace
-from recc.backends.c.body import REDUCTIONS
 from recc.backends.c.loops import Loops, Target
-from recc.backends.c.phases import INVARIANT, Core, Phases, dims, span
 from recc.backends.c.tidy import core_comment, notes, stage_comment
 
 from recc.ir.node import Axis, Node, walk
+from recc.tile.cores import INVARIANT, REDUCTIONS, Core, Phases, dims, span
 from recc.tile.program import TileProgram
 
 _CHEAP = (

@@ -12,7 +12,6 @@ import torch
 from recc.backends.c import build
 from recc.backends.c.kernel import Kernel, generate, identifier
 from recc.backends.c.pages import empty, keep_freed_memory
-from recc.backends.c.part import unserved
 from recc.backends.c.vectors import Real
 from recc.backends.torch.layout import chunk_bound, dim_of, dtype_of, working_dtype
 from recc.backends.torch.passes import check_bounds
@@ -111,18 +110,6 @@ class NativePasses:
         self.meta = {**meta, "digest": f"{meta['digest']}_c"}
         self.natives: dict[tuple, Native] = {}
         keep_freed_memory()
-
-    @staticmethod
-    def serves(plan: Plan) -> str | None:
-        """Why this backend cannot serve a recurrence, or None."""
-        from recc.backends.c.kernel import programs
-
-        for program in programs(plan):
-            node = unserved(program)
-            if node is not None:
-                what = "complex values" if node.dtype == "complex" else f"`{node.op}` across heads"
-                return f"native code has no form for {what}"
-        return None
 
     def native(self, sizes: dict[str, int], dtype: torch.dtype) -> Native:
         dims = {dim: int(size) for dim, size in sizes.items() if dim != "heads"}

@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from recc.backends.c.loops import Loops
-from recc.backends.c.phases import INVARIANT, Core
 
 from recc.ir.node import Node
+from recc.tile.cores import INVARIANT, Core
 from recc.tile.program import TileProgram
 from recc.tile.words import Words
 

@@ -1,0 +1,83 @@
+"""The step program: one token of a recurrence, its adjoint, and what the backward pass runs again of it.
+
+The sequential kernels of every backend are made from it. A chunk of tokens is a loop around it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from recc.analysis.plan import Affine, Plan
+from recc.ir.node import Node, Spans, walk
+from recc.ir.ops import add, dot, leaf, mul, spread
+from recc.strategies.lowering import Lowering
+from recc.strategies.sequential import Sequential
+from recc.tile.contract import contract
+from recc.tile.cores import Phases, dims
+from recc.tile.program import TileProgram, adjoint, state_key
+
+
+def step_program(plan: Plan) -> TileProgram:
+    """The step of one token as a program: loads, carries and stores without rows."""
+    plan = replace(plan, updates={**plan.updates, **_normal_forms(plan)})
+    lowering = Lowering(plan, 1)
+    for component in plan.components:
+        Sequential.lower(lowering, component)
+    program = lowering.program()
+    places = {carry.new: plan.recurrence.place(carry.name) for carry in program.carries}
+    return replace(program, spans=Spans({**places, **program.spans}))
+
+
+def _normal_forms(plan: Plan) -> dict[str, Node]:
+    """The updates of matrix memories as decay * S + key (value + reads of S): two multiply-adds an element and one for
+    each read, however the spec wrote them."""
+    found = {}
+    for component in plan.components:
+        kind, name = component.kind, component.states[0]
+        if not isinstance(kind, Affine) or not kind.writes or kind.not_matrix is not None:
+            continue
+        state = plan.recurrence.state(name)
+        old = leaf("state", state.axes, state.dtype, name=name, when="old")
+        reads = [dot(w, old, (kind.mixing,)) for w in kind.ranks]
+        new = mul(kind.decay, old)
+        for write in kind.writes:
+            value = write.const
+            for rank, scale in write.of_read:
+                value = add(value, mul(scale, reads[rank]))
+            new = add(new, mul(write.key, value))
+        found[name] = spread(new, state.axes)
+    return found
+
+
+def step_programs(plan: Plan) -> tuple[TileProgram, TileProgram, TileProgram]:
+    """The step; what the backward pass runs again of it; and the adjoint of the step.
+
+    Run again is what leads from state to state. It keeps each token's entering states, and the small sums on the way,
+    which the adjoint then need not compute from the states.
+    """
+    step = step_program(plan)
+    wide = max((len(dims(c.old)) for c in step.carries), default=0)
+    again = replace(step, stores={})
+    phases = Phases(again)
+    small = [node for core in phases.cores for node in core.consumed if len(dims(node)) < wide or wide < 2]
+    small.sort(key=phases.nodes.index)
+    kept = {f"kept_{place}": node for place, node in enumerate(small)}
+    back = contracted(adjoint(replace(step, kept=kept)))
+    used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
+    states = {state_key(c.name): c.old for c in step.carries}
+    stores = {name: node for name, node in {**states, **kept}.items() if name in used or name in states}
+    return step, replace(again, stores=stores), back
+
+
+def contracted(program: TileProgram) -> TileProgram:
+    """The program with sums of wide products taken apart."""
+    names = [*program.stores, *program.sums]
+    roots = [*program.stores.values(), *program.sums.values(), *(c.new for c in program.carries)]
+    done = contract(roots)
+    values = dict(zip(names, done))
+    return replace(
+        program,
+        stores={name: values[name] for name in program.stores},
+        sums={name: values[name] for name in program.sums},
+        carries=tuple(replace(c, new=new) for c, new in zip(program.carries, done[len(names) :])),
+    )
