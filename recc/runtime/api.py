@@ -88,11 +88,11 @@ def _native(plan: Plan, backend: str | None, asked: bool) -> bool:
     if backend == "torch" or (backend is None and asked):
         return False
     from recc.backends.c import build
-    from recc.backends.c.passes import NativePasses
+    from recc.backends.c.limits import refusal
 
-    why = NativePasses.serves(plan)
+    why = refusal(plan)
     if why is not None and backend == "c":
-        raise ValueError(f'{plan.recurrence.name}: {why}; use `backend="torch"`')
+        raise ValueError(f'{plan.recurrence.name}: {why.text}; use `backend="torch"`')
     return why is None and build.usable()
 
 

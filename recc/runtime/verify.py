@@ -194,15 +194,15 @@ def _lowerings(rec: Recurrence, plan: Plan, wanted: list[str] | None, quick: boo
 def _native_serves(plan: Plan, asked: bool, report: Report) -> bool:
     """Whether there is native code to verify; the report says why not, or, if asked for, a ValueError."""
     from recc.backends.c import build
-    from recc.backends.c.passes import NativePasses
+    from recc.backends.c.limits import refusal
 
-    why, compiler = NativePasses.serves(plan), build.find_compiler()
+    why, compiler = refusal(plan), build.find_compiler()
     if why is None and compiler is not None:
         return True
     if asked:
-        raise ValueError(f"`{NATIVE}` cannot be verified: {why or 'no C compiler was found'}")
+        raise ValueError(f"`{NATIVE}` cannot be verified: {why.text if why else 'no C compiler was found'}")
     if why is not None:
-        report.refused[NATIVE] = Reason(why)
+        report.refused[NATIVE] = why
     else:
         report.notes.append(f"`{NATIVE}` is not verified, since no C compiler was found: {build.INSTALL}")
     return False
