@@ -6,6 +6,7 @@ import functools
 
 import torch
 from recc.backends.triton import module
+from recc.backends.triton.config import Config
 
 from recc import library
 from recc.analysis import analyse
@@ -31,7 +32,7 @@ def parallel() -> list[str]:
 def op(spec: str, chunk: int | None = 16, schedule: str = "split"):
     """The op of a spec, in small chunks: a short sequence has several."""
     plan = analyse(recurrence(spec))
-    return module.load(module.generate(plan, choose(plan, chunk=chunk), schedule))
+    return module.load(module.generate(plan, choose(plan), Config(chunk, schedule, schedule)))
 
 
 def too_large(spec: str, case: Case, chunk: int | None = 16, schedule: str = "split") -> list[str]:

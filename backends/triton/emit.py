@@ -6,6 +6,7 @@ import re
 
 from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
+from recc.backends.triton.config import Config, Tile
 from recc.backends.triton.kernel import CHUNKS, FIXED, STATES, TOKENS, Kernel, Tensor, ranks
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.schedule import Host, Launch, Schedule, dims, inner, reads
@@ -19,19 +20,25 @@ TAKEN = {"tl", "triton", "torch", "math", "F", "chunks", "like", "batch", "time"
          "start", "stop", "step", "chunk", "first", "end", "rows", "tokens", "valid"}  # fmt: skip
 
 
-def function(program: TileProgram, name: str, doc: str, split: str | None, fused: bool = False) -> str:
+def function(program: TileProgram, name: str, doc: str, split: str | None, config: Config) -> str:
     """The kernels of a program, and `name(chunks, loads, params, carries, results)`, which launches them.
 
     results are the tensors that it writes: stores, leaving states, and, in the forward pass, what is saved. It returns
     the sums. See `launch.py` for how tensors are laid out.
     """
-    return _Function(program, name, doc, split, fused).text()
+    return _Function(program, name, doc, split, config).text()
+
+
+def default_tile(launch: Launch) -> Tile:
+    """A program that holds all of every dim needs the registers of eight warps."""
+    return Tile(warps=4 if launch.split or not launch.dims else 8)
 
 
 class _Function:
-    def __init__(self, program: TileProgram, name: str, doc: str, split: str | None, fused: bool) -> None:
-        self.program, self.name, self.doc = program, name, doc
-        self.schedule = Schedule(program, split, fused)
+    def __init__(self, program: TileProgram, name: str, doc: str, split: str | None, config: Config) -> None:
+        self.program, self.name, self.doc, self.config = program, name, doc, config
+        schedule = config.backward if program.reverse else config.forward
+        self.schedule = Schedule(program, split, schedule == "fused")
         self.words = Words(program)
         self.used = set(TAKEN)
         self.tensors: dict[Node, Tensor] = {}
@@ -108,7 +115,7 @@ class _Function:
         self.scratch = every if program.reverse else []
         return names
 
-    def _scratch(self, node: Node) -> list[str]:
+    def _scratch(self, node: Node, part: str | None) -> list[str]:
         """The line that makes the memory of a held value, which later steps read."""
         tensor = self.tensors.get(node)
         if tensor is not None and not tensor.parts:
@@ -124,7 +131,7 @@ class _Function:
             self.tensors[node] = tensor
         self.parts[node] = tensor
         tile = ", ".join(self._extent(axis, by_token) for axis in axes if axis not in (GRID,))
-        lead = [f"parts_{self._split_of(node)}" if self._split_of(node) else "1"] if partial else []
+        lead = [f"triton.cdiv({self._split_of(node)}, {part})" if part else "1"] if partial else []
         lead += ["batch" if by_token else "chunks.count"] if GRID in axes else []
         return [f"    {name} = chunks.empty({', '.join([*lead, *([tile] if tile else [])])})"]
 
@@ -155,6 +162,7 @@ class _Function:
 
     def text(self) -> str:
         self.parts: dict[Node, Tensor] = {}
+        self.blocks: dict[tuple[str, int], str] = {}  # the part of a dim that a program takes: its variable
         kernels: list[str] = []
         lines = wrapped(f"def {self.name}(", ["chunks", *self.arguments, *self.results], "):")
         lines.append(f'    """{self.doc}"""')
@@ -166,20 +174,29 @@ class _Function:
             if isinstance(step, Host):
                 body += self._host(step)
                 continue
+            name = self._kernel_name(step, "\n".join(kernels))
+            tile = self.config.tile(name, default_tile(step))
+            part = self._part(step.split, tile.block) if step.split else None
             for node in step.stores:
                 if node in self.schedule.held:
-                    body += self._scratch(node)
-            kernel = self._kernel(step, kernels)
+                    body += self._scratch(node, part)
+            kernel = self._kernel(step, name)
             kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
-            body += kernel.call(self._size)
+            body += kernel.call(self._size, part, tile)
         body += self._copies()
         sums = [self._expression(node) for node in self.program.sums.values()]
         body.append(f"    return ({', '.join(sums)}{',' if len(sums) == 1 else ''})")
         text = "\n".join(body)
         return "\n".join([*kernels, *lines, *self._size_lines(text), *body]) + "\n"
 
-    def _kernel(self, step: Launch, before: list[str]) -> Kernel:
-        name = self._kernel_name(step, "\n".join(before))
+    def _part(self, dim: str, block: int) -> str:
+        """The variable for how many places of `dim` a program takes, `block` at most."""
+        key = dim, block
+        if key not in self.blocks:
+            self.blocks[key] = self._claim(f"part_{dim}")
+        return self.blocks[key]
+
+    def _kernel(self, step: Launch, name: str) -> Kernel:
         taken = TAKEN | {dim_of(axis) for node in self.schedule.every for axis in dims(node.axes)}
         return Kernel(self.schedule, step, name, self.words, self.tensors, self.written, self.walks, identifier, taken)
 
@@ -219,13 +236,12 @@ class _Function:
                     lines.append(f"    {dim} = {name}.shape[{place}]")
         for dim in sorted(seen):
             others = sorted(seen - {dim})
-            if re.search(rf"\b(block|part|parts)_{dim}\b", body):
+            parts = {name: most for (of, most), name in self.blocks.items() if of == dim}
+            if parts or re.search(rf"\bblock_{dim}\b", body):
                 lines.append(f"    block_{dim} = chunks.block({dim}, {self._least(dim)})")
-            if re.search(rf"\b(part|parts)_{dim}\b", body):
-                rest = ", ".join(self._beside(dim, others))
-                lines.append(f"    part_{dim} = chunks.part({', '.join([f'block_{dim}', *([rest] if rest else [])])})")
-            if re.search(rf"\bparts_{dim}\b", body):
-                lines.append(f"    parts_{dim} = triton.cdiv({dim}, part_{dim})")
+            rest = self._beside(dim, others)
+            for name, most in parts.items():
+                lines.append(f"    {name} = chunks.part({', '.join([f'block_{dim}', str(most), *rest])})")
         return lines
 
     def _least(self, dim: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from recc.backends.torch.text import is_static
+from recc.backends.triton.config import Tile
 from recc.backends.triton.lines import wrapped
 from recc.backends.triton.padding import Padding
 from recc.backends.triton.schedule import Launch, Schedule, dims, inner, ordered, reads
@@ -157,7 +158,7 @@ class Kernel:
             yield "    rows = tl.arange(0, ROWS)"
         if not self.sequential and re.search(r"\b(tokens|end|valid|batch)\b", text):
             yield from _chunk_lines("    ")
-        for dim in self._dims():
+        for dim in self.launch.dims:
             if re.search(rf"\b(offs|in)_{dim}\b", text):
                 at = f"block * BLOCK_{dim} + " if dim == self.launch.split else ""
                 yield f"    offs_{dim} = {at}tl.arange(0, BLOCK_{dim})"
@@ -181,39 +182,34 @@ class Kernel:
 
     def _constants(self, body: list[str]) -> list[str]:
         """The names of sizes, known when the kernel is compiled."""
-        dims_ = [f"{prefix}{dim}: tl.constexpr" for dim in self._dims() for prefix in ("", "BLOCK_")]
+        dims_ = [f"{prefix}{dim}: tl.constexpr" for dim in self.launch.dims for prefix in ("", "BLOCK_")]
         numbers = [f"{name}: tl.constexpr" for name in self.statics.values()]
         fixed = [f"{name}: tl.constexpr" for name in ("ROWS", "LEVELS", "STEP", "DOT")]
         return [*dims_, *numbers, *fixed]
 
-    def call(self, sizes: Callable[[Axis], str]) -> list[str]:
-        """The lines that launch the kernel."""
+    def call(self, sizes: Callable[[Axis], str], part: str | None, tile: Tile) -> list[str]:
+        """The lines that launch the kernel. part: the variable for how much of the split dim a program takes."""
         lead = ["chunks.starts"] if self.sequential else []
         lead += ["chunks.table"] if self.per_chunk else []
         for tensor in self._memory():
             lead.append(tensor.name)
             lead += [f"*{tensor.name}.stride()"] if tensor.strides else []
-        blocks = {dim: f"block_{dim}" for dim in self._dims()}
+        blocks = {dim: f"block_{dim}" for dim in self.launch.dims}
         split = self.launch.split
-        if split:
-            blocks[split] = f"part_{split}"
-        keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={blocks[dim]}" for dim in self._dims()]
+        if split and part:
+            blocks[split] = part
+        keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={blocks[dim]}" for dim in self.launch.dims]
         keys += [f"{name}={static_text(node, sizes)}" for node, name in self.statics.items()]
         count = f"triton.cdiv({sizes(split)}, {blocks[split]})" if split else "1"
         programs = "chunks.sequences" if self.sequential else "chunks.count" if self.per_chunk else "1"
         heads = "heads" if self._headed() else "1"
-        options = "**chunks.options" if split or not self._dims() else "**chunks.whole"
+        options = f"num_warps={tile.warps}, num_stages={tile.stages}, enable_fp_fusion=True"
         grid = f"({programs}, {heads}, {count})"
         return wrapped(f"    {self.name}[{grid}](", [*lead, *keys, "**chunks.fixed", options], ")")
 
     def _headed(self) -> bool:
         every = [*self.launch.nodes, *self.launch.loads, *(c.old for c in self.launch.walks)]
         return any(HEADS in node.axes for node in every)
-
-    def _dims(self) -> list[str]:
-        every = [*self.launch.nodes, *self.launch.loads, *(c.old for c in self.launch.walks)]
-        found = {dim_of(axis) for node in every for axis in dims(node.axes)}
-        return sorted(dim for dim in found if not dim.startswith("@"))
 
     # --- statements -------------------------------------------------------------------------------------------
 

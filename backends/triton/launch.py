@@ -12,7 +12,6 @@ from recc.backends.torch.op import Op
 from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_bounds, register
 
 SCAN = 8192  # elements of the tiles that a program scans
-BLOCK = 64  # places of a dim that programs share
 DOTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -40,9 +39,6 @@ class Chunks:
         self.like = torch.empty((), device=device)
         self.fixed = {"ROWS": rows, "LEVELS": rows.bit_length() - 1, "STEP": -1 if reverse else 1,
                       "DOT": DOTS.get(dtype, tl.float32)}  # fmt: skip
-        # Compiler options of a launch that splits a dim, and of one whose programs hold all of every dim.
-        self.options = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
-        self.whole = {**self.options, "num_warps": 8}
 
     def empty(self, *sizes):
         return self.like.new_empty(sizes)
@@ -52,10 +48,10 @@ class Chunks:
         """A power of two that holds `size` places."""
         return max(least, 1 << max(size - 1, 0).bit_length())
 
-    def part(self, block, *others):
+    def part(self, block, most, *others):
         """How many of `block` places one program takes; `others` are the dims beside it in a tile that is scanned."""
         if not others:
-            return min(block, BLOCK)
+            return min(block, most)
         beside = self.rows
         for size in others:
             beside *= self.block(size, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+from dataclasses import replace
 from typing import Any
 
 from recc.backends.torch.emit import step_function
@@ -16,6 +17,7 @@ from recc.backends.torch.module import (
     programs,
     support_text,
 )
+from recc.backends.triton.config import Config
 from recc.backends.triton.emit import function
 from recc.backends.triton.schedule import Unserved, split_axis
 
@@ -25,20 +27,18 @@ from recc.ir.program import Recurrence
 from recc.strategies import Choice, choose
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
+DEFAULT = Config()
 
 
-SCHEDULES = ("split", "fused")
-
-
-def generate(plan: Plan, choice: Choice, schedule: str = "split") -> Generated:
+def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
     """Kernels and tile functions of a plan under a choice of strategies. Raises Unserved.
 
-    schedule: `split` runs chunks in parallel but for the walk of the state; `fused` computes the forward pass in one
-    launch that walks the chunks of a sequence, with less traffic and less parallelism.
+    config: schedules and tiles. `split` runs chunks in parallel but for the walk of the state; `fused` computes a pass
+    in one launch that walks the chunks of a sequence, with less traffic and less parallelism.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"no schedule `{schedule}`; there are {', '.join(SCHEDULES)}")
     rec = plan.recurrence
+    if config.chunk is not None and choice.parallel:
+        choice = replace(choice, chunk=config.chunk)
     if not choice.parallel:
         names = ", ".join(dict.fromkeys(choice.name(c) for c in plan.components))
         raise Unserved(
@@ -48,8 +48,14 @@ def generate(plan: Plan, choice: Choice, schedule: str = "split") -> Generated:
     program, backward, step = programs(plan, choice)
     split = split_axis(program)
     parts = [
-        function(program, "forward_tiles", f"The forward pass of {rec.name}.", split, schedule == "fused"),
-        function(backward, "backward_tiles", f"The backward pass of {rec.name}; returns the params' gradients.", split),
+        function(program, "forward_tiles", f"The forward pass of {rec.name}.", split, config),
+        function(
+            backward,
+            "backward_tiles",
+            f"The backward pass of {rec.name}; returns the params' gradients.",
+            split,
+            config,
+        ),
         step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
         initial_function(rec, program),
     ]

@@ -96,6 +96,13 @@ class Launch:
     walks: list[Carry] = field(default_factory=list)
     split: str | None = None
 
+    @property
+    def dims(self) -> list[str]:
+        """The dims of the spec that its tiles have."""
+        every = [*self.nodes, *self.loads, *(carry.old for carry in self.walks)]
+        found = {dim_of(axis) for node in every for axis in dims(node.axes)}
+        return sorted(dim for dim in found if not dim.startswith("@"))
+
 
 @dataclass
 class Host:

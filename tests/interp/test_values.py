@@ -8,6 +8,7 @@ import pytest
 import torch
 from kernels import bits, half_errors, op, parallel, recurrence, too_large
 from recc.backends.triton import module
+from recc.backends.triton.config import Config
 from recc.backends.triton.schedule import Unserved
 
 from recc.analysis import analyse
@@ -80,7 +81,7 @@ def test_default_chunk(name, interpreted):
 def test_fused_schedule(name, interpreted):
     """The forward pass is one launch, and its numbers are right."""
     plan = analyse(recurrence(name))
-    text = module.generate(plan, choose(plan), "fused").functions
+    text = module.generate(plan, choose(plan), Config(forward="fused")).functions
     assert re.findall(r"^def (forward_\w+)\(", text, re.MULTILINE) == ["forward_fused", "forward_tiles"]
     assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, "fused") == []
 
