@@ -1,7 +1,8 @@
-"""Where a value lies in memory, and the text of its address."""
+"""Where a value lies in memory, the text of its address, and the loops that copy it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from recc.ir.node import Axis
@@ -57,3 +58,24 @@ class Workspace:
         total = step * (tokens or 1) + self.lanes
         self.used += -(-total // self.align) * self.align
         return Array(name, axes, strides, str(step) if tokens else None)
+
+
+def variable(place: int) -> str:
+    return "jkmnpqrs"[place]
+
+
+def block(head: str, lines: list[str]) -> list[str]:
+    return [f"{head} {{".strip(), *("    " + line for line in lines), "}"]
+
+
+def copied(to: Array, source: Array, sizes: Callable[[Axis], int]) -> list[str]:
+    """Loops that copy every element, whole rows at once where both lie in the same order."""
+    axes, index = to.axes, {axis: variable(place) for place, axis in enumerate(to.axes)}
+    lines = [f"*({to.at(index)}) = *({source.at(index)});"]
+    if axes and to.strides[axes[-1]] == source.strides[axes[-1]] == 1:
+        row = {**index, axes[-1]: "0"}
+        lines = [f"__builtin_memcpy({to.at(row)}, {source.at(row)}, {sizes(axes[-1])} * sizeof(real));"]
+        axes = axes[:-1]
+    for axis in reversed(axes):
+        lines = block(f"for (long {index[axis]} = 0; {index[axis]} < {sizes(axis)}; {index[axis]}++)", lines)
+    return lines

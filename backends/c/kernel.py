@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from recc.backends.c.arrays import Array, Workspace
-from recc.backends.c.loops import Loops, copied
+from recc.backends.c.arrays import Array, Workspace, copied
+from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part, ops_of
 from recc.backends.c.tidy import tidied
 from recc.backends.c.vectors import Real, prelude

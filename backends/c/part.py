@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from recc.backends.c.arrays import Array, Workspace
 from recc.backends.c.loops import Loops, Target
 from recc.backends.c.tidy import core_comment, notes, stage_comment
+from recc.backends.c.writer import written
 
 from recc.ir.node import Axis, Node, walk
 from recc.tile.cores import INVARIANT, REDUCTIONS, Core, Phases, dims, span
@@ -220,7 +221,7 @@ class Part:
         for group in self._groups(targets):
             loops = Loops.of_stage(group, self.work.size, self.work.lanes)
             own = (node for target in group for node in walk(target.node) if self.phases.owner(node) == number)
-            lines += [*notes(self.program, own), *loops.text(self, [], group, time)]
+            lines += [*notes(self.program, own), *written(loops, self, [], group, time)]
         return [stage_comment(number, self.phases.cores, self.backwards), *lines] if lines else []
 
     def _groups(self, targets: list[Target]) -> Iterator[list[Target]]:
@@ -247,7 +248,7 @@ class Part:
         states = [(carry, self.arrays[carry.old]) for carry in core.carries]
         loops, own = self.loops_of(core), [node for node in self.phases.nodes if self.phases.owner(node) is core]
         said = [core_comment(core, loops, self.backwards), *notes(self.program, [*(c.new for c, _ in states), *own])]
-        return [*said, *loops.text(self, states, targets, True)]
+        return [*said, *written(loops, self, states, targets, True)]
 
 
 def ops_of(programs: Iterable[TileProgram]) -> set[str]:

@@ -33,11 +33,12 @@ def span(node: Node) -> frozenset[Axis]:
 
 @dataclass(frozen=True, eq=False)
 class Core:
-    """carries: the states of the loop. axes: those of its widest values. feedback: what the next states depend on."""
+    """carries: the states of the loop. axes: those of its widest values. feedback: what the next states depend on, in
+    the order of its computation, which the order of the text comes from."""
 
     carries: tuple[Carry, ...]
     axes: frozenset[Axis]
-    feedback: frozenset[Node]
+    feedback: dict[Node, None]
 
     @property
     def consumed(self) -> list[Node]:
@@ -160,11 +161,11 @@ def _cores(program: TileProgram) -> list[Core]:
             done |= set(group)
             members = tuple(carries[other] for other in group)
             olds = set(group)
-            feedback, live = set(), set(olds)
+            feedback, live = {}, set(olds)
             for node in walk(*(c.new for c in members)):
                 if any(arg in live for arg in node.args):
                     live.add(node)
-                    feedback.add(node)
+                    feedback[node] = None
             axes = frozenset().union(*(dims(c.old) for c in members), *(span(node) for node in feedback))
-            cores.append(Core(members, axes, frozenset(feedback)))
+            cores.append(Core(members, axes, feedback))
     return cores

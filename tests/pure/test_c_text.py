@@ -49,6 +49,15 @@ def test_each_loop_says_what_it_is_and_which_line_it_comes_from(name):
     assert updates <= {int(line) for line, _ in quoted}
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru", "delta_product"])
+def test_the_text_is_the_same_each_time(name):
+    texts, kept = set(), []
+    for _ in range(6):
+        texts.add(source(name, Real("float", 8)))
+        kept.append([object() for _ in range(1000)])  # so that addresses differ
+    assert len(texts) == 1
+
+
 def test_needed_keeps_what_is_needed_for_what_is_needed():
     first = "\n".join([
         "typedef float real;", "#define ONE 1", "#if defined(X)", "#define PAST 1", "#else", "#define PAST 2", "#endif",
