@@ -15,6 +15,11 @@ def softplus(x):
     return torch.logaddexp(x, x.new_zeros(()))
 
 
+def gelu(x):
+    """x times the normal distribution function; in float32 F.gelu is three times as far from that."""
+    return x * torch.special.ndtr(x)
+
+
 def as_complex(real, imag):
     """real + i imag, either of which may be a number."""
     if not torch.is_tensor(real):

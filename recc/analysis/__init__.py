@@ -9,7 +9,7 @@ from recc.analysis.affine import classify
 from recc.analysis.moved import moved
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
 from recc.analysis.poly import Algebra, NotAffine, Term, product_node
-from recc.analysis.reads import Read, WholeState, rewrite
+from recc.analysis.reads import reads_in
 from recc.ir.node import Axis, Node, Spans, walk
 from recc.ir.ops import ZERO, leaf
 from recc.ir.printer import show
@@ -111,19 +111,7 @@ def _coupled_reason(rec: Recurrence, group: tuple[str, ...], updates: dict[str, 
 
 def _read_axes(rec: Recurrence, name: str, group: tuple[str, ...]) -> tuple[Axis | None, ...]:
     """The axes that the outputs and the later states contract when they read `name`; None where they read it whole."""
-    leaves = [old_leaf(rec, name, when) for when in ("old", "new")]
-    algebra = Algebra(leaves)
-    found: list[Axis | None] = []
-
-    def note(read: Read) -> Node:
-        found.append(read.axis)
-        return ZERO
-
     readers = [output.value for output in rec.outputs]
     readers += [update for other, update in rec.updates.items() if other not in group]
-    for reader in readers:
-        try:
-            rewrite(reader, algebra, note)
-        except WholeState:
-            found.append(None)
-    return tuple(dict.fromkeys(found))
+    found = reads_in(readers, [old_leaf(rec, name, when) for when in ("old", "new")])
+    return tuple(dict.fromkeys(None if read is None else read.axis for read in found))

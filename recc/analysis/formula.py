@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Semiring, Write
-from recc.analysis.poly import Algebra
-from recc.analysis.reads import Read, WholeState, rewrite
+from recc.analysis.reads import Read, reads_in
 from recc.ir.node import HEADS, Node, walk
-from recc.ir.ops import ZERO, is_const, is_zero, leaf, mul, neg
+from recc.ir.ops import is_const, is_zero, leaf, mul, neg
 from recc.ir.printer import show
 
 Line = tuple[str, str, str]
@@ -156,23 +155,12 @@ def _values(kind: Affine, say: Writer) -> list[tuple[Write, str]]:
 
 def reads(component: Component, plan: Plan) -> list[Read]:
     """The contractions by which outputs and other components read the component's states."""
-    rec, found = plan.recurrence, []
+    rec = plan.recurrence
     states = [rec.state(name) for name in component.states]
     leaves = [leaf("state", s.axes, s.dtype, name=s.name, when=when) for s in states for when in ("old", "new")]
-    algebra = Algebra(leaves)
-
-    def note(read: Read) -> Node:
-        found.append(read)
-        return ZERO
-
     readers = [output.value for output in rec.outputs]
     readers += [update for name, update in rec.updates.items() if name not in component.states]
-    for reader in readers:
-        try:
-            rewrite(reader, algebra, note)
-        except WholeState:
-            continue
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(read for read in reads_in(readers, leaves) if read is not None))
 
 
 def chunk_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:

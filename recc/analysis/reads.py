@@ -7,12 +7,12 @@ subexpression that is affine in the memories and contracts them over one axis by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from recc.analysis.poly import Algebra, NotAffine, Term, product_node
 from recc.ir.node import HEADS, Axis, Node
-from recc.ir.ops import OPS, ZERO, add, build, mul, rename
+from recc.ir.ops import OPS, ZERO, add, build, mul, ones, rename
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,22 @@ class WholeState(Exception):
     def __init__(self, reader: Node, state: Node) -> None:
         super().__init__(state["name"])
         self.reader, self.state = reader, state
+
+
+def reads_in(readers: Iterable[Node], states: Iterable[Node]) -> list[Read | None]:
+    """Every read of the leaves `states` by `readers`; None for each reader that takes one whole."""
+    algebra, found = Algebra(states), list[Read | None]()
+
+    def note(read: Read) -> Node:
+        found.append(read)
+        return ones(tuple(axis for axis in read.state.axes if axis != read.axis))  # only its axes matter
+
+    for reader in readers:
+        try:
+            rewrite(reader, algebra, note)
+        except WholeState:
+            found.append(None)
+    return found
 
 
 _PASSES = ("add", "sub", "neg", "where")

@@ -319,7 +319,7 @@ _op("relu", 1, vjp=_of_first(lambda x, y: where(build("gt", x, ZERO), ONE, ZERO)
     torch="torch.relu({0})", user=True, real_only=True)  # fmt: skip
 _op("silu", 1, vjp=_of_first(lambda x, y: mul(_sigmoid(x), add(ONE, mul(x, _sigmoid(neg(x)))))),
     torch="F.silu({0})", user=True, real_only=True)  # fmt: skip
-_op("gelu", 1, vjp=_of_first(_vjp_gelu), torch="F.gelu({0})", user=True, real_only=True)
+_op("gelu", 1, vjp=_of_first(_vjp_gelu), torch="gelu({0})", user=True, real_only=True)
 _op("erf", 1, vjp=_of_first(lambda x, y: mul(const(2 / math.sqrt(math.pi)), _exp(neg(mul(x, x))))),
     torch="torch.erf({0})", user=True, real_only=True)  # fmt: skip
 _op("abs", 1, vjp=lambda y, g: (mul(g, _sign(y.args[0])),), torch="torch.abs({0})", dtype=REAL, user=True)

@@ -66,8 +66,7 @@ class _Probe:
                     yield f"Jacobian {jacobian}", self._outside(sorted(self._axes()))
 
     def _structure(self, kind: Affine) -> Iterator[tuple[str, float]]:
-        (name,) = self.component.states
-        axes = sorted(self._axes())
+        name, axes = self.component.states[0], sorted(self._axes())
         d = self._difference()
         if kind.structure == "zero":
             yield "does not read its old value", _size(self._response(d)) / _size(d)
@@ -76,8 +75,8 @@ class _Probe:
             yield "transition identity", _size({n: response[n] - d[n] for n in d}) / _size(d)
         elif kind.structure == "scalar":
             yield "transition scalar", self._one_factor(name)
-        elif kind.structure == "diagonal":
-            yield "transition diagonal", self._outside(axes)
+        elif kind.structure == "diagonal" or kind.structure.startswith("block"):
+            yield f"transition {kind.structure}", self._outside(axes)
         elif kind.structure == "diagonal+rank":
             yield f"mixes {kind.mixing} alone", self._outside([axis for axis in axes if axis != kind.mixing])
             yield f"rank {len(kind.ranks)} off the diagonal", self._rank(name, kind)
