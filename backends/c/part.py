@@ -10,7 +10,7 @@ from recc.backends.c.loops import Loops, Target
 from recc.backends.c.tidy import core_comment, notes, stage_comment
 from recc.backends.c.writer import written
 
-from recc.ir.node import Axis, Node, walk
+from recc.ir.node import BOOL, Axis, Node, walk
 from recc.tile.cores import INVARIANT, REDUCTIONS, Core, Phases, dims, span
 from recc.tile.program import TileProgram
 
@@ -152,6 +152,8 @@ class Part:
     def _inlined(self, node: Node, owner: Core | int) -> bool:
         if node.op in REDUCTIONS:
             return False
+        if node.dtype == BOOL:  # what lies in memory are numbers
+            return True
         home = self.phases.owner(node)
         if isinstance(owner, Core):
             if home is owner:

@@ -29,6 +29,11 @@ def as_complex(real, imag):
     return torch.complex(*torch.broadcast_tensors(real, imag))
 
 
+def surrogate(value, smooth):
+    """`value`, with the gradient of `smooth`."""
+    return value.detach() + torch.where(smooth.isfinite(), smooth - smooth.detach(), 0.0)
+
+
 def put(x, dim, index, size):
     """Zeros with a new axis `dim` of `size`, holding x at `index`."""
     shape = list(x.shape)

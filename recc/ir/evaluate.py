@@ -49,6 +49,7 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "sign": torch.sgn,
     "floor": torch.floor,
     "stopgrad": torch.Tensor.detach,
+    "surrogate": lambda value, smooth: value.detach() + (smooth - smooth.detach()).nan_to_num(),
     "maximum": torch.maximum,
     "minimum": torch.minimum,
     "logaddexp": torch.logaddexp,

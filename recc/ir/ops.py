@@ -326,6 +326,8 @@ _op("abs", 1, vjp=lambda y, g: (mul(g, _sign(y.args[0])),), torch="torch.abs({0}
 _op("sign", 1, vjp=lambda y, g: (None,), torch="torch.sgn({0})", user=True)
 _op("floor", 1, vjp=lambda y, g: (None,), torch="torch.floor({0})", user=True, real_only=True)
 _op("stopgrad", 1, vjp=lambda y, g: (None,), torch="{0}.detach()", user=True)
+# The value of the first argument with the gradient of the second: for steps that have none of their own.
+_op("surrogate", 2, vjp=lambda y, g: (None, g), torch="surrogate({0}, {1})", user=True, real_only=True)
 _op("maximum", 2, vjp=lambda y, g: (mul(g, _larger(*y.args)), mul(g, _larger(*y.args[::-1]))),
     torch="torch.maximum({0}, {1})", real_only=True)  # fmt: skip
 _op("minimum", 2, vjp=lambda y, g: (mul(g, _larger(*y.args[::-1])), mul(g, _larger(*y.args))),

@@ -89,9 +89,10 @@ def adjoint(program: TileProgram) -> TileProgram:
     wrt = [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
     grads = cotangents(seeds, wrt)
     kept = {name: leaf("tile", node.axes, node.dtype, name=name) for name, node in program.kept.items()}
-    olds = {c.old: saved[c.name] for c in program.carries} | {program.kept[name]: kept[name] for name in kept}
     order = list(grads)
     spans = Spans(program.spans)
+    olds = {c.old: saved[c.name] for c in program.carries}
+    olds |= {_finish(node, spans): kept[name] for name, node in program.kept.items()}
     new = dict(zip(order, rebuild([_finish(grads[n], spans) for n in order], olds.get, spans), strict=True))
     top = max((c.level for c in program.carries), default=0)
     carries = tuple(Carry(c.name, entering[c.name], new[c.old], top - c.level) for c in reversed(program.carries))
@@ -116,19 +117,35 @@ def _renamed(texts: dict[Node, str], olds: dict[Node, Node]) -> dict[Node, str]:
 
 
 def finish(program: TileProgram) -> TileProgram:
-    """The program with the rows of scans taken out of its loops (`end(scan(...))` becomes a chunk's summary)."""
+    """The program as it is computed: without what only a derivative asks for, and with the rows of scans taken out of
+    its loops (`end(scan(...))` becomes a chunk's summary)."""
     spans = Spans(program.spans)
-    carries = tuple(Carry(c.name, c.old, _finish(c.new, spans), c.level) for c in program.carries)
-    return replace(program, carries=carries, spans=spans)
+
+    def each(values: dict[str, Node]) -> dict[str, Node]:
+        return {name: _finish(node, spans) for name, node in values.items()}
+
+    carries = tuple(replace(c, new=_finish(c.new, spans)) for c in program.carries)
+    stores, sums, kept = each(program.stores), each(program.sums), each(program.kept)
+    names, notes = ({_finish(node, spans): text for node, text in of.items()} for of in (program.names, program.notes))
+    return replace(program, carries=carries, stores=stores, sums=sums, kept=kept, names=names, notes=notes, spans=spans)
 
 
 def _finish(node: Node, spans: Spans) -> Node:
-    def rule(below: Node) -> Node | None:
+    def summed(below: Node) -> Node | None:
         if below.op == "end" and below.args[0].op == "scan":
             return leave(below.args[0])
         return None
 
-    return rebuild([node], rule, spans)[0]
+    return rebuild([_valued(node, spans)], summed, spans)[0]
+
+
+def _valued(node: Node, spans: Spans) -> Node:
+    """`node` with every surrogate replaced by its value: the other argument is for the derivative alone."""
+
+    def value(below: Node) -> Node | None:
+        return _valued(below.args[0], spans) if below.op == "surrogate" else None
+
+    return rebuild([node], value, spans)[0]
 
 
 def state_key(name: str) -> str:

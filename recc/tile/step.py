@@ -14,7 +14,7 @@ from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
 from recc.tile.contract import contract
 from recc.tile.cores import Phases, dims
-from recc.tile.program import TileProgram, adjoint, state_key
+from recc.tile.program import TileProgram, adjoint, finish, state_key
 
 
 def step_program(plan: Plan) -> TileProgram:
@@ -57,7 +57,7 @@ def step_programs(plan: Plan) -> tuple[TileProgram, TileProgram, TileProgram]:
     """
     step = step_program(plan)
     wide = max((len(dims(c.old)) for c in step.carries), default=0)
-    again = replace(step, stores={})
+    again = replace(finish(step), stores={})
     phases = Phases(again)
     small = [node for core in phases.cores for node in core.consumed if len(dims(node)) < wide or wide < 2]
     small.sort(key=phases.nodes.index)
@@ -66,7 +66,7 @@ def step_programs(plan: Plan) -> tuple[TileProgram, TileProgram, TileProgram]:
     used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
     states = {state_key(c.name): c.old for c in step.carries}
     stores = {name: node for name, node in {**states, **kept}.items() if name in used or name in states}
-    return step, replace(again, stores=stores), back
+    return finish(step), replace(again, stores=stores), back
 
 
 def contracted(program: TileProgram) -> TileProgram:

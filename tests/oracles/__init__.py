@@ -2,11 +2,11 @@
 
 Each takes inputs ``[batch, time, heads, ...]``, params ``[heads, ...]`` and an initial state ``[batch, heads, ...]``,
 all by name, and returns outputs and those final states that it knows. They come from flash-linear-attention's
-pure-PyTorch functions, from torch.nn, or, where no public code is at hand, from a closed form: a sum over all
-earlier tokens, which has no loop and no state to get wrong in the same way.
+pure-PyTorch functions, from torch.nn, or, where no public code is at hand, from a closed form (a sum over all
+earlier tokens, which has no loop and no state to get wrong in the same way) or the equations of a paper.
 """
 
-from oracles import cells, decaying, elementwise, erasing, layers
+from oracles import cells, decaying, elementwise, erasing, layers, steps
 from oracles.base import ORACLES
 
-__all__ = ["ORACLES", "cells", "decaying", "elementwise", "erasing", "layers"]
+__all__ = ["ORACLES", "cells", "decaying", "elementwise", "erasing", "layers", "steps"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from oracles.base import Result, Tensors, oracle
 
 
-def by_head(cell: type[torch.nn.RNNBase], x: list[Tensor], R: list[Tensor], biases: Tensors, start: list[Tensor]):
+def by_head(
+    cell: Callable[..., torch.nn.RNNBase], x: list[Tensor], R: list[Tensor], biases: Tensors, start: list[Tensor]
+):
     """torch's cell for each head, its input projection the identity, so that its inputs are the projected tokens."""
     D, outputs, finals = x[0].shape[-1], [], []
     for head in range(x[0].shape[2]):
@@ -38,4 +43,16 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
 def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     gates, R = [x[name] for name in ("xr", "xz", "xn")], [p[name] for name in ("Rr", "Rz", "Rn")]
     y, (h,) = by_head(torch.nn.GRU, gates, R, {2: p["bn"]}, [s["h"]])
+    return {"h": y}, {"h": h}
+
+
+@oracle("elman", "torch.nn.RNN")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    y, (h,) = by_head(torch.nn.RNN, [x["x"]], [p["R"]], {}, [s["h"]])
+    return {"h": y}, {"h": h}
+
+
+@oracle("elman_relu", "torch.nn.RNN")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    y, (h,) = by_head(partial(torch.nn.RNN, nonlinearity="relu"), [x["x"]], [p["R"]], {}, [s["h"]])
     return {"h": y}, {"h": h}

@@ -185,6 +185,15 @@ def test_functions(text: str):
     close(run(rec, {"x": LOGITS})[0]["y"], FUNCTIONS[text](LOGITS))
 
 
+def test_a_surrogate_has_one_value_and_the_gradient_of_another():
+    rec = spec("input x\nstate s = 0\noutput y\ns[t] = s[t-1]\ny = surrogate(where(x >= 1, 1, 0), x / (1 + abs(x)))")
+    x = torch.tensor([-2.0, 0.5, 1.0, 3.0, float("inf")], dtype=torch.float64).reshape(1, -1, 1).requires_grad_()
+    y = run(rec, {"x": x})[0]["y"]
+    assert y.flatten().tolist() == [0, 0, 1, 1, 1]
+    (slope,) = torch.autograd.grad(y[:, :4].sum(), x)
+    assert torch.allclose(slope[:, :4], (1 + x[:, :4].abs()) ** -2)
+
+
 def test_stopgrad_keeps_the_value_and_drops_the_gradient():
     rec = spec("input x\nstate s = 0\noutput y\ns[t] = s[t-1]\ny = x * stopgrad(x)")
     x = draw(1, 3, 1).requires_grad_()

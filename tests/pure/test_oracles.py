@@ -30,6 +30,7 @@ SINGLE = 1e-5  # some tens of roundings of float32
 CANCELLED = 1e-13
 # naive_retention computes its decays itself, so it has no gradient for them.
 NO_GRADIENT = {("retnet", "g")}
+NORMALISERS = {("linear_attention", "z"), ("slstm", "n")}  # sums of what is not negative
 
 Tensors = dict[str, Tensor]
 Function = Callable[[Tensors, Tensors, Tensors], tuple[Tensors, Tensors]]
@@ -51,7 +52,7 @@ def problem(
     params = init_params(rec, sizes, 2, torch.float64, generator=generator)
     _, shapes = run(rec, {name: x[:, :0] for name, x in inputs.items()}, params)
     start = {s.name: torch.empty_like(shapes[s.name]).normal_(generator=generator) for s in rec.states if not s.delay}
-    start = {name: x.abs() if name == "z" else x for name, x in start.items()}  # a normaliser is a sum of features
+    start = {name: x.abs() if (rec.name, name) in NORMALISERS else x for name, x in start.items()}
     return inputs, params, start
 
 
