@@ -10,7 +10,7 @@ from torch import nn
 from recc import library
 from recc.frontend import parse_text
 from recc.ir.node import HEADS
-from recc.ir.program import Param
+from recc.ir.program import Param, Recurrence
 from recc.ir.starts import init_params
 from recc.runtime.api import loads
 
@@ -27,23 +27,30 @@ class Module(nn.Module):
     that its params have (and of those that `init_state` needs). The spec's params become nn.Parameters under their own
     names, [heads, dims] or [dims] when shared, initialised as the spec says; `generator` seeds the random ones.
     strategy, chunk, backend: as for recc.load. Raises SpecError for a bad spec, ValueError for a dim without size.
+
+    With `hidden` it is a stack of layers, each behind a projection of its own, as torch.nn.LSTM is:
+    `recc.Module("lstm", hidden=64, layers=2, bidirectional=True)`; see recc.runtime.stack.Stack.
     """
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        if "hidden" in options:
+            from recc.runtime.stack import Stack
+
+            return Stack(*args, **options)
+        return super().__new__(cls)
 
     def __init__(self, spec: str, *, heads: int | None = None, strategy: str | None = None, chunk: int | None = None,
                  backend: str | None = None, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                  generator: torch.Generator | None = None, **dims: int) -> None:  # fmt: skip
         super().__init__()
-        text, path = (spec, "<spec>") if "\n" in spec else library.find(spec)
-        path = str(path)
-        rec = parse_text(text, path)[0]
-        fixed = {name: size for name, size in dims.items() if rec.dims.get(name) is not None}
-        rec = parse_text(text, path, dims=fixed)[0] if fixed else rec
+        text, path, rec, fixed = _read(spec, dims)
         unknown = sorted(set(dims) - set(rec.dims))
         if unknown:
             raise ValueError(f"{rec.name} has no dim {', '.join(unknown)}; its dims are {', '.join(rec.dims)}")
         self.recurrence, self.heads = rec, heads
         self.sizes = {name: dims.get(name, size) for name, size in rec.dims.items()}
-        self.op = loads(text, path=path, strategy=strategy, chunk=chunk, backend=backend, **fixed)
+        self._source = {"text": text, "path": path, "strategy": strategy, "chunk": chunk, "backend": backend, **fixed}
+        self.op = loads(**self._source)
         for param in rec.params:
             self._needs_sizes(param)
         known = {name: size for name, size in self.sizes.items() if size is not None}
@@ -52,6 +59,21 @@ class Module(nn.Module):
         )
         for name, value in made.items():
             self.register_parameter(name, nn.Parameter(value))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: code that is loaded into this process is not, it is made again from the spec."""
+        return {key: value for key, value in vars(self).items() if key not in ("op", "recurrence")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.op = loads(**self._source)
+        fixed = {name: size for name, size in self._source.items() if name in self.sizes}
+        self.recurrence = parse_text(self._source["text"], self._source["path"], dims=fixed)[0]
+
+    @staticmethod
+    def recurrence_of(spec: str, dims: dict[str, Any]) -> Recurrence:
+        """The recurrence of a spec as `Module(spec, **dims)` has it."""
+        return _read(spec, dims)[2]
 
     def _needs_sizes(self, param: Param) -> None:
         for axis in param.axes:
@@ -94,3 +116,12 @@ class Module(nn.Module):
         parts += [f"heads={self.heads}"] if self.heads is not None else []
         parts += [f"{name}={size}" for name, size in self.sizes.items() if size is not None]
         return ", ".join([*parts, f"strategy={self.op.meta['strategy']}"])
+
+
+def _read(spec: str, dims: dict[str, Any]) -> tuple[str, str, Recurrence, dict[str, int]]:
+    """A spec's text and path, its recurrence, and those of `dims` that replace a size which the spec fixes."""
+    text, found = (spec, "<spec>") if "\n" in spec else library.find(spec)
+    path = str(found)
+    rec = parse_text(text, path)[0]
+    fixed = {name: size for name, size in dims.items() if rec.dims.get(name) is not None}
+    return text, path, parse_text(text, path, dims=fixed)[0] if fixed else rec, fixed
