@@ -1,44 +1,23 @@
-"""The folder of what was built, which all processes of a user share, and what a process says once without it."""
+"""The folders of what was built: the one that all processes of a user share, and one of this process."""
 
 from __future__ import annotations
 
 import functools
-import os
 import tempfile
-import warnings
 from pathlib import Path
+
+from recc.runtime import cache
+from recc.runtime.cache import warn_once, write
+
+__all__ = ["folder", "temporary", "warn_once", "write"]
 
 
 def folder() -> Path:
-    """Where built libraries are kept: `c` in $RECC_CACHE_DIR, or in the user's cache folder of recc."""
-    chosen = os.environ.get("RECC_CACHE_DIR")
-    if chosen:
-        return Path(chosen) / "c"
-    import platformdirs
-
-    return platformdirs.user_cache_path("recc") / "c"
+    """Where built libraries are kept."""
+    return cache.folder("c")
 
 
 @functools.lru_cache(maxsize=1)
 def temporary() -> tempfile.TemporaryDirectory:
     """A folder of this process, removed when it ends; what is loaded from it stays loaded."""
     return tempfile.TemporaryDirectory(prefix="recc-c-", ignore_cleanup_errors=True)
-
-
-def write(path: Path, content: bytes) -> None:
-    """All of the content under that name, or nothing: readers never see a part of it."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """A warning that a process gives once, whatever asks for it again."""
-    warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -17,9 +17,9 @@ from recc.analysis.plan import Plan
 class NativeOp(Op):
     """An Op with the same contract; see there. Kernels are built at first use of each size of the dims."""
 
-    def __init__(self, plan: Plan, meta: dict[str, Any], *tiles: Any) -> None:
+    def __init__(self, plan: Plan, meta: dict[str, Any], *tiles: Any, chunk: int | None = None) -> None:
         super().__init__(meta, *tiles)
-        self._native, self.native = register(NativePasses(plan, meta))
+        self._native, self.native = register(NativePasses(plan, meta, chunk))
         self._decoders: dict[tuple, Decoder | None] = {}
 
     def chunk_of(self, dtype: torch.dtype = torch.float32, **sizes: int) -> int:

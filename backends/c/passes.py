@@ -25,12 +25,12 @@ ALONE = 1 << 17
 class Native:
     """A kernel built for some sizes of the dims and a working precision."""
 
-    def __init__(self, plan: Plan, sizes: dict[str, int], dtype: torch.dtype) -> None:
+    def __init__(self, plan: Plan, sizes: dict[str, int], dtype: torch.dtype, chunk: int | None = None) -> None:
         machine = build.target()
         name = "float" if dtype == torch.float32 else "double"
         lanes = max(4, machine.vector_bytes // (4 if name == "float" else 8))
         self.dtype = dtype
-        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), 32 if machine.vector_bytes == 64 else 16)
+        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), 32 if machine.vector_bytes == 64 else 16, chunk)
         self._library = None
         self.name = plan.recurrence.name
         self.spare: list[torch.Tensor] = []
@@ -100,14 +100,15 @@ class NativePasses:
 
     Loops over the tokens of each (sequence, head) with the state in registers or the first-level cache. States in
     float32, or float64 where an input is; bfloat16 and float16 are converted on the way in and out.
+    chunk: tokens between saved states; None: as many as keep a chunk's states in the second-level cache, 32 at most.
     """
 
-    def __init__(self, plan: Plan, meta: dict[str, Any]) -> None:
-        self.plan, self.name = plan, meta["name"]
+    def __init__(self, plan: Plan, meta: dict[str, Any], chunk: int | None = None) -> None:
+        self.plan, self.name, self.chunk = plan, meta["name"], chunk
         self.inputs, self.params = meta["inputs"], meta["params"]
         self.states, self.outputs = meta["states"], meta["outputs"]
         self.saved = self.states
-        self.meta = {**meta, "digest": f"{meta['digest']}_c"}
+        self.meta = {**meta, "digest": f"{meta['digest']}_c{chunk or ''}"}
         self.natives: dict[tuple, Native] = {}
         keep_freed_memory()
 
@@ -115,7 +116,7 @@ class NativePasses:
         dims = {dim: int(size) for dim, size in sizes.items() if dim != "heads"}
         key = (tuple(sorted(dims.items())), dtype)
         if key not in self.natives:
-            self.natives[key] = Native(self.plan, dims, dtype)
+            self.natives[key] = Native(self.plan, dims, dtype, self.chunk)
         return self.natives[key]
 
     # --- passes --------------------------------------------------------------------------------------------------

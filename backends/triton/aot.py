@@ -24,6 +24,9 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+# Bytes of shared memory that a program may have.
+SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10,
+          "sm_120": 99 << 10, "gfx942": 64 << 10}  # fmt: skip
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
 
 
@@ -77,6 +80,21 @@ def launches(generated: Generated, sizes: dict[str, int], dtype: torch.dtype, ba
     return found
 
 
+def target_of(arch: str) -> GPUTarget:
+    """The target of an architecture, `sm_90` or `gfx942`. Raises ValueError for others."""
+    if arch in TARGETS:
+        return TARGETS[arch]
+    if match := re.fullmatch(r"sm_(\d+)", arch):
+        return GPUTarget("cuda", int(match[1]), 32)
+    raise ValueError(f"no target `{arch}`; there are {', '.join(TARGETS)}")
+
+
+def moved(launch: Recorded) -> int:
+    """Bytes of the tensors that a launch reads or writes, each of them once; the table of chunks aside."""
+    own = {name: x for name, x in launch.arguments.items() if torch.is_tensor(x) and x.dtype != torch.int64}
+    return sum(x.numel() * x.element_size() for x in own.values())
+
+
 def _dims(meta: dict) -> dict[str, int | None]:
     found = {axis.partition("'")[0]: None for key in ("inputs", "params", "states", "outputs") for item in meta[key]
              for axis in item["axes"] if axis != "heads"}  # fmt: skip
@@ -92,7 +110,7 @@ class _Shapes(KernelPasses):
 
 
 def compile_launch(launch: Recorded, target: str) -> Any:
-    """Triton's compiled kernel for a launch on `target`, one of TARGETS."""
+    """Triton's compiled kernel for a launch on `target`; see `target_of`."""
     signature, constants, attributes = {}, {}, {}
     for place, name in enumerate(launch.kernel.arg_names):
         value = launch.arguments[name]
@@ -108,7 +126,7 @@ def compile_launch(launch: Recorded, target: str) -> Any:
             if value % 16 == 0:
                 attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    return triton.compile(source, target=TARGETS[target], options=dict(launch.options))
+    return triton.compile(source, target=target_of(target), options=dict(launch.options))
 
 
 def facts(compiled: Any) -> dict[str, int]:
@@ -129,23 +147,34 @@ def facts(compiled: Any) -> dict[str, int]:
 
 
 def _resources(cubin: bytes) -> str:
-    """What cuobjdump, which comes with Triton, says of a binary's resources."""
+    """What cuobjdump says of a binary's resources."""
+    return _tool("cuobjdump", "-res-usage", cubin)
+
+
+def sass(cubin: bytes) -> str:
+    """What the GPU runs, by nvdisasm."""
+    return _tool("nvdisasm", "-c", cubin)
+
+
+def _tool(name: str, option: str, cubin: bytes) -> str:
+    """What a tool that comes with Triton prints about a binary."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(tools / "cuobjdump"), "-res-usage", file.name]
+        command = [str(tools / name), option, file.name]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def assembly(generated: Generated, target: str, form: str) -> str:
     """The assembly of every kernel of a recurrence for `target`, in bfloat16, each under a line of its facts.
 
-    form: `ptx` or `amdgcn`. Dims without a size in the spec are 64.
+    form: `ptx`, `sass` or `amdgcn`. Dims without a size in the spec are 64.
     """
     parts = []
     for launch in launches(generated, {}, torch.bfloat16):
         compiled = compile_launch(launch, target)
         listing = ", ".join(f"{name} {value}" for name, value in facts(compiled).items())
-        parts.append(f"{'//' if form == 'ptx' else ';'} {launch.name}: {listing}\n{compiled.asm[form]}")
+        text = sass(compiled.asm["cubin"]) if form == "sass" else compiled.asm[form]
+        parts.append(f"{';' if form == 'amdgcn' else '//'} {launch.name}: {listing}\n{text}")
     return "\n".join(parts)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 SCHEDULES = ("split", "fused")
 CHUNKS = (16, 32, 64, 128)
@@ -62,3 +63,16 @@ def tiles() -> Iterator[Tile]:
     """Every tile of a launch. What spills or does not fit is found by compiling it."""
     for block, warps, stages in itertools.product(BLOCKS, WARPS, STAGES):
         yield Tile(block, warps, stages)
+
+
+def view(config: Config) -> dict[str, Any]:
+    """A configuration as plain values, those of the default left out; `of` reads them."""
+    found: dict[str, Any] = {} if config.chunk is None else {"chunk": config.chunk}
+    found |= {name: getattr(config, name) for name in ("forward", "backward")}
+    tiles = {name: asdict(tile) for name, tile in config.tiles}
+    return found | ({"tiles": tiles} if tiles else {})
+
+
+def of(chunk: int | None = None, tiles: Mapping[str, Mapping[str, int]] | None = None, **schedules: str) -> Config:
+    """The configuration of plain values. Raises ValueError or TypeError for what has no such form."""
+    return Config(chunk, **schedules, tiles=tuple(sorted((name, Tile(**tile)) for name, tile in (tiles or {}).items())))

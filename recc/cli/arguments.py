@@ -19,6 +19,7 @@ COMMANDS = {
     "explain": "show how a spec is derived, or what an error code means",
     "compile": "write the generated code, or an earlier stage, of a spec",
     "verify": "compare every lowering of specs with the float64 sequential loop",
+    "tune": "find the fastest form for tensors of a size, and keep it",
     "list": "list the specs that ship with recc",
     "new": "write a commented spec to start from",
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from recc.ir.program import Recurrence
     from recc.strategies import Choice, Refused
 
-__all__ = ["SpecError", "SpecNotFound", "Usage", "choice", "complain", "console", "read", "read_file"]
+__all__ = ["SpecError", "SpecNotFound", "Usage", "choice", "complain", "console", "dim_sizes", "read", "read_file"]
 __all__ += ["recurrence", "recurrences", "render", "report", "write"]
 
 
@@ -46,7 +46,7 @@ def recurrences(spec: str, args: argparse.Namespace) -> list[Recurrence]:
     from recc.frontend import parse_text
 
     text, path = read(spec)
-    found = parse_text(text, path, dims=_dims(args.dim))
+    found = parse_text(text, path, dims=dim_sizes(args.dim))
     names = [rec.name for rec in found]
     if args.recurrence is None:
         return found
@@ -64,7 +64,8 @@ def recurrence(spec: str, args: argparse.Namespace) -> Recurrence:
     return found[0]
 
 
-def _dims(settings: list[str]) -> dict[str, int]:
+def dim_sizes(settings: list[str]) -> dict[str, int]:
+    """What `--dim` says; raises Usage."""
     sizes = {}
     for setting in ",".join(settings).split(",") if settings else ():
         name, _, size = setting.strip().partition("=")

@@ -4,7 +4,7 @@ ast     the syntax tree         ir     the step after name, shape and time check
 plan    what the analysis found, as JSON (`recc explain` shows it for people)
 torch   the generated file (default)
 triton  a file with GPU kernels, which imports torch and triton alone
-ptx, amdgcn  the assembly of those kernels in bfloat16 for `--target`, with their registers and spills
+ptx, sass, amdgcn  the assembly of those kernels in bfloat16 for `--target`, with their registers and spills
 c, so   native code for CPUs as a C file or a library; beside it a header and an example that calls it from C"""
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from recc.ir.program import Recurrence
     from recc.strategies import Choice
 
-TARGETS = {"ptx": ("sm_90", "sm_80", "sm_100"), "amdgcn": ("gfx942",)}  # the first is the default
+NVIDIA = ("sm_90", "sm_80", "sm_100")  # the first is the default
+TARGETS = {"ptx": NVIDIA, "sass": NVIDIA, "amdgcn": ("gfx942",)}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write; standard output without it")
     parser.add_argument("--emit", choices=EMITTERS, default="torch")
-    parser.add_argument("--target", metavar="ARCH", help="for ptx: sm_80, sm_90, sm_100; for amdgcn: gfx942; "
+    parser.add_argument("--target", metavar="ARCH", help="for ptx and sass: sm_80, sm_90, sm_100; for amdgcn: gfx942; "
                         "for c and so: native, x86-64-v2, x86-64-v3, x86-64-v4, generic")  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the state, for c and so")
     options.compiling(parser)
@@ -137,6 +138,7 @@ EMITTERS = {
     "torch": _torch,
     "triton": _kernels,
     "ptx": _kernels,
+    "sass": _kernels,
     "amdgcn": _kernels,
     "c": _native,
     "so": _native,

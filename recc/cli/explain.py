@@ -15,6 +15,8 @@ from recc.cli import options
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC|CODE")
     parser.add_argument("--json", action="store_true", help="the machine's view")
+    parser.add_argument("--target", metavar="ARCH", help="also compile the Triton kernels for a GPU, which need not be "
+                        "there, and show what they use: sm_90, sm_80, sm_100, gfx942")  # fmt: skip
     options.compiling(parser)
 
 
@@ -23,11 +25,13 @@ def run(args: argparse.Namespace) -> int:
         return _page(args.spec.upper())
     from recc.analysis.explain import explain, explain_json
     from recc.backends.c.explain import Section, view
-    from recc.cli import common
+    from recc.cli import common, kernels
 
     found = [(rec, *common.choice(rec, args)) for rec in common.recurrences(args.spec, args)]
     if args.json:
         views = [explain_json(*parts) | {"native": view(parts[1])} for parts in found]
+        for own, parts in zip(views, found):
+            own |= {"kernels": kernels.view(*parts[1:], args.target)} if args.target else {}
         print(json.dumps(views[0] if len(views) == 1 else views, indent=2))
     else:
         for place, parts in enumerate(found):
@@ -37,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
             console.print(explain(*parts))
             console.print()
             console.print(Section(view(parts[1])))
+            if args.target:
+                console.print()
+                console.print(kernels.Section(kernels.view(*parts[1:], args.target)))
     return 0
 
 

@@ -17,3 +17,13 @@ def compiling(parser: argparse.ArgumentParser) -> None:
     spec(parser)
     parser.add_argument("--strategy", metavar="NAME", help="chunk, scan or sequential, instead of the cheapest")
     parser.add_argument("--chunk", metavar="TOKENS", type=int, help="tokens in a chunk, a power of two")
+
+
+def sized(parser: argparse.ArgumentParser) -> None:
+    """The options of commands that run a spec on tensors of a size."""
+    spec(parser)
+    parser.add_argument("--device", metavar="NAME", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16", "float64"),
+                        help="of the tensors (default: float32, bfloat16 on a GPU)")  # fmt: skip
+    for name, default, words in (("batch", 2, "sequences"), ("time", 2048, "tokens"), ("heads", 4, "heads")):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{words} (default: {default})")

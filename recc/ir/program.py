@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from dataclasses import dataclass, field
 
-from recc.ir.node import Axis, Node, Span, Spans
+from recc.ir.node import Axis, Node, Span, Spans, digest
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,15 @@ class Recurrence:
 
     def state(self, name: str) -> State:
         return next(state for state in self.states if state.name == name)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The same for specs that differ only in comments, formatting and names of locals, in every process."""
+        declared = [(x.name, x.axes, x.dtype, x.domain) for x in (*self.inputs, *self.params)]
+        declared += [(x.name, x.axes, x.dtype, x.init and digest(x.init)) for x in self.states]
+        values = [digest(x) for x in (*self.updates.values(), *(output.value for output in self.outputs))]
+        text = repr((self.name, declared, [(x.name, x.axes, x.dtype) for x in self.outputs], values))
+        return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
     def place(self, name: str) -> Span:
         """Where the update of a state is written; where the state is declared if that is a number, which is nowhere."""

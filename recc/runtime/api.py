@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from recc import library
@@ -21,6 +23,7 @@ def load(
     strategy: str | None = None,
     chunk: int | None = None,
     backend: str | None = None,
+    config: Mapping[str, Any] | None = None,
     **dims: int,
 ) -> Any:
     """The op of a spec file, by its path or by the name of one that ships with recc.
@@ -30,10 +33,12 @@ def load(
     backend: `c` for native code on CPU tensors, `torch` for torch alone, `triton` for kernels on GPU tensors (under
     Triton's interpreter on CPU tensors, which is for tests). By default native code serves CPU tensors
     where it can and a C compiler is at hand, unless a strategy or chunk asks for one of torch's parallel forms.
+    config: all of these at once, as `recc tune` prints it. Without any of strategy, chunk and config, a call takes the
+    form that `recc tune` has found for its sizes, if it has found one (docs/tuning.md).
     Returns backends.torch.op.Op. Raises SpecError for a bad spec, library.UnknownSpec for an unknown name.
     """
     text, path = library.find(name_or_path)
-    return loads(text, path=path, strategy=strategy, chunk=chunk, backend=backend, **dims)
+    return loads(text, path=path, strategy=strategy, chunk=chunk, backend=backend, config=config, **dims)
 
 
 def loads(
@@ -43,38 +48,57 @@ def loads(
     strategy: str | None = None,
     chunk: int | None = None,
     backend: str | None = None,
+    config: Mapping[str, Any] | None = None,
     **dims: int,
 ) -> Any:
     """The op of a spec given as text; see `load`."""
-    return _compiled(text, str(path), strategy, chunk, backend, tuple(sorted(dims.items())))
+    if config is not None and (strategy, chunk, backend) != (None, None, None):
+        raise ValueError("`config` says all that `strategy`, `chunk` and `backend` would")
+    wanted = {"strategy": strategy, "chunk": chunk, "backend": backend} if config is None else dict(config)
+    return _compiled(text, str(path), json.dumps(wanted, sort_keys=True), tuple(sorted(dims.items())))
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(text: str, path: str, strategy: str | None, chunk: int | None, backend: str | None, dims: tuple) -> Any:
-    rec = parse_text(text, path, dims=dict(dims))[0]
-    return compile_recurrence(rec, strategy=strategy, chunk=chunk, backend=backend)
+def _compiled(text: str, path: str, asked: str, dims: tuple) -> Any:
+    rec, wanted = parse_text(text, path, dims=dict(dims))[0], json.loads(asked)
+    made = compile_recurrence(rec, **wanted)
+    if wanted.keys() == {"strategy", "chunk", "backend"} and wanted["strategy"] is None and wanted["chunk"] is None:
+        from recc.runtime.tuned import Tuned
+
+        made.tuned = Tuned.of(rec, made, wanted["backend"])
+    return made
 
 
 def compile_recurrence(
-    rec: Recurrence, *, strategy: str | None = None, chunk: int | None = None, backend: str | None = None
+    rec: Recurrence,
+    *,
+    strategy: str | None = None,
+    chunk: int | None = None,
+    backend: str | None = None,
+    **options: Any,
 ) -> Any:
-    """The op of a parsed recurrence; see `load`."""
+    """The op of a parsed recurrence; see `load`. options: more of a configuration, which are the backend's own."""
     from recc.backends.torch import op, primitives
     from recc.backends.torch.module import generate
 
     plan = analyse(rec)
     if backend == "triton":
+        from recc.backends.triton import config
         from recc.backends.triton import module as triton
 
-        return triton.load(triton.generate(plan, choose(plan, strategy, chunk)))
-    generated = generate(plan, choose(plan, strategy, chunk))
+        return triton.load(triton.generate(plan, choose(plan, strategy, chunk), config.of(chunk, **options)))
+    if options:
+        raise ValueError(f"the backend {backend or 'torch'} has no option {', '.join(options)}")
+    native = _native(plan, backend, asked=strategy is not None or chunk is not None)
+    # With native code asked for by name, a chunk is the tokens between its saved states.
+    generated = generate(plan, choose(plan, strategy, None if native else chunk))
     space = dict(vars(primitives))
     exec(compile(generated.functions, f"<recc {rec.name}>", "exec"), space)  # our own text: a spec holds no code
     functions = [space[name] for name in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
-    if _native(plan, backend, asked=strategy is not None or chunk is not None):
+    if native:
         from recc.backends.c.op import NativeOp
 
-        made = NativeOp(plan, generated.meta, *functions)
+        made = NativeOp(plan, generated.meta, *functions, chunk=chunk)
     else:
         made = op.Op(generated.meta, *functions)
     made.source = generated.functions

@@ -13,6 +13,8 @@ gradient that is zero in theory is rounding noise of the others.
 - float32: it may be `TIMES` the error that the sequential reference itself has in float32, plus `FLOOR` ulps of the
   largest of its kind. A small tensor's error may be nothing by luck, so before a comparison fails the reference's error
   is drawn `DRAWS` times more, with its inputs moved by less than an ulp, and the largest one counts.
+- float16, bfloat16: twice the error of the sequential reference in that dtype, and an ulp of it. Where the loop
+  overflows float16, which an op with states in float32 need not do: the loop in bfloat16.
 - Shapes and dtypes must be the reference's. Where the reference is not finite there is nothing to compare with.
 """
 
@@ -41,6 +43,7 @@ from recc.strategies import STRATEGIES, Refused, choose
 LIMIT, SHARE = 1e-9, 1e-3
 TIMES, FLOOR, DRAWS = 4.0, 8.0, 4
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 NATIVE, STANDALONE, ANALYSIS, DEFAULT = "native", "standalone", "analysis", "default"
 _MANY = {"output": "outputs", "final": "final states", "gradient": "gradients"}
 Progress = Callable[[int, int, str], None]
@@ -241,15 +244,23 @@ def _selected(rec: Recurrence, quick: bool, wanted: str | None) -> list[tuple[Ca
 
 
 def compare(rec: Recurrence, case: Case, dtypes: list[str], ops: dict[str, Any], notes: list[str]) -> list[Row]:
-    """Every quantity of one case by each op beside the float64 reference, with what its error may be."""
+    """Every quantity of one case by each op beside the float64 reference, with what its error may be.
+
+    dtypes: of DTYPES and HALVES.
+    """
     given, rows = problem(rec, case), []
     truth = run_reference(given, torch.float64)
     scales, most = _scales(truth)
     notes += [f"T={case.time} {case.variant}: the reference's {name} is not finite everywhere"
               for name, x in truth.items() if not bool(torch.isfinite(x).all())]  # fmt: skip
     for dtype in dtypes:
-        own = truth if dtype == "float64" else run_reference(given, DTYPES[dtype])
-        limits = dict.fromkeys(truth, LIMIT)
+        if dtype in HALVES:
+            own = _half(given, HALVES[dtype])
+            ulp = torch.finfo(HALVES[dtype]).eps
+            limits = {name: 2 * _error(own[name], truth[name], scales[name]) + ulp for name in truth}
+        else:
+            own = truth if dtype == "float64" else run_reference(given, DTYPES[dtype])
+            limits = dict.fromkeys(truth, LIMIT)
         if dtype == "float32":
             limits = _limits([own], [truth], scales, most)
         found = [row for strategy, op in ops.items() for row in _run(strategy, op, given, dtype, truth, own, scales)]
@@ -261,6 +272,15 @@ def compare(rec: Recurrence, case: Case, dtypes: list[str], ops: dict[str, Any],
     return rows
 
 
+def _half(given: Problem, dtype: torch.dtype) -> Results:
+    """The loop in a dtype of 16 bits; its final states are float32, as an op's are."""
+    own = run_reference(given, dtype)
+    if dtype == torch.float16 and not all(bool(x.isfinite().all()) for x in own.values()):
+        wide = run_reference(given, torch.bfloat16)
+        own = {name: x if bool(x.isfinite().all()) else wide[name].to(x.dtype) for name, x in own.items()}
+    return {name: x.float() if _kind(name) == "final" else x for name, x in own.items()}
+
+
 def _run(
     strategy: str, op: Any, given: Problem, dtype: str, truth: Results, own: Results, scales: dict[str, float]
 ) -> list[dict[str, Any]]:
@@ -268,7 +288,7 @@ def _run(
     facts = {"strategy": strategy, "dtype": dtype, "case": given.case.name(dtype)}
     try:
         with _limited(op, given.case.variant.endswith("segments")):
-            got = run_op(given, op, DTYPES[dtype])
+            got = run_op(given, op, (DTYPES | HALVES)[dtype])
     except Exception as error:  # whatever an op raises is a finding about it
         return [{"what": "output (all)", "error": math.inf, "note": _said(error), **facts}]
     found = []

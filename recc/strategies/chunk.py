@@ -22,6 +22,7 @@ class Chunk:
     """Matrix products of chunk x chunk and chunk x state; any rank, scalar or per-channel decay."""
 
     name = "chunk"
+    chunks = (16, 32, 64, 128)  # lengths that tuning tries
 
     @staticmethod
     def refuses(component: Component, plan: Plan) -> Reason | None:

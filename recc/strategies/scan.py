@@ -17,6 +17,7 @@ class Scan:
     """Work-efficient, depth log T; the trajectory of one chunk exists at a time."""
 
     name = "scan"
+    chunks = (16, 32, 64, 128, 256)  # lengths that tuning tries
 
     @staticmethod
     def refuses(component: Component, plan: Plan) -> Reason | None:

@@ -10,6 +10,7 @@ class Sequential:
     """One dependent step a token; the backward pass recomputes states from checkpoints."""
 
     name = "sequential"
+    chunks: tuple[int, ...] = ()  # it has none
 
     @staticmethod
     def refuses(component: Component, plan: Plan) -> Reason | None:

@@ -1,0 +1,47 @@
+"""What the command line shows of kernels for GPUs that need not be there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("triton")
+
+from recc.backends.triton import aot
+
+from recc.cli import main
+
+SMALL = ["--dim", "K=32,V=32", "--chunk", "16"]
+
+
+def test_explain_shows_what_each_launch_uses(capsys):
+    assert main(["explain", "simple_gla", "--target", "sm_90", *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert "kernels for sm_90" in said and "matrix instructions" in said and "forward: 3 launches" in said
+    assert main(["explain", "simple_gla", "--target", "sm_90", "--json", *SMALL]) == 0
+    found = json.loads(capsys.readouterr().out)["kernels"]
+    assert found["served"] and found["sizes"] == {"K": 32, "V": 32}
+    assert all(0 < row["registers"] <= 255 and row["bytes"] > 0 for row in found["launches"])
+    # q, k, v and o in bfloat16 and a float32 state for each of the chunks' 16 tokens is the least.
+    forward = sum(row["bytes"] for row in found["launches"] if row["kernel"].startswith("forward"))
+    assert forward >= 4 * 32 * 2 + 4 * 32 * 32 / 16
+
+
+def test_explain_says_why_there_are_no_kernels(capsys):
+    assert main(["explain", "lru", "--target", "sm_90"]) == 0
+    assert "kernels for sm_90: none" in capsys.readouterr().out
+    assert main(["explain", "gla", "--target", "vega"]) == 2
+    assert "no GPU is called `vega`" in capsys.readouterr().err
+
+
+def test_sass_is_what_the_gpu_runs(capsys):
+    assert main(["compile", "simple_gla", "--emit", "sass", *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert "EXIT" in said and "HMMA" in said and "// forward_walk: shared" in said
+
+
+def test_any_nvidia_target_has_a_form():
+    assert aot.target_of("sm_89").arch == 89 and aot.target_of("gfx942").backend == "hip"
+    with pytest.raises(ValueError, match="there are sm_80"):
+        aot.target_of("apple")
