@@ -19,7 +19,7 @@ from rich.text import Text
 from recc.analysis.plan import Plan
 from recc.analysis.work import TYPICAL
 from recc.ir.node import Axis, dim_of
-from recc.tile.cores import REDUCTIONS, Core, Phases
+from recc.tile.cores import Core, Phases
 from recc.tile.program import TileProgram
 from recc.tile.step import step_programs
 
@@ -64,9 +64,8 @@ def _cores(
     phases, found = Phases(program), []
     lanes = {} if lanes is None else lanes
     for core in phases.cores:
-        sums = [node for node in phases.nodes if node.op in REDUCTIONS and phases.owner(node) is core]
         lane = lanes.get(core.carries[0].name) if settled else None
-        loops = Loops.of_core(core, sums, lambda axis: sizes[dim_of(axis)], real.lanes, registers, lane)
+        loops = Loops.of_core(core, phases, lambda axis: sizes[dim_of(axis)], real.lanes, registers, lane)
         lanes |= {carry.name: loops.lane for carry in core.carries}
         mark = "d_" if program.reverse else ""
         found.append(_core(core, loops, [mark + carry.name for carry in core.carries]))

@@ -14,7 +14,7 @@ from recc.backends.c.vectors import Real, prelude
 
 from recc.analysis.plan import Plan
 from recc.ir.node import Node, dim_of, walk
-from recc.tile.cores import REDUCTIONS, Phases, dims
+from recc.tile.cores import Phases, dims
 from recc.tile.program import TileProgram, state_key
 from recc.tile.step import step_programs
 
@@ -160,8 +160,7 @@ class _File:
         """The order of each state's axes in memory: last the axis that the program's vectors run along."""
         phases, found = Phases(program), {}
         for core in phases.cores:
-            sums = [node for node in phases.nodes if node.op in REDUCTIONS and phases.owner(node) is core]
-            lane = Loops.of_core(core, sums, self.sizes.__getitem__, self.real.lanes, self.registers).lane
+            lane = Loops.of_core(core, phases, self.sizes.__getitem__, self.real.lanes, self.registers).lane
             for carry in core.carries:
                 axes = dims(carry.old)
                 found[carry.name] = (*(a for a in axes if a != lane), lane) if lane in axes else axes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from recc.backends.c.arrays import Array
 
 from recc.ir.node import Axis, Node
-from recc.tile.cores import REDUCTIONS, Core, dims, span
+from recc.tile.cores import REDUCTIONS, Core, Phases, dims, span
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,12 @@ class Target:
     node: Node
     array: Array | None
     how: str = "store"
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it adds a wide value of every token to one array, which is a product of matrices over the tokens."""
+        wide = len(dims(self.node)) > 1 and self.node.op not in REDUCTIONS
+        return self.how == "add" and self.array is not None and self.array.time is None and wide
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Loops:
     def of_core(
         cls,
         core: Core,
-        sums: list[Node],
+        phases: Phases,
         sizes: Callable[[Axis], int],
         lanes: int,
         registers: int,
@@ -51,6 +57,9 @@ class Loops:
     ) -> Loops:
         """Vectors run along the axis that is summed least often; the state stays as near as its couplings allow."""
         axes, coupled = sorted(core.axes), core.coupled
+        own = [node for node in phases.nodes if phases.owner(node) is core]
+        sums = [node for node in own if node.op in REDUCTIONS]
+        gathered = [node for node in own if node in phases.program.sums.values() and frozenset(dims(node)) == core.axes]
         if not axes:
             return cls((), None, 1, None, 1, "whole", sizes, lanes)
         limit = registers // 4 if len(axes) > 1 else 4
@@ -69,7 +78,7 @@ class Loops:
         outer, row = tuple(rest[:-1]), rest[-1] if rest else None
         count = -(-sizes(lane) // lanes)
         whole = lane in coupled
-        wide = max(len(core.carries), 1)
+        wide = max(len(core.carries) + len(gathered), 1)
         vectors = count if whole and covered(lane) else _divisor(count, 4)
         loose = not core.moves and not core.uneven and (lane not in coupled or covered(lane))
         if row is None:
@@ -79,26 +88,46 @@ class Loops:
         rows = _divisor(sizes(row), max(1, min(4, registers // 2 // (vectors * wide))))
         free = row not in coupled and not set(outer) & coupled
         shape = "tile" if loose and free else "strip" if loose and not set(outer) & coupled else "whole"
-        if shape != "tile":
+        if shape == "strip":
             rows = _divisor(sizes(row), max(1, min(4, registers // 2 // vectors)))
+        elif shape == "whole":
+            vectors, rows = _unrolled(count, sizes(row), sum(span(node) == core.axes for node in sums), registers)
         return cls(outer, row, rows, lane, vectors, shape, sizes, lanes)
 
     @staticmethod
     def stage_key(target: Target) -> tuple:
+        """What targets must agree in to share their loops: the axes, that of the vectors, and the array of a sum."""
         node = target.node
         axes = sorted(span(node) | set(dims(node)))
         own = [axis for axis in (target.array.axes if target.array else dims(node)) if axis in axes]
         summed = [axis for axis in axes if axis not in own]
         lane = own[-1] if own else summed[-1] if summed else None
-        return tuple(axes), lane
+        return tuple(axes), lane, target.array if target.gathers else None
 
     @classmethod
-    def of_stage(cls, group: list[Target], sizes: Callable[[Axis], int], lanes: int) -> Loops:
-        axes, lane = cls.stage_key(group[0])
+    def of_stage(
+        cls, group: list[Target], sizes: Callable[[Axis], int], lanes: int, registers: int, near: int = 1
+    ) -> Loops:
+        """A token passes over all axes, sums innermost; a sum over the tokens stays in registers, a tile at a time."""
+        axes, lane, gathers = cls.stage_key(group[0])
         rest = [axis for axis in axes if axis != lane]
-        summed = {axis for target in group if target.node.op in REDUCTIONS for axis in target.node["over"]}
+        sums = {target.node for target in group if target.node.op in REDUCTIONS}
+        summed = {axis for node in sums for axis in node["over"]}
         rest.sort(key=lambda axis: axis in summed)
-        return cls(tuple(rest[:-1]), rest[-1] if rest else None, 1, lane, 1, "whole", sizes, lanes)
+        outer, row = tuple(rest[:-1]), rest[-1] if rest else None
+        if row is None or (gathers is None and row not in summed):
+            vectors = 1 if lane is None else _divisor(-(-sizes(lane) // lanes), near)
+            return cls(outer, row, 1, lane, vectors, "whole", sizes, lanes)
+        count = 1 if lane in summed else -(-sizes(lane) // lanes)
+        vectors, rows = _unrolled(count, sizes(row), len(sums), registers)
+        return cls(outer, row, rows, lane, vectors, "tile" if gathers is not None else "whole", sizes, lanes)
+
+
+def _unrolled(count: int, rows: int, sums: int, registers: int) -> tuple[int, int]:
+    """Vectors and rows of so many sums that half of the registers hold: the other half is for what they read."""
+    room = registers // 2 // max(sums, 1)
+    vectors = _divisor(count, min(4, room))
+    return vectors, _divisor(rows, min(4, room // vectors))
 
 
 def _divisor(count: int, limit: int) -> int:

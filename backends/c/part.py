@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from recc.backends.c.arrays import Array, Workspace
+from recc.backends.c.arrays import Array, Workspace, block, copied
+from recc.backends.c.groups import MOVES, grouped, inline_reads
 from recc.backends.c.loops import Loops, Target
 from recc.backends.c.tidy import core_comment, notes, stage_comment
 from recc.backends.c.writer import written
 
 from recc.ir.node import BOOL, Axis, Node, walk
 from recc.tile.cores import INVARIANT, REDUCTIONS, Core, Phases, dims, span
-from recc.tile.program import TileProgram
+from recc.tile.program import Carry, TileProgram
 
 _CHEAP = (
     "add",
@@ -88,10 +89,16 @@ class Part:
         """Finds what must be stored, by whom it is computed, and in which order."""
         self.order = {node: place for place, node in enumerate(self.phases.nodes)}
         self.wanted: dict[Node, None] = {}
+        self.aside: dict[Core, list[Node]] = {
+            core: self._aside(core) for core in self.phases.cores if self.loops_of(core).shape == "whole"
+        }
         for core in self.phases.cores:
             for carry in core.carries:
                 self._visit(carry.new, core)
+        gathered = set(self.program.sums.values())
         for node in self.phases.roots:
+            if node in gathered and len(dims(node)) > 1 and not isinstance(self.phases.owner(node), Core):
+                self._factors(node)
             if node.args:
                 self._root(node)
             else:
@@ -104,12 +111,39 @@ class Part:
             self._result(name, node, "store")
         for name, node in self.program.sums.items():
             self._result(name, node, "add")
+        for core, nodes in self.aside.items():
+            for node in nodes:
+                if node not in self.stored:
+                    self.stored[node] = self.work.array(self.naming(node) + "s", self._layout(node))
+                    self.targets.setdefault(core, []).append(Target(node, self.stored[node]))
 
     def _root(self, node: Node) -> None:
         """A result is written where it goes; it takes room of its own only if others read it."""
         owner = self.phases.owner(node)
         for arg in node.args:
             self._argument(node, arg, owner)
+
+    def _factors(self, node: Node) -> None:
+        """Of a wide value that is added up over tokens, each narrower factor is computed once a token."""
+        for arg in node.args:
+            if dims(arg) == dims(node):
+                self._factors(arg)
+            elif arg.args:
+                self._visit(arg, -2)
+
+    def _aside(self, core: Core) -> list[Node]:
+        """What a core with time outermost keeps in memory within a token: what wider loops read, sums, and what is
+        read at another place."""
+        own = [node for node in self.phases.nodes if self.phases.owner(node) is core and node.args]
+        found = {node for node in own if node.op in REDUCTIONS}
+        for node in own:
+            wide = span(node) | set(dims(node))
+            for arg in node.args:
+                there = arg.op in MOVES and (not arg.args[0].args or arg.args[0] in found)  # is read where it lies
+                if self.phases.owner(arg) is core and arg.args and not there:
+                    if set(dims(arg)) < wide or node.op in MOVES:
+                        found.add(arg)
+        return [node for node in own if node in found]
 
     def _want(self, node: Node) -> None:
         if node in self.wanted:
@@ -144,6 +178,7 @@ class Part:
     def _leaf(self, node: Node, owner: Core | int) -> None:
         """Inputs that a wider loop reads again and again are copied to the workspace; params, if they are matrices."""
         again = isinstance(owner, Core) and frozenset(dims(node)) < owner.axes and dims(node)
+        again = again and owner not in self.aside
         if (again and node.op == "tile" and self.arrays[node].base.endswith("_at")) or (
             node.op == "param" and len(dims(node)) > 1
         ):
@@ -200,9 +235,8 @@ class Part:
         if not hasattr(self, "_loops"):
             self._loops: dict[Core, Loops] = {}
         if core not in self._loops:
-            sums = [node for node in self.phases.nodes if node.op in REDUCTIONS and self.phases.owner(node) is core]
-            lane = self.lanes.get(core.carries[0].name)
-            self._loops[core] = Loops.of_core(core, sums, self.work.size, self.work.lanes, self.registers, lane)
+            lane, work = self.lanes.get(core.carries[0].name), self.work
+            self._loops[core] = Loops.of_core(core, self.phases, work.size, work.lanes, self.registers, lane)
         return self._loops[core]
 
     def array_of(self, node: Node) -> Array | None:
@@ -218,39 +252,63 @@ class Part:
         self.lines += self._stage(len(self.phases.cores))
 
     def _stage(self, number: int, time: bool = True) -> list[str]:
-        targets = sorted(self.targets.get(number, []), key=lambda target: self.order.get(target.node, -1))
         lines: list[str] = []
-        for group in self._groups(targets):
-            loops = Loops.of_stage(group, self.work.size, self.work.lanes)
+        for group in grouped(self._in_order(self.targets.get(number, []))):
             own = (node for target in group for node in walk(target.node) if self.phases.owner(node) == number)
-            lines += [*notes(self.program, own), *written(loops, self, [], group, time)]
+            lines += [*notes(self.program, own), *self._group(group, time)]
         return [stage_comment(number, self.phases.cores, self.backwards), *lines] if lines else []
 
-    def _groups(self, targets: list[Target]) -> Iterator[list[Target]]:
-        """Neighbours that run over the same axes, none of which waits for a sum of another."""
-        group: list[Target] = []
-        for target in targets:
-            key = Loops.stage_key(target)
-            sums = {other.node for other in group if other.node.op in REDUCTIONS}
-            moved = {other.node for other in group}
-            waits = any(below in sums for below in walk(target.node)) or any(
-                node.op in ("rename", "take") and node.args[0] in moved for node in walk(target.node)
-            )
-            if group and (Loops.stage_key(group[0]) != key or waits):
-                yield group
-                group = []
-            group.append(target)
-        if group:
-            yield group
+    def _in_order(self, targets: list[Target]) -> list[Target]:
+        return sorted(targets, key=lambda target: self.order.get(target.node, -1))
+
+    def _group(self, group: list[Target], time: bool, states: Iterable[tuple[Carry, Array]] = ()) -> list[str]:
+        near = 1 if time else 2
+        loops = Loops.of_stage(group, self.work.size, self.work.lanes, self.registers, near)
+        return written(loops, self, list(states), group, time)
 
     def _core(self, core: Core) -> list[str]:
         targets = self.targets.get(core, [])
-        present = {target.node for target in targets}
-        targets = targets + [Target(node, None) for node in core.consumed if node not in present]
         states = [(carry, self.arrays[carry.old]) for carry in core.carries]
         loops, own = self.loops_of(core), [node for node in self.phases.nodes if self.phases.owner(node) is core]
         said = [core_comment(core, loops, self.backwards), *notes(self.program, [*(c.new for c, _ in states), *own])]
+        if core in self.aside:
+            return [*said, *self._token(states, targets)]
+        present = {target.node for target in targets}
+        targets = targets + [Target(node, None) for node in core.consumed if node not in present]
         return [*said, *written(loops, self, states, targets, True)]
+
+    def _token(self, states: list[tuple[Carry, Array]], targets: list[Target]) -> list[str]:
+        """The loop over tokens of a core that has time outermost: groups of loops like those of a stage.
+
+        A state is overwritten by the last group that reads it, if that reads it at no other place; else its next value
+        waits aside until the token's end.
+        """
+        nexts = {carry.old: Target(carry.new, array) for carry, array in states}
+        groups = grouped(self._in_order([*targets, *nexts.values()]))
+        made = {target.node for group in groups for target in group}
+        copies, places = [], {}
+        for place, group in enumerate(groups):
+            places |= {(target.node, target.array): place for target in group}
+        ready: dict[int, list[tuple[Carry, Array]]] = {}
+        for carry, array in states:
+            target, axes = nexts[carry.old], frozenset(dims(carry.old))
+            place = places[target.node, target.array]
+            spot = groups[place].index(target)
+            later = any(carry.old in inline_reads(t.node, made)[0] for group in groups[place + 1 :] for t in group)
+            here = [t.node for t in groups[place]]
+            moved = any(carry.old in inline_reads(node, made)[1] for node in here)
+            if later or moved or any(span(node) | set(dims(node)) != axes for node in here) or not carry.new.args:
+                aside = self.work.array(self.fresh("next"), array.axes)
+                groups[place][spot] = Target(carry.new, aside)
+                copies += copied(array, aside, self.work.size)
+                self.stored.setdefault(carry.new, aside)
+            else:
+                groups[place][spot] = Target(carry.new, None)
+                self.stored.setdefault(carry.new, array)
+                ready.setdefault(place, []).append((carry, array))
+        lines = [line for n, group in enumerate(groups) for line in self._group(group, False, ready.get(n, []))]
+        order = "long t = c - 1; t >= 0; t--" if self.backwards else "long t = 0; t < c; t++"
+        return block(f"for ({order})", [*lines, *copies])
 
 
 def ops_of(programs: Iterable[TileProgram]) -> set[str]:

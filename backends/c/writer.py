@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from recc.backends.c.arrays import Array, block, copied, variable
+from recc.backends.c.arrays import Array, block, variable
 from recc.backends.c.body import Body
 from recc.backends.c.loops import Loops, Target
 from recc.backends.c.sums import Sum
@@ -45,7 +45,8 @@ class Writer:
             + [self.depth.get(carry.new, 0) for carry, _ in states]
             + [0]
         )
-        self.next = self._buffered()
+        self.totals = [target for target in targets if target.gathers and set(self.index) <= set(target.node.axes)]
+        self.totals = self.totals if loops.shape == "tile" else []
 
     def _depths(self) -> dict[Node, int]:
         """The pass in which a value is known: a sum over this token's values is known one pass later."""
@@ -62,20 +63,6 @@ class Writer:
                 level = 0
             depth[node] = level
         return depth
-
-    def _buffered(self) -> dict[Node, Array]:
-        """Where elements read other places of the old state in the pass that writes it, the new one waits aside."""
-        late = any(
-            arg.op in ("rename", "take")
-            and self.depth[node] - (node in self.made and node.op in REDUCTIONS) == self.passes - 1
-            for node in self.depth
-            for arg in (node, *node.args)
-        )
-        if self.loops.shape != "whole":
-            return {}
-        part, axes = self.part, set(self.index)
-        waiting = [old for old in self.olds if late or not axes <= set(old.axes)]
-        return {old: part.work.array(part.fresh("next"), self.olds[old].axes) for old in waiting}
 
     # --- loops ------------------------------------------------------------------------------------------------
 
@@ -97,7 +84,7 @@ class Writer:
             lines = block(tokens, body) if self.time else body
         for head in reversed(heads):
             lines = block(head, lines)
-        return [*clear, *(lines if heads or self.time else block("", lines))]
+        return [*clear, *(lines if self.index or self.time else block("", lines))]
 
     def _head(self, axis: Axis, step: int) -> str:
         name, size = self.index[axis], self.loops.sizes(axis)
@@ -129,7 +116,16 @@ class Writer:
                 name = self._register(old, r, u)
                 enter.append(f"{kind} {name} = {body.load(array, old.axes, body.place(r, u), u)};")
                 leave.append(body.write(array, old.axes, r, u, name))
+        for target in self.totals:
+            node, body = target.node, self._body()
+            for r, u in self._each(node):
+                name, kind = self._total(node, r, u), "vec" if self.loops.lane is not None else "real"
+                enter.append(f"{kind} {name} = {body.load(target.array, node.axes, body.place(r, u), u)};")
+                leave.append(body.write(target.array, node.axes, r, u, name))
         return enter, leave
+
+    def _total(self, node: Node, r: int, u: int) -> str:
+        return f"{self.part.naming(node)}_sum_{r}{u}"
 
     def _register(self, old: Node, r: int, u: int) -> str:
         return f"{self.part.naming(old)}_{r}{u}"
@@ -174,8 +170,6 @@ class Writer:
                 for axis in reversed(loops.outer):
                     text = block(self._head(axis, 1), text)
             lines += text
-        for old, array in self.next.items():
-            lines += copied(self.olds[old], array, self.loops.sizes)
         return lines
 
     def _hold(self) -> None:
@@ -204,7 +198,7 @@ class Writer:
                 if self.depth[node] - 1 == number and node not in sums:  # several targets may want one sum
                     sums[node] = Sum(self, body, node, after, in_loop)
                     cells.append((sums[node].widest, sums[node].cell))
-            elif self.depth[node] == number and target.array is not None:
+            elif self.depth[node] == number:
                 cells.append((node, partial(self._element, body, target, after)))
         late = []
         if number == self.passes - 1:
@@ -227,6 +221,11 @@ class Writer:
     def _element(self, body: Body, target: Target, after: list[str], r: int, u: int) -> None:
         node = target.node
         text = body.compute(node, r, u)
+        if target.array is None:
+            return
+        if target in self.totals:
+            body.inside.append(f"{self._total(node, r, u)} += {text};")
+            return
         if target.array.axes and self.loops.lane in node.axes and not body.is_vector(node):
             text = f"all({text})"
         line = body.write(target.array, node.axes, r, u, text, target.how)
@@ -240,7 +239,7 @@ class Writer:
         for (carry, array), value in zip(states, values):
             lines = body.inside if self.loops.row in carry.old.axes else after
             if self.loops.shape != "tile":
-                lines.append(body.write(self.next.get(carry.old, array), carry.old.axes, r, u, value))
+                lines.append(body.write(array, carry.old.axes, r, u, value))
                 continue
             if len(states) > 1 and value in {self._register(other.old, r, u) for other, _ in states}:
                 held = f"{value}_held"  # states that change places
@@ -328,4 +327,4 @@ class Writer:
             lines = block(
                 f"for (long {variable(n)} = 0; {variable(n)} < {self.loops.sizes(axis)}; {variable(n)}++)", lines
             )
-        return block("for (long t = 0; t < c; t++)", lines) if array.time is not None else lines
+        return block("for (long t = 0; t < c; t++)", lines) if array.time is not None and self.time else lines

@@ -130,7 +130,8 @@ class Phases:
                     ready = all(
                         arg in self.homes or (inside.get(arg) is core and arg.op not in REDUCTIONS) for arg in own
                     )
-                    if ready and span(node) == core.axes and node.op not in ("rename", "take"):
+                    wide = any(frozenset(dims(arg)) == core.axes for arg in own)  # else its factors are kept instead
+                    if ready and wide and span(node) == core.axes and node.op not in ("rename", "take"):
                         inside[node] = core
         return inside
 

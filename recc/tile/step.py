@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from recc.analysis.plan import Affine, Plan
-from recc.ir.node import Node, Spans, walk
-from recc.ir.ops import add, dot, leaf, mul, spread
+from recc.ir.node import GRID, Node, Spans, walk
+from recc.ir.ops import add, build, dot, leaf, mul, spread
 from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
 from recc.tile.contract import contract
-from recc.tile.cores import Phases, dims
+from recc.tile.cores import REDUCTIONS, Phases, dims
 from recc.tile.program import TileProgram, adjoint, finish, state_key
 
 
@@ -62,22 +62,41 @@ def step_programs(plan: Plan) -> tuple[TileProgram, TileProgram, TileProgram]:
     small = [node for core in phases.cores for node in core.consumed if len(dims(node)) < wide or wide < 2]
     small.sort(key=phases.nodes.index)
     kept = {f"kept_{place}": node for place, node in enumerate(small)}
-    back = contracted(adjoint(replace(step, kept=kept)))
+    back = contracted(_of_each_token(adjoint(replace(step, kept=kept))))
     used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
     states = {state_key(c.name): c.old for c in step.carries}
     stores = {name: node for name, node in {**states, **kept}.items() if name in used or name in states}
     return finish(step), replace(again, stores=stores), back
 
 
+def _of_each_token(program: TileProgram) -> TileProgram:
+    """The program with sums over all tokens as a term of each: whoever runs it adds `sums` up."""
+    done: dict[Node, Node] = {}
+    for node in walk(*program.roots):
+        args = tuple(done[arg] for arg in node.args)
+        if node.op in REDUCTIONS and GRID in node["over"]:
+            over = tuple(axis for axis in node["over"] if axis != GRID)
+            done[node] = build(node.op, *args, over=over) if over else mul(*args) if len(args) == 2 else args[0]
+        else:
+            done[node] = node if args == node.args else build(node.op, *args, **dict(node.attrs))
+    return _mapped(program, [done[node] for node in _roots(program)])
+
+
 def contracted(program: TileProgram) -> TileProgram:
     """The program with sums of wide products taken apart."""
-    names = [*program.stores, *program.sums]
-    roots = [*program.stores.values(), *program.sums.values(), *(c.new for c in program.carries)]
-    done = contract(roots)
-    values = dict(zip(names, done))
+    return _mapped(program, contract(_roots(program)))
+
+
+def _roots(program: TileProgram) -> list[Node]:
+    return [*program.stores.values(), *program.sums.values(), *(c.new for c in program.carries)]
+
+
+def _mapped(program: TileProgram, roots: list[Node]) -> TileProgram:
+    """The program with other expressions for its stores, sums and next states."""
+    values = dict(zip([*program.stores, *program.sums], roots))
     return replace(
         program,
         stores={name: values[name] for name in program.stores},
         sums={name: values[name] for name in program.sums},
-        carries=tuple(replace(c, new=new) for c, new in zip(program.carries, done[len(names) :])),
+        carries=tuple(replace(c, new=new) for c, new in zip(program.carries, roots[len(values) :])),
     )
