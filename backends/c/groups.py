@@ -27,7 +27,7 @@ def grouped(targets: Iterable[Target]) -> list[list[Target]]:
 
 def inline_reads(node: Node, made: Iterable[Node]) -> tuple[set[Node], set[Node]]:
     """What the text of `node` reads of `made` and of the leaves; and which of them at another place than its own."""
-    stops, found, moved, todo, seen = set(made), set(), set(), [node], set()
+    stops, found, moved, todo, seen = set(made), set() if node.args else {node}, set(), [node], set()
     while todo:
         each = todo.pop()
         for arg in each.args:

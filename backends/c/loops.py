@@ -13,7 +13,8 @@ from recc.tile.cores import REDUCTIONS, Core, Phases, dims, span
 
 @dataclass(frozen=True)
 class Target:
-    """A node to compute and where it goes: stored, or added up over tokens. Without an array it is used in the loop."""
+    """A node to compute and where it goes: stored, added up over tokens, or copied there from where it lies. Without an
+    array it is used in the loop."""
 
     node: Node
     array: Array | None
@@ -98,7 +99,7 @@ class Loops:
     def stage_key(target: Target) -> tuple:
         """What targets must agree in to share their loops: the axes, that of the vectors, and the array of a sum."""
         node = target.node
-        axes = sorted(span(node) | set(dims(node)))
+        axes = sorted(set(dims(node)) if target.how == "copy" else span(node) | set(dims(node)))
         own = [axis for axis in (target.array.axes if target.array else dims(node)) if axis in axes]
         summed = [axis for axis in axes if axis not in own]
         lane = own[-1] if own else summed[-1] if summed else None
@@ -111,7 +112,7 @@ class Loops:
         """A token passes over all axes, sums innermost; a sum over the tokens stays in registers, a tile at a time."""
         axes, lane, gathers = cls.stage_key(group[0])
         rest = [axis for axis in axes if axis != lane]
-        sums = {target.node for target in group if target.node.op in REDUCTIONS}
+        sums = {target.node for target in group if target.node.op in REDUCTIONS and target.how != "copy"}
         summed = {axis for node in sums for axis in node["over"]}
         rest.sort(key=lambda axis: axis in summed)
         outer, row = tuple(rest[:-1]), rest[-1] if rest else None

@@ -272,18 +272,21 @@ class Part:
         loops, own = self.loops_of(core), [node for node in self.phases.nodes if self.phases.owner(node) is core]
         said = [core_comment(core, loops, self.backwards), *notes(self.program, [*(c.new for c, _ in states), *own])]
         if core in self.aside:
-            return [*said, *self._token(states, targets)]
+            return [*said, *self._token(core, states, targets)]
         present = {target.node for target in targets}
         targets = targets + [Target(node, None) for node in core.consumed if node not in present]
         return [*said, *written(loops, self, states, targets, True)]
 
-    def _token(self, states: list[tuple[Carry, Array]], targets: list[Target]) -> list[str]:
+    def _token(self, core: Core, states: list[tuple[Carry, Array]], targets: list[Target]) -> list[str]:
         """The loop over tokens of a core that has time outermost: groups of loops like those of a stage.
 
         A state is overwritten by the last group that reads it, if that reads it at no other place; else its next value
         waits aside until the token's end.
         """
-        nexts = {carry.old: Target(carry.new, array) for carry, array in states}
+        finished = {
+            new for new in (carry.new for carry, _ in states) if new in self.stored and new not in core.feedback
+        }
+        nexts = {c.old: Target(c.new, array, "copy" if c.new in finished else "store") for c, array in states}
         groups = grouped(self._in_order([*targets, *nexts.values()]))
         made = {target.node for group in groups for target in group}
         copies, places = [], {}
@@ -299,11 +302,11 @@ class Part:
             moved = any(carry.old in inline_reads(node, made)[1] for node in here)
             if later or moved or any(span(node) | set(dims(node)) != axes for node in here) or not carry.new.args:
                 aside = self.work.array(self.fresh("next"), array.axes)
-                groups[place][spot] = Target(carry.new, aside)
+                groups[place][spot] = Target(carry.new, aside, target.how)
                 copies += copied(array, aside, self.work.size)
                 self.stored.setdefault(carry.new, aside)
             else:
-                groups[place][spot] = Target(carry.new, None)
+                groups[place][spot] = Target(carry.new, None, target.how)
                 self.stored.setdefault(carry.new, array)
                 ready.setdefault(place, []).append((carry, array))
         lines = [line for n, group in enumerate(groups) for line in self._group(group, False, ready.get(n, []))]

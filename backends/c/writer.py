@@ -32,7 +32,7 @@ class Writer:
     ) -> None:
         self.loops, self.part, self.states, self.targets, self.time = loops, part, states, targets, time
         self.olds = {carry.old: array for carry, array in states}
-        self.made = {target.node for target in targets}
+        self.made = {target.node for target in targets if target.how != "copy"}
         self.held: dict[Node, Array] = {}  # results that a later pass reads from memory
         self.index = {axis: variable(place) for place, axis in enumerate(loops.outer)}
         if loops.row is not None:
@@ -41,7 +41,7 @@ class Writer:
             self.index[loops.lane] = "l"
         self.depth = self._depths()
         self.passes = 1 + max(
-            [self.depth[t.node] - (t.node.op in REDUCTIONS) for t in targets]
+            [self.depth[t.node] - (t.node in self.made and t.node.op in REDUCTIONS) for t in targets]
             + [self.depth.get(carry.new, 0) for carry, _ in states]
             + [0]
         )
@@ -194,7 +194,7 @@ class Writer:
         sums: dict[Node, Sum] = {}
         for target in self.targets:
             node = target.node
-            if node.op in REDUCTIONS:
+            if node.op in REDUCTIONS and target.how != "copy":
                 if self.depth[node] - 1 == number and node not in sums:  # several targets may want one sum
                     sums[node] = Sum(self, body, node, after, in_loop)
                     cells.append((sums[node].widest, sums[node].cell))
@@ -220,7 +220,7 @@ class Writer:
 
     def _element(self, body: Body, target: Target, after: list[str], r: int, u: int) -> None:
         node = target.node
-        text = body.compute(node, r, u)
+        text = body.value(node, r, u) if target.how == "copy" else body.compute(node, r, u)
         if target.array is None:
             return
         if target in self.totals:
