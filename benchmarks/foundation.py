@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +30,7 @@ import recc
 from recc.frontend import parse_text
 from recc.ir.interpreter import run as reference
 from recc.library import find
+from recc.runtime.measure import machine, median, ratio, rounds, whole
 
 BATCH, HEADS, TIME, LONG, SIZE, THREADS = 2, 4, 2048, 16384, 64, 2
 RESULTS = Path(__file__).parent / "results"
@@ -84,30 +83,6 @@ def difference(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> float:
 # --- timing -----------------------------------------------------------------------------------------------------
 
 
-def rounds(cases: dict[str, Callable[[], object]], count: int, rare: set[str]) -> dict[str, list[float | None]]:
-    """Seconds of each case in `count` interleaved rounds, `rare` cases in every other one.
-
-    Each timed call follows an untimed one of the same case: what the case before it left in caches and in the heap
-    (a loop of torch ops leaves gigabytes of small tensors) is not part of it."""
-    times: dict[str, list[float | None]] = {name: [] for name in cases}
-    for place in range(count):
-        for name, case in cases.items():
-            if name in rare and place % 2:
-                times[name].append(None)
-                continue
-            case()
-            began = time.perf_counter()
-            case()
-            times[name].append(time.perf_counter() - began)
-    return times
-
-
-def ratio(times: dict[str, list[float | None]], above: str, below: str) -> float:
-    """The median, over rounds, of what one case took over what another took in the same round."""
-    pairs = zip(times[above], times[below], strict=True)
-    return statistics.median(a / b for a, b in pairs if a is not None and b is not None)
-
-
 def measure_ops(count: int) -> dict:
     """Forward + backward at T = 2048, and the compiled ops at T = 16384, all interleaved."""
     runs: dict[str, tuple[str, Run, int]] = {
@@ -130,12 +105,11 @@ def measure_ops(count: int) -> dict:
     assert max(agreement.values()) < 1e-3, f"results differ, so times mean nothing: {agreement}"
     console.print(f"timing {count} rounds ...")
     cases = {
-        name: (lambda r=run, key=(spec, steps): both_passes(r, inputs[key]))
+        name: whole(lambda r=run, key=(spec, steps): both_passes(r, inputs[key]))
         for name, (spec, run, steps) in runs.items()
     }
-    times = rounds(cases, count, {"gdn reference", "gla reference"})
-    median = {name: statistics.median(t for t in row if t is not None) for name, row in times.items()}
-    return {"seconds": times, "median_s": median, "agreement": agreement}
+    times = rounds(cases, count)
+    return {"seconds": times, "median_s": {name: median(row) for name, row in times.items()}, "agreement": agreement}
 
 
 def measure_step(tokens: int = 300) -> float:
@@ -179,19 +153,6 @@ def measure_memory() -> dict[str, dict[int, int]]:
 # --- results ----------------------------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, str | int | float]:
-    """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    versions = {"torch": torch.__version__, "python": platform.python_version(), "recc": recc.__version__}
-    versions["fla-core"] = metadata.version("fla-core")
-    return {"cpu": cpu, "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1)} | versions
-
-
 def targets(results: dict) -> list[dict]:
     """Each figure with what it must reach: at least a bound, or at most one (written as a negative number)."""
     times, commands = results["ops"]["seconds"], results["commands"]
@@ -217,7 +178,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     results: dict = {
-        "machine": machine(),
+        "machine": machine() | {"fla-core": metadata.version("fla-core")},
         "shape": {"B": BATCH, "H": HEADS, "T": TIME, "K": SIZE, "V": SIZE, "dtype": "float32"},
     }
     results["ops"] = measure_ops(args.rounds)

@@ -21,7 +21,6 @@ from pathlib import Path
 
 FLOOR = "floor: "
 BACKWARD = ", backward"  # what follows a name where only its backward pass is meant
-SLOW = 0.6  # seconds of a call, above which it is in every third round only
 
 
 def parse() -> argparse.Namespace:
@@ -50,9 +49,10 @@ def measure(args: argparse.Namespace) -> dict:
     (threads,) = args.threads
     import torch
     from floors import Floors
-    from foundation import machine
     from rivals import versions
     from workloads import WORKLOADS
+
+    from recc.runtime.measure import machine
 
     torch.set_num_threads(threads)
     floors = Floors(threads)
@@ -69,6 +69,8 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
     from candidates import AGREE, candidates, difference, reference
     from decoding import steps, timed
     from workloads import draw
+
+    from recc.runtime.measure import rounds, whole
 
     began = time.perf_counter()
     tensors = draw(w)
@@ -91,13 +93,13 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
     missing |= disagreeing(token)
 
     cases = {
-        "forward": {c.name: _whole(c.forward) for c in good},
+        "forward": {c.name: whole(c.forward) for c in good},
         "both": {c.name: _parts(c.both) for c in good if c.trains},
         "decode": {name: lambda s=step: {"": timed(s)} for name, step in token.items()},
     }
     forward, backward = bounds(w, floors)
-    cases["forward"] |= {f"{FLOOR}{name}": _whole(run) for name, run in forward.items()}
-    cases["both"] |= {f"{FLOOR}{name}": _whole(run) for name, run in backward.items()}
+    cases["forward"] |= {f"{FLOOR}{name}": whole(run) for name, run in forward.items()}
+    cases["both"] |= {f"{FLOOR}{name}": whole(run) for name, run in backward.items()}
     times = {kind: rounds(group, args.rounds) for kind, group in cases.items()}
     for name, reason in missing.items():
         print(f"  {w.spec}: {name}: {reason}", file=sys.stderr)
@@ -166,46 +168,16 @@ def least(run: Callable[[], object]) -> float:
     return min(once() for _ in range(8))
 
 
-Parts = dict[str, float]
-
-
-def _whole(run: Callable[[], object]) -> Callable[[], Parts]:
-    def call() -> Parts:
-        began = time.perf_counter()
-        run()
-        return {"": time.perf_counter() - began}
-
-    return call
-
-
-def _parts(both: Callable[[], float | None]) -> Callable[[], Parts]:
+def _parts(both: Callable[[], float | None]) -> Callable[[], dict[str, float]]:
     """Both passes, and of them the backward one where it has a time of its own."""
 
-    def call() -> Parts:
+    def call() -> dict[str, float]:
         began = time.perf_counter()
         backward = both()
         whole = time.perf_counter() - began
         return {"": whole} if backward is None else {"": whole, BACKWARD: backward}
 
     return call
-
-
-def rounds(cases: dict[str, Callable[[], Parts]], count: int) -> dict[str, list[float | None]]:
-    """Seconds in `count` interleaved rounds. Each timed call follows an untimed one of the same case, so that what
-    the case before it left in caches and in the heap is not part of it."""
-    times: dict[str, list[float | None]] = {}
-    least_of: dict[str, float] = {}
-    for place in range(count):
-        for name, case in cases.items():
-            if least_of.get(name, 0) > SLOW and place % 3:
-                parts = dict.fromkeys((key for key in ("", BACKWARD) if name + key in times), None)
-            else:
-                untimed = case()[""]
-                parts = case()
-                least_of[name] = min(untimed, parts[""], least_of.get(name, untimed))
-            for key, seconds in parts.items():
-                times.setdefault(name + key, []).append(seconds)
-    return times
 
 
 # --- the process that asks for it -----------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from pathlib import Path
 import decoding
 import rivals
 from candidates import NATIVE, TORCH
-from foundation import ratio
-from report import INK, OTHER, OURS, PALE, duration, pyplot, target, targets_table
+from report import target, targets_table
+
+from recc.runtime.chart import INK, OTHER, OURS, PALE, duration, pyplot
+from recc.runtime.measure import ratio
 
 FLOOR, BACKWARD = "floor: ", ", backward"
 KINDS = {"forward": "forward", "both": "forward + backward", "decode": "decode step"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recc.runtime.chart import INK, OTHER, OURS, PALE, duration, pyplot
+
 NAMES = {
     "gdn chunk": "gated_delta_net, recc chunk",
     "gdn fla naive chunk": "gated_delta_net, fla-core's naive chunk",
@@ -13,7 +15,6 @@ NAMES = {
     "gdn chunk long": "gated_delta_net, recc chunk, T = 16384",
     "gla chunk long": "gla, recc chunk, T = 16384",
 }
-OURS, OTHER, INK, PALE = "#1f6f8b", "#b7b7a4", "#222222", "#888888"
 
 
 def markdown(results: dict) -> str:
@@ -76,23 +77,6 @@ def _memory_table(results: dict) -> list[str]:
         + " |"
     )
     return lines
-
-
-def duration(seconds: float) -> str:
-    if seconds < 1e-3:
-        return f"{1e6 * seconds:.1f} us"
-    return f"{1e3 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1e3 * seconds:.1f} ms"
-
-
-def pyplot():
-    """matplotlib.pyplot in the style of these charts, without a screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams |= {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
-    return plt
 
 
 def plot(results: dict, path: Path) -> None:

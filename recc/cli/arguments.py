@@ -20,6 +20,7 @@ COMMANDS = {
     "compile": "write the generated code, or an earlier stage, of a spec",
     "verify": "compare every lowering of specs with the float64 sequential loop",
     "tune": "find the fastest form for tensors of a size, and keep it",
+    "bench": "time every form of a spec on this machine",
     "list": "list the specs that ship with recc",
     "new": "write a commented spec to start from",
 }

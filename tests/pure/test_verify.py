@@ -340,3 +340,20 @@ def test_scales_do_not_divide_by_a_gradient_that_is_zero():
     assert most["gradient b"] == pytest.approx(1000)
     assert verify._error(torch.tensor([0.0, 1e-12, 0.0]), truth["gradient b"], scales["gradient b"]) < verify.LIMIT
     assert verify._error(torch.tensor([0.0, math.nan, 0.0]), truth["gradient b"], 0.1) == math.inf
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits_have_a_budget_of_their_own(dtype):
+    """What torch computes from 16-bit tensors with float32 states is within it; an error of one part in ten is not."""
+    rec = parse_text(*library.find("gated_delta_net"))[0]
+    op = verify.compile_recurrence(rec, strategy="chunk")
+    rows = verify.compare(rec, cases.Case(40, "plain"), [dtype], {"op": op}, [])
+    assert rows and [row.what for row in rows if not row.ok] == []
+
+    def off(**named):
+        output, final = op(**named)
+        return 1.1 * output, final
+
+    off.passes = op.passes
+    bad = verify.compare(rec, cases.Case(40, "plain"), [dtype], {"off": off}, [])
+    assert "output o" in [row.what for row in bad if not row.ok]
