@@ -9,7 +9,7 @@ import torch
 from recc.backends.c.decode import Decoder
 from recc.backends.c.passes import NativePasses
 from recc.backends.torch.op import Op
-from recc.backends.torch.passes import register
+from recc.backends.torch.passes import in_full_precision, register
 
 from recc.analysis.plan import Plan
 
@@ -20,6 +20,7 @@ class NativeOp(Op):
     def __init__(self, plan: Plan, meta: dict[str, Any], *tiles: Any, chunk: int | None = None) -> None:
         super().__init__(meta, *tiles)
         self._native, self.native = register(NativePasses(plan, meta, chunk))
+        self._infer = _register_inference(self.native)
         self._decoders: dict[tuple, Decoder | None] = {}
 
     def chunk_of(self, dtype: torch.dtype = torch.float32, **sizes: int) -> int:
@@ -96,5 +97,24 @@ class NativeOp(Op):
             return None
         return Decoder(self.native, inputs, params, held)
 
-    def _forward_on(self, device: torch.device) -> Any:
-        return self._native if device.type == "cpu" else self._forward
+    def _forward_for(self, *tensors: torch.Tensor) -> Any:
+        if tensors[0].device.type != "cpu":
+            return self._forward
+        if torch._C._are_functorch_transforms_active():  # they do not say whose derivative they want
+            return self._native
+        return self._native if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else self._infer
+
+
+def _register_inference(passes: NativePasses) -> Any:
+    """The forward pass as an op of torch.library that has no derivative and keeps nothing for one."""
+    name = f"{passes.name}_{passes.meta['digest']}_infer"
+    if not hasattr(torch.ops.recc, name):
+        library = torch.library.Library("recc", "FRAGMENT")
+        count = len(passes.inputs) + len(passes.params) + len(passes.states)
+        listed = ", ".join(f"Tensor x{i}" for i in range(count))
+        results = ", ".join(["Tensor"] * (len(passes.outputs) + len(passes.states)))
+        library.define(f"{name}({listed}, Tensor? cu_seqlens, bool reverse) -> ({results})")
+        library.impl(name, lambda *x: in_full_precision(passes.infer, *x), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"recc::{name}", passes.fake_infer, lib=library)
+        passes.inference = library  # the op lives as long as it does
+    return getattr(torch.ops.recc, name)

@@ -122,14 +122,22 @@ class NativePasses:
     # --- passes --------------------------------------------------------------------------------------------------
 
     def forward(self, *arguments: Any) -> Any:
+        return self._forward(True, *arguments)
+
+    def infer(self, *arguments: Any) -> Any:
+        """Outputs and final states alone: no state is written for a backward pass."""
+        return self._forward(False, *arguments)
+
+    def _forward(self, keep: bool, *arguments: Any) -> Any:
         *tensors, cu_seqlens, reverse = arguments
         inputs, params, states = self._split(tensors)
         call = _Call(self, inputs, params, states, cu_seqlens, reverse)
         outputs = [call.tokens(item, call.heads_of(item), inputs[0].shape[1]) for item in self.outputs]
         finals = [call.fixed(item, call.sequences, item["axes"]) for item in self.states]
         # of packed sequences there may be fewer chunks than there is room for
-        saved = [call.fixed(item, call.bound, item["axes"], zero=cu_seqlens is not None) for item in self.states]
-        views = call.given(inputs, params)
+        packed, states_kept = cu_seqlens is not None, self.states if keep else ()
+        saved = [call.fixed(item, call.bound, item["axes"], zero=packed) for item in states_kept]
+        views = call.given(inputs, params) | {("saved", item["name"]): [0, 0, 0, 0] for item in self.states}
         views |= {("out", item["name"]): call.view(x, item, 2) for item, x in zip(self.outputs, outputs)}
         for kind, group in (("first", states), ("saved", saved), ("last", finals)):
             views |= {
@@ -182,6 +190,10 @@ class NativePasses:
         finals = [x.new_empty(x.shape) for x in states]
         kept = [x.new_empty(call.bound, *x.shape[1:]) for x in states]
         return _returned((*outputs, *finals, *kept))
+
+    def fake_infer(self, *arguments: Any) -> Any:
+        results = self.fake_forward(*arguments)
+        return _returned(results[: -len(self.states)])
 
     def _split(self, tensors: Any) -> tuple:
         a, b = len(self.inputs), len(self.inputs) + len(self.params)

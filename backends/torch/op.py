@@ -61,7 +61,7 @@ class Op:
         states = self._enter(initial_state, sequences, sizes, inputs, params)
         refuse_forward_mode(self.name, (*inputs, *params, *states))
         best = self.tuned and self.tuned(inputs, sizes)
-        forward = (best or self)._forward_on(inputs[0].device)
+        forward = (best or self)._forward_for(*inputs, *params, *states)
         results = run_op(forward, *inputs, *params, *states, cu_seqlens, bool(reverse))
         results = [results] if torch.is_tensor(results) else results
         outputs = results[: len(self.outputs)]
@@ -76,8 +76,8 @@ class Op:
         pass."""
         return self.rows
 
-    def _forward_on(self, device):
-        """The registered forward pass for tensors on `device`."""
+    def _forward_for(self, *tensors):
+        """The registered forward pass that serves these tensors."""
         return self._forward
 
     def step(self, *tensors, state=None, **named):
