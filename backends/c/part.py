@@ -289,7 +289,7 @@ class Part:
         nexts = {c.old: Target(c.new, array, "copy" if c.new in finished else "store") for c, array in states}
         groups = grouped(self._in_order([*targets, *nexts.values()]))
         made = {target.node for group in groups for target in group}
-        copies, places = [], {}
+        copies, places, outside = [], {}, dict(self.stored)
         for place, group in enumerate(groups):
             places |= {(target.node, target.array): place for target in group}
         ready: dict[int, list[tuple[Carry, Array]]] = {}
@@ -310,6 +310,7 @@ class Part:
                 self.stored.setdefault(carry.new, array)
                 ready.setdefault(place, []).append((carry, array))
         lines = [line for n, group in enumerate(groups) for line in self._group(group, False, ready.get(n, []))]
+        self.stored = outside
         order = "long t = c - 1; t >= 0; t--" if self.backwards else "long t = 0; t < c; t++"
         return block(f"for ({order})", [*lines, *copies])
 

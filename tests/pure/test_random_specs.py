@@ -13,8 +13,8 @@ from problems import assert_same, call, gradients, parsed, problem
 import recc
 from recc.ir.interpreter import run
 
-# Of these, native code once got the states of unequal axes wrong, and sums of a strip's rows.
-FOUND = (427, 1046, 1504, 3057, 3536)
+# Of these, native code once got states of unequal axes wrong, sums of a strip's rows, and next states of other loops.
+FOUND = (427, 1046, 1504, 1634, 3057, 3536, 5074)
 
 
 @pytest.mark.parametrize("seed", FOUND)
