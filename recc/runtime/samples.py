@@ -39,7 +39,8 @@ def sample_inputs(
     """An input tensor ``[batch, time, heads, *dims]`` for each input of `rec`, ``[batch, time, *dims]`` when shared.
 
     Without bounds: standard normal. One bound: mostly within 1 of it, with a tail. Two: uniform. `unit`: a random
-    direction along the last axis. Numbers are drawn in float64, so one seed means the same inputs in every dtype.
+    direction along the last axis. Numbers are drawn in float64, so one seed means the same inputs in every dtype; they
+    lie on the generator's device.
     `corner`: one of `CORNERS`.
     """
     if corner is not None and corner not in CORNERS:
@@ -58,8 +59,9 @@ def _sample(
     x: Input, shape: list[int], dtype: torch.dtype, generator: torch.Generator | None, corner: str | None
 ) -> Tensor:
     # Both draws are made for every input, so that a corner changes the inputs it is about and no others.
-    normal = torch.randn([2, *shape], generator=generator, dtype=torch.float64)
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    draw = {"generator": generator, "dtype": torch.float64, "device": None if generator is None else generator.device}
+    normal = torch.randn([2, *shape], **draw)
+    uniform = torch.rand(shape, **draw)
     if x.dtype == COMPLEX:
         value = torch.complex(*normal) / 2**0.5
         wide = torch.complex128 if dtype == torch.float64 else torch.complex64

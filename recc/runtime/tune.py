@@ -52,9 +52,10 @@ class Task:
 
     def tensors(self) -> list[Tensor]:
         """The inputs, then the params, as leaves that gradients flow to."""
-        random = torch.Generator().manual_seed(self.seed)
-        inputs = sample_inputs(self.rec, self.sizes, self.batch, self.time, self.heads, self.dtype, random)
-        params = init_params(self.rec, {**self.sizes, HEADS: self.heads}, self.heads, torch.float32, generator=random)
+        there = torch.Generator(self.device).manual_seed(self.seed)
+        inputs = sample_inputs(self.rec, self.sizes, self.batch, self.time, self.heads, self.dtype, there)
+        here, sizes = torch.Generator().manual_seed(self.seed), {**self.sizes, HEADS: self.heads}
+        params = init_params(self.rec, sizes, self.heads, torch.float32, generator=here)
         return [x.detach().to(self.device).requires_grad_() for x in (*inputs.values(), *params.values())]
 
     def subject(self, target: str) -> Any:
