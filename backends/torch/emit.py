@@ -17,10 +17,11 @@ from recc.backends.torch.text import Text, inlinable, is_static
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
 from recc.tile.program import Carry, TileProgram
+from recc.tile.solve import count_of
 from recc.tile.words import Words
 
 WIDTH = 72  # longest expression that is printed in line
-_LEAVES = ("tile", "param", "carry")
+_LEAVES = ("tile", "param", "carry", "argument")
 
 
 def function(program: TileProgram, name: str, doc: str) -> str:
@@ -164,13 +165,15 @@ class _Function:
         for leaf in self.leaves:
             for place, axis in enumerate(leaf.axes):
                 key = axis if axis in (GRID, HEADS, ROW) else dim_of(axis)
-                if key not in wanted and key in text:
+                if key not in wanted and key in text and count_of(key) is None:
                     wanted[key] = f"{self._size(key)} = {self.variables[leaf]}.shape[{place}]"
         yield from wanted.values()
 
     def _size(self, axis: Axis) -> str:
         if axis in (ROW, COL):
             return "rows"
+        if count_of(axis) is not None:
+            return str(count_of(axis))
         return {GRID: "n", HEADS: "heads"}.get(axis) or f"dim_{dim_of(axis)}"
 
     def _needed_over_all_chunks(self) -> set[Node]:
@@ -242,6 +245,8 @@ class _Function:
         body, self.lines = self.lines, before
         names = [self.variables[c.old] for c in carries]
         backward = self.program.reverse
+        solved = {node: f"{local[node]}_all" for node in inside if node.op == "newton"}
+        self.lines += [f"    {name} = []" for name in solved.values()]
         self.lines.append(
             f"    # over the chunks {'from the last to the first' if backward else 'in order'}: the state alone"
         )
@@ -259,6 +264,7 @@ class _Function:
             self.lines += [f"        {name} = {step}", f"        {name}_all.append({name})"]
         self.lines += sliced
         self.lines += body
+        self.lines += [f"        {name}.append({local[node]})" for node, name in solved.items()]
         self.lines.append(f"        {', '.join(names)} = {', '.join(_bare(text) for text in leaving)}")
         if any("end" in line for line in body):
             self.lines.append("        end = end_all")
@@ -270,6 +276,8 @@ class _Function:
             order = f"{name}_all[::-1]" if backward else f"{name}_all"
             self.lines.append(f"    {name} = joined({order}, {name}_end)")
             self.variables[carry.old] = name
+        for node, name in solved.items():
+            self.lines.append(f"    {self._claim(node, identifier(self.words.name(node)))} = torch.cat({name})")
         if any(re.search(r"\bn\b", line) for line in [*body, *leaving]):
             self.lines.append(f"    n = {names[0]}.shape[0]")
 

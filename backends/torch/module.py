@@ -6,12 +6,13 @@ import ast
 import hashlib
 import pprint
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
 from recc.backends.torch.emit import function, identifier, step_function
-from recc.backends.torch.text import Text, is_static
+from recc.backends.torch.text import Text, is_static, solver_name
 
 from recc.analysis.plan import Plan
 from recc.ir.node import GRID, Node, sort_axes, substitute, walk
@@ -19,9 +20,11 @@ from recc.ir.ops import leaf, spread
 from recc.ir.program import Recurrence
 from recc.strategies import Choice, Sequential, lower
 from recc.strategies.lowering import Lowering
+from recc.strategies.newton import functions_of
 from recc.tile.program import TileProgram, differentiate, finish, state_key
 
-SUPPORT = ("primitives", "layout", "passes", "op")
+LIBRARIES = ("primitives", "solve")  # of which a file has what it calls
+SUPPORT = ("layout", "passes", "op")
 CHECKPOINT = 32  # tokens between the states that a sequential pass keeps, where states are large
 
 
@@ -51,7 +54,20 @@ def generate(plan: Plan, choice: Choice) -> Generated:
         step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
         initial_function(rec, program),
     ]
-    return finished("\n\n".join(parts), describe(plan, choice, program, backward))
+    solved = list(solvers(program))
+    return finished("\n\n".join([*solved, *parts]), describe(plan, choice, program, backward))
+
+
+def solvers(program: TileProgram) -> Iterator[str]:
+    """The step of each component that Newton's method solves, alone and with its slopes."""
+    for node in walk(*program.roots):
+        if node.op == "newton":
+            name, listing = solver_name(node["names"]), ", ".join(node["names"])
+            step, slopes = functions_of(program, node)
+            yield step_function(step, f"step_{name}", f"The states {listing} after a step.")
+            yield step_function(
+                slopes, f"slopes_{name}", f"{listing} after a step, and their derivatives by those before."
+            )
 
 
 def programs(plan: Plan, choice: Choice) -> tuple[TileProgram, TileProgram, TileProgram]:
@@ -103,6 +119,7 @@ def describe(plan: Plan, choice: Choice, program: TileProgram, backward: TilePro
         tile = tuple(axis for axis in sort_axes(declared.axes))
         return {"name": declared.name, "axes": tuple(declared.axes), "tile": tile, "dtype": declared.dtype, **more}
 
+    solved = [node["names"] for node in walk(*program.roots) if node.op == "newton"]
     gradients = [*backward.stores, *backward.sums, *(f"d_{state_key(c.name)}" for c in backward.carries)]
     return {
         "name": rec.name,
@@ -119,6 +136,7 @@ def describe(plan: Plan, choice: Choice, program: TileProgram, backward: TilePro
         "checkpoint": CHECKPOINT if choice.chunk == 1 and _expands(rec) else 1,
         "working": _working_tiles(program),
         "gradients": gradients,
+        "solvers": {", ".join(names): f"step_{solver_name(names)}" for names in solved},
     }
 
 
@@ -143,8 +161,8 @@ def _working_tiles(program: TileProgram) -> list[tuple[str, ...]]:
 
 def standalone(generated: Generated, rec: Recurrence) -> str:
     """One file that imports torch alone: support text, tile functions, and the op under the recurrence's name."""
-    support = [support_text("torch", part) for part in SUPPORT[1:]]
-    libraries = [support_text("torch", SUPPORT[0])]
+    support = [support_text("torch", part) for part in SUPPORT]
+    libraries = [support_text("torch", part) for part in LIBRARIES]
     return one_file(generated, rec, "import functools\nimport math\n\nimport torch\n", libraries, support, "Op")
 
 
@@ -157,7 +175,10 @@ def one_file(
     functional = "import torch.nn.functional as F\n" if "F." in generated.functions else ""
     head = f"{title}\n{imports}{functional}"
     users = [generated.functions, *support]
-    texts = [called(text, users) for text in libraries] + [without_imports(text) for text in support]
+    for text in reversed(libraries):  # a library may call those before it
+        users = [called(text, users), *users]
+    libraries = users[: len(libraries)]
+    texts = [text for text in libraries if text] + [without_imports(text) for text in support]
     # A name of its own for torch.library: a file that is loaded beside recc runs its own text.
     meta = pprint.pformat({**generated.meta, "digest": f"{generated.meta['digest']}_file"}, width=116, sort_dicts=False)
     use = f"META = {meta}\n\n{name} = {op}(META, forward_tiles, backward_tiles, step_tiles, initial_tiles)\n"
@@ -165,8 +186,9 @@ def one_file(
 
 
 def called(library: str, users: list[str]) -> str:
-    """The functions of a library that `users` call, directly or through each other."""
-    return without_imports(library, _reached(users, library))
+    """The functions of a library that `users` call, directly or through each other; nothing if they call none."""
+    reached = _reached(users, library)
+    return without_imports(library, reached) if reached else ""
 
 
 def _quoted(text: str) -> str:

@@ -37,7 +37,7 @@ class Op:
         self.name, self.rows = meta["name"], meta["chunk"]
         self.inputs, self.params = meta["inputs"], meta["params"]
         self.states, self.outputs = meta["states"], meta["outputs"]
-        self._step_tiles, self._initial_tiles = step_tiles, initial_tiles
+        self._step_tiles, self._initial_tiles, self._tiles = step_tiles, initial_tiles, forward_tiles
         self.__name__, self.__doc__ = self.name, meta["doc"]
         self._forward, self.passes = register(Passes(meta, forward_tiles, backward_tiles))
 
@@ -70,6 +70,13 @@ class Op:
             return output
         finals = results[len(outputs) : len(outputs) + len(self.states)]
         return output, {item["name"]: value for item, value in zip(self.states, finals)}
+
+    def statistics(self):
+        """How Newton's method has fared so far, for each component that it solves: `channels` solved (elements of the
+        states, of every window of tokens), the mean and largest number of `iterations`, the largest `residual` that was
+        accepted, and the share finished token by token (`sequential`). Empty where no component is solved so."""
+        functions = self._tiles.__globals__
+        return {states: _counted(functions[name]) for states, name in self.meta["solvers"].items()}
 
     def chunk_of(self, dtype=torch.float32, **sizes):
         """Tokens in a chunk, for each of which CPU tensors of this dtype and sizes store one state for the backward
@@ -264,3 +271,12 @@ def _check_offsets(cu_seqlens, batch):
     if cu_seqlens.shape[0] < 2:
         raise ArgumentError("`cu_seqlens` needs at least two offsets: the first is 0, the last is the time")
     return cu_seqlens
+
+
+def _counted(step):
+    """The statistics that the solver of a step has left with it."""
+    counts = getattr(step, "counts", None)
+    channels, spent, sequential, most, residual = [0.0] * 5 if counts is None else counts.tolist()
+    each = max(channels, 1.0)
+    return {"channels": int(channels), "iterations": spent / each, "most_iterations": int(most),
+            "sequential": sequential / each, "residual": residual}  # fmt: skip

@@ -118,7 +118,7 @@ class Passes:
 
     def _sizes(self, inputs, params, states):
         """The size of every dim, of heads, and of a tile's axes."""
-        sizes = {"@t": self.rows, "@s": self.rows, "@r": 1}
+        sizes = {"@t": self.rows, "@s": self.rows, "@r": 1, **{f"@z{count}": count for count in range(2, 17)}}
         for tensors, items, lead in ((inputs, self.inputs, 2), (params, self.params, 0), (states, self.states, 1)):
             for x, item in zip(tensors, items):
                 sizes |= {dim_of(axis): size for axis, size in zip(item["axes"], x.shape[lead:])}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from recc.ir.node import COL, GRID, HEADS, REAL, ROW, Axis, Node, dim_of, walk
 from recc.ir.ops import OPS, ZERO, build, is_zero
 from recc.tile.ops import LEAST
+from recc.tile.solve import column_of
 
 # How tightly a text binds: a name or call, a product, a sum, anything else.
 ATOM, UNARY, POWER, PRODUCT, SUM, LOOSE = 0, 1, 1, 2, 3, 4
@@ -373,6 +375,46 @@ class Text:
         full = tuple(sorted((*node.axes, ROW), key=_axis_place))
         a, g = (self._aligned(arg, full)[0] for arg in node.args)
         return f"span_rsum({a}, {g}, {full.index(ROW) - len(full)}, end)"
+
+    # --- nonlinear recurrences -----------------------------------------------------------------------------------
+
+    def _op_newton(self, node: Node) -> str:
+        count, rows = len(node["names"]), node["states"][0].axes
+        inner = tuple(axis for axis in rows if axis != ROW)
+        enter = [self._aligned(arg, inner)[0] for arg in node.args[:count]]
+        taken = [self(arg) for arg in node.args[count:]]
+        places = [arg.axes.index(ROW) - len(arg.axes) if ROW in arg.axes else None for arg in node.args[count:]]
+        step = solver_name(node["names"])
+        tuples = ", ".join(f"({', '.join(map(str, part))},)" if part else "()" for part in (enter, taken, places))
+        axis = rows.index(ROW) - len(rows)
+        return (
+            f"newton(step_{step}, slopes_{step}, {tuples}, {axis}, {self.sizes(ROW)}, end, {node['dim'] is not None})"
+        )
+
+    def _op_matrix_rscan(self, node: Node) -> str:
+        inner = tuple(axis for axis in node.axes if axis != ROW)
+        g = "None" if is_zero(node.args[1]) else self._whole(node.args[1], node)
+        tail = "None" if is_zero(node.args[2]) else self._aligned(node.args[2], inner)[0]
+        return f"matrix_rscan({self(node.args[0])}, {g}, {tail}, {self._at(node)}, end)"
+
+    def _op_matrix_gain(self, node: Node) -> str:
+        return f"matrix_gain({self(node.args[0])}, {self._at(node)}, end)"
+
+    def _op_matrix_rsum(self, node: Node) -> str:
+        full = tuple(sorted((*node.axes, ROW), key=_axis_place))
+        return f"matrix_rsum({self(node.args[0])}, {self._aligned(node.args[1], full)[0]}, {self._at(node)}, end)"
+
+    def _at(self, node: Node) -> str:
+        """Where a matrix has its rows, and the axes that it maps to and from."""
+        matrix = node.args[0]
+        outs = tuple(self._dim(matrix, axis) for axis in node["outs"])
+        ins = tuple(self._dim(matrix, column_of(axis)) for axis in node["outs"])
+        return f"({self._dim(matrix, ROW)}, {outs}, {ins})"
+
+
+def solver_name(states: tuple[str, ...]) -> str:
+    """What the functions of a solved component are called after."""
+    return "_".join(re.sub(r"\W", "_", name) for name in states)
 
 
 def _axis_place(axis: Axis) -> tuple[int, str]:

@@ -25,6 +25,7 @@ from recc.analysis import analyse
 from recc.analysis.plan import Plan
 from recc.ir.program import Recurrence
 from recc.strategies import Choice, choose
+from recc.strategies.newton import Newton
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
 DEFAULT = Config()
@@ -39,7 +40,7 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
     rec = plan.recurrence
     if config.chunk is not None and choice.parallel:
         choice = replace(choice, chunk=config.chunk)
-    if not choice.parallel:
+    if not choice.parallel or Newton in choice.strategies.values():
         names = ", ".join(dict.fromkeys(choice.name(c) for c in plan.components))
         raise Unserved(
             f"{rec.name} runs by the strategy {names}, which has no Triton kernels",

@@ -251,6 +251,19 @@ def scan_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     ]
 
 
+def newton_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    """The system of equations, and the linear recurrence that an iteration solves."""
+    lines = sequential_lines(component, plan, say)
+    listing = ", ".join(component.states)
+    lines = [(left, right, "" if place else "for all tokens at once") for place, (left, right, _) in enumerate(lines)]
+    gap = f"(step({listing})[t] - ({listing})[t])"
+    return [
+        *lines,
+        ("d[t]", f"J[t] d[t-1] + {gap}", f"J is {component.structure}; a scan an iteration"),
+        (f"({listing})", f"({listing}) + d", "until the residual is rounding; else token by token"),
+    ]
+
+
 def sequential_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     """The steps that depend on each other, one after the other."""
     remark = "T dependent steps; all else runs over all tokens at once"
@@ -260,7 +273,7 @@ def sequential_lines(component: Component, plan: Plan, say: Writer) -> list[Line
     return lines
 
 
-FORMULAS = {"chunk": chunk_lines, "scan": scan_lines, "sequential": sequential_lines}
+FORMULAS = {"chunk": chunk_lines, "scan": scan_lines, "newton": newton_lines, "sequential": sequential_lines}
 
 
 def axes_text(axes: Iterable[str]) -> str:

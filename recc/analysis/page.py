@@ -28,6 +28,7 @@ WIDEST = 140
 _HOW = {
     "chunk": "all chunks at once, but for the state that goes from chunk to chunk",
     "scan": "prefixes of an associative operation inside a chunk, then from chunk to chunk",
+    "newton": "a linear recurrence for all of them an iteration",
 }
 
 

@@ -361,8 +361,9 @@ _op("uniform", 2)
 _op("normal", 2)
 
 
-def broadcast_back(cotangent: Node, arg: Node) -> Node:
-    """Undoes broadcasting: sums over the axes that the argument does not have, and drops a stray imaginary part."""
-    extra = tuple(axis for axis in cotangent.axes if axis not in arg.axes)
+def broadcast_back(cotangent: Node, arg: Node, keep: frozenset[Axis] = frozenset()) -> Node:
+    """Undoes broadcasting: sums over the axes that the argument does not have, those in `keep` aside, and drops a
+    stray imaginary part."""
+    extra = tuple(axis for axis in cotangent.axes if axis not in arg.axes and axis not in keep)
     cotangent = total(cotangent, extra) if extra else cotangent
     return build("real", cotangent) if cotangent.dtype == COMPLEX and arg.dtype != COMPLEX else cotangent

@@ -28,7 +28,7 @@ def load(
 ) -> Any:
     """The op of a spec file, by its path or by the name of one that ships with recc.
 
-    strategy: `chunk`, `scan` or `sequential` to ask for one; it is an error if it cannot serve the spec.
+    strategy: `chunk`, `scan`, `newton` or `sequential` to ask for one; it is an error if it cannot serve the spec.
     chunk: tokens in a chunk, a power of two. dims: sizes for dims that the spec fixes, such as R=3.
     backend: `c` for native code on CPU tensors, `torch` for torch alone, `triton` for kernels on GPU tensors (under
     Triton's interpreter on CPU tensors, which is for tests). By default native code serves CPU tensors
@@ -78,7 +78,7 @@ def compile_recurrence(
     **options: Any,
 ) -> Any:
     """The op of a parsed recurrence; see `load`. options: more of a configuration, which are the backend's own."""
-    from recc.backends.torch import op, primitives
+    from recc.backends.torch import op, primitives, solve
     from recc.backends.torch.module import generate
 
     plan = analyse(rec)
@@ -92,7 +92,7 @@ def compile_recurrence(
     native = _native(plan, backend, asked=strategy is not None or chunk is not None)
     # With native code asked for by name, a chunk is the tokens between its saved states.
     generated = generate(plan, choose(plan, strategy, None if native else chunk))
-    space = dict(vars(primitives))
+    space = {**vars(primitives), **vars(solve)}
     exec(compile(generated.functions, f"<recc {rec.name}>", "exec"), space)  # our own text: a spec holds no code
     functions = [space[name] for name in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
     if native:

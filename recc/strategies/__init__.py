@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recc.analysis.plan import Affine, Component, Plan, Reason
+from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
 from recc.ir.node import HEADS, dim_of
 from recc.strategies.chunk import Chunk
 from recc.strategies.lowering import lower
+from recc.strategies.newton import Newton
 from recc.strategies.scan import Scan
 from recc.strategies.sequential import Sequential
 from recc.tile.program import TileProgram
 
-STRATEGIES = {strategy.name: strategy for strategy in (Chunk, Scan, Sequential)}
+STRATEGIES = {strategy.name: strategy for strategy in (Chunk, Scan, Newton, Sequential)}
 TYPICAL = 64  # the size assumed for a dim when costs are compared
 
 
@@ -61,11 +62,14 @@ def choose(plan: Plan, strategy: str | None = None, chunk: int | None = None) ->
     if any(s is Sequential for s in chosen.values()):
         chosen = dict.fromkeys(chosen, Sequential)
         return Choice(chosen, refused, 1)
-    return Choice(chosen, refused, chunk or _default_chunk(plan))
+    return Choice(chosen, refused, chunk or _default_chunk(plan, chosen))
 
 
-def _default_chunk(plan: Plan) -> int:
-    """Tokens in a chunk. The triangular systems of a rank grow with its square, which moves the optimum down."""
+def _default_chunk(plan: Plan, chosen: dict) -> int:
+    """Tokens in a chunk. The triangular systems of a rank grow with its square, which moves the optimum down; a window
+    of Newton's method is longer, as its dependent steps are what it saves."""
+    if Newton in chosen.values() and Chunk not in chosen.values():
+        return Newton.WINDOW
     ranked = any(isinstance(c.kind, Affine) and c.kind.ranks for c in plan.components)
     return 32 if ranked else 64
 
@@ -92,6 +96,9 @@ def _force(plan: Plan, strategy: str, chosen: dict, refused: dict) -> None:
         if reason is None:
             chosen[component.states] = STRATEGIES[strategy]
             served = True
+        elif STRATEGIES[strategy] is Newton and not isinstance(component.kind, Nonlinear):
+            if chosen[component.states] is Sequential:  # which would make all of it run token by token
+                first = first or Refused(strategy, component, reason)
         elif _is_memory(component) or STRATEGIES[strategy] is Scan:
             first = first or Refused(strategy, component, reason)
     if first is not None or (not served and plan.components):

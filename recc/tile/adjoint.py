@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from recc.ir.node import BOOL, Node, walk
+from recc.ir.node import BOOL, Axis, Node, walk
 from recc.ir.ops import OPS, ZERO, add, broadcast_back, is_zero, sub
 
 
-def cotangents(seeds: Iterable[tuple[Node, Node]], wrt: Iterable[Node]) -> dict[Node, Node]:
+def cotangents(
+    seeds: Iterable[tuple[Node, Node]], wrt: Iterable[Node], keep: frozenset[Axis] = frozenset()
+) -> dict[Node, Node]:
     """d(sum of seed . output)/d(leaf) for each leaf in `wrt`; literal 0 where nothing depends on it.
 
-    seeds: pairs (output, its cotangent). Raises KeyError for an op that has no derivative.
+    seeds: pairs (output, its cotangent). keep: axes that a seed has and its output has not, which tell several
+    derivatives apart. Raises KeyError for an op that has no derivative.
     """
     seeds, wrt = list(seeds), list(wrt)
     roots = [output for output, _ in seeds]
@@ -26,7 +29,7 @@ def cotangents(seeds: Iterable[tuple[Node, Node]], wrt: Iterable[Node]) -> dict[
             matters.add(node)
     flow: dict[Node, Node] = {}
     for output, seed in seeds:
-        flow[output] = add(flow.get(output, ZERO), broadcast_back(seed, output))
+        flow[output] = add(flow.get(output, ZERO), broadcast_back(seed, output, keep))
     for node in reversed(order):
         if node not in flow or node not in matters or not node.args or is_zero(flow[node]):
             continue
@@ -36,7 +39,7 @@ def cotangents(seeds: Iterable[tuple[Node, Node]], wrt: Iterable[Node]) -> dict[
         for arg, cotangent in zip(node.args, rule(node, flow[node]), strict=True):
             if cotangent is None or arg not in matters or arg.dtype == BOOL or is_zero(cotangent):
                 continue
-            flow[arg] = _plus(flow.get(arg, ZERO), broadcast_back(cotangent, arg))
+            flow[arg] = _plus(flow.get(arg, ZERO), broadcast_back(cotangent, arg, keep))
     return {leaf: flow.get(leaf, ZERO) for leaf in wrt}
 
 

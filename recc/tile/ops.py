@@ -84,7 +84,7 @@ _register("cumsum", 1, _along_rows("cumsum"), lambda y, g: (build("rcumsum", g),
 
 def _rcumsum(a: Node) -> Node:
     """Inclusive sums up the rows. What stands in row `end` alone reaches every row up to it."""
-    rows, tail = _split_tail(a)
+    rows, tail = split_tail(a)
     reach = ZERO if is_zero(tail) else build("until_end", spread(tail, (ROW,)))
     return add(rows if is_zero(rows) else make("rcumsum", (rows,), rows.axes, rows.dtype), reach)
 
@@ -315,15 +315,15 @@ def _summary(name: str) -> Any:
     return construct
 
 
-def _split_tail(g: Node) -> tuple[Node, Node]:
+def split_tail(g: Node) -> tuple[Node, Node]:
     """A cotangent as (part on the rows, part that arrives at row `end`)."""
     if g.op == "put_end":
         return ZERO, g.args[0]
     if g.op == "add":
-        parts = [_split_tail(arg) for arg in g.args]
+        parts = [split_tail(arg) for arg in g.args]
         return add(parts[0][0], parts[1][0]), add(parts[0][1], parts[1][1])
     if g.op == "sub":
-        parts = [_split_tail(arg) for arg in g.args]
+        parts = [split_tail(arg) for arg in g.args]
         return sub(parts[0][0], parts[1][0]), sub(parts[0][1], parts[1][1])
     return g, ZERO
 
@@ -340,7 +340,7 @@ def _vjp_scan(h: Node, g: Node) -> tuple:
         case _:
             slope = exp(sub(add(a, before), h))
             to_a, to_x = slope, exp(sub(x, h))
-    rows, tail = _split_tail(g)
+    rows, tail = split_tail(g)
     flow = build("rscan", slope, rows, tail)
     to_init = build("enter", slope, rows, tail)
     return mul(flow, to_a), mul(flow, to_x), to_init

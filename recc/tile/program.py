@@ -19,8 +19,9 @@ from recc.ir.ops import is_zero, leaf
 from recc.tile.adjoint import cotangents
 from recc.tile.ops import leave
 
-# What costs more to compute again than to keep: C numbers a token, as much as a key where C is its size.
-DEAR = ("score",)
+# What costs more to compute again than to keep: scores, C numbers a token, as much as a key where C is its size; and
+# solved trajectories.
+DEAR = ("score", "newton")
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,14 @@ def _finish(node: Node, spans: Spans) -> Node:
             return leave(below.args[0])
         return None
 
-    return rebuild([_valued(node, spans)], summed, spans)[0]
+    return rebuild([valued(node, spans)], summed, spans)[0]
 
 
-def _valued(node: Node, spans: Spans) -> Node:
+def valued(node: Node, spans: Spans) -> Node:
     """`node` with every surrogate replaced by its value: the other argument is for the derivative alone."""
 
     def value(below: Node) -> Node | None:
-        return _valued(below.args[0], spans) if below.op == "surrogate" else None
+        return valued(below.args[0], spans) if below.op == "surrogate" else None
 
     return rebuild([node], value, spans)[0]
 

@@ -14,6 +14,7 @@ USUAL = {
     "cumsum": "b",
     "score": "A",
     "scan": "h",
+    "newton": "h",
     "shift": "before",
     "tail": "to_end",
     "levels": "halves",

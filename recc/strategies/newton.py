@@ -1,0 +1,172 @@
+"""Newton's method on all tokens of a window at once, for nonlinear recurrences whose Jacobian is small.
+
+h[t] = f(h[t-1], x[t]) for all t is one system of equations. Linearised at a guess it is a linear recurrence, which is
+scanned: h += d with d[t] = J[t] d[t-1] + (f(h[t-1], x[t]) - h[t]). A channel is accepted when its residual is at
+rounding level; one that does not get there is finished token by token, so the result is always that of the loop. The
+backward pass is one linear recurrence and never iterates. recc.tile.solve has the operation and its derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from recc.analysis.plan import Component, Nonlinear, Plan, Reason
+from recc.ir.node import COMPLEX, GRID, HEADS, ROW, Axis, Node, Spans, dim_of, substitute, walk
+from recc.ir.ops import build, is_const, spread
+from recc.strategies.lowering import Lowering
+from recc.tile.program import TileProgram, valued
+from recc.tile.solve import argument, column_of, of_state, slopes_of
+
+WIDEST = 16  # rows of a dense Jacobian
+MOST = 4  # states that are coupled element by element
+
+
+class Newton:
+    """Few dependent steps instead of one a token, at several times the work: for devices that wait on latency."""
+
+    name = "newton"
+    WINDOW = 256  # tokens that are solved at a time, from the state that the window before left
+
+    @staticmethod
+    def refuses(component: Component, plan: Plan) -> Reason | None:
+        kind, listing, rec = component.kind, ", ".join(component.states), plan.recurrence
+        place = rec.place(component.states[0])
+        if not isinstance(kind, Nonlinear):
+            why = f"`newton` linearises what is not linear, and {listing} is {component.class_name} already"
+            return Reason(why, place, "drop `--strategy`")
+        states = [rec.state(name) for name in component.states]
+        if any(node.dtype == COMPLEX for name in component.states for node in walk(plan.updates[name])):
+            return Reason(f"`newton` solves real recurrences, and {listing} computes with complex numbers", place)
+        if len({tuple(state.axes) for state in states}) > 1:
+            return Reason(f"`newton` needs coupled states of one type, and {listing} differ", place)
+        if kind.jacobian == "diagonal":
+            return None
+        if kind.jacobian.startswith("block"):
+            count = len(states)
+            why = f"the Jacobian of {listing} couples {count} states, and `newton` serves up to {MOST}"
+            return Reason(why, place) if count > MOST else None
+        return _too_wide(component, plan, place)
+
+    @staticmethod
+    def cost(state: float, rows: float, cols: float, chunk: int) -> float:
+        return 1e9
+
+    @staticmethod
+    def lower(low: Lowering, component: Component) -> None:
+        system = _System(low, component)
+        trajectory, count = system.trajectory(), len(component.states)
+        for place, name in enumerate(component.states):
+            new = of_state(trajectory, place, count)
+            low.table[low.leaf(name, "new")] = new
+            low.table[low.leaf(name)] = build("shift", new, low.carry(name))
+            low.leave(component, name, of_state(build("end", trajectory), place, count))
+
+
+def _too_wide(component: Component, plan: Plan, place) -> Reason | None:
+    """Why a dense Jacobian is not served, if it is not."""
+    listing, rec = ", ".join(component.states), plan.recurrence
+    if component.structure == "dense" and any(HEADS in rec.state(name).axes for name in component.states):
+        return Reason(f"the step of {listing} reaches across heads, and `newton` solves each head alone", place)
+    dims = _dims(plan, component)
+    if len(dims) != 1:
+        return Reason(f"the Jacobian of {listing} is dense over {' x '.join(dims)}; `newton` serves vectors", place)
+    size = rec.dims.get(dim_of(dims[0]))
+    if size is None:
+        example = f'recc.load(..., strategy="newton", {dims[0]}=8)'
+        why = f"the Jacobian of {listing} is dense, and the size of {dims[0]} is not known"
+        return Reason(why, place, f"fix it, to at most {WIDEST // len(component.states)}: {example}")
+    width = size * len(component.states)
+    if width > WIDEST:
+        why = f"the Jacobian of {listing} is dense, {width} x {width}; `newton` serves up to {WIDEST} x {WIDEST}"
+        return Reason(why, place, "drop `--strategy`, or use `--strategy sequential`")
+    return None
+
+
+def _dims(plan: Plan, component: Component) -> list[Axis]:
+    return [axis for axis in plan.recurrence.state(component.states[0]).axes if axis != HEADS]
+
+
+class _System:
+    """The equations of one component: what its step takes besides the states, and the step as a closed function."""
+
+    def __init__(self, low: Lowering, component: Component) -> None:
+        self.low, self.component, self.names = low, component, component.states
+        self.updates = [low.lift(low.plan.updates[name]) for name in self.names]
+        self.full = (GRID, *low.rec.state(self.names[0]).axes, ROW)
+        self.states = tuple(argument(name, axes=self.full) for name in self.names)
+        self.olds = {low.leaf(name): argument for name, argument in zip(self.names, self.states, strict=True)}
+        names = low.rec.names
+        self.named = dict(zip(substitute(names, low.table), names.values(), strict=True))
+        self.taken: dict[Node, Node] = {}  # by what the step takes: the argument that it is
+
+    def trajectory(self) -> Node:
+        live = _above(self.updates, self.olds)
+        for node in walk(*self.updates):
+            for arg in node.args if node in live else ():
+                if arg not in live and _varies(arg):
+                    self.taken.setdefault(arg, argument(self._name(arg), like=arg))
+        elementwise = not _mixes(self.component)
+        dim = None if elementwise else _dims(self.low.plan, self.component)[0]
+        step = tuple(spread(value, self.full) for value in self._closed(self.updates))
+        for node, name in self.named.items():
+            if any(below in self.olds for below in walk(node)):
+                self.low.names.setdefault(self._closed([node])[0], name)
+        return build(
+            "newton",
+            *(self.low.carry(name) for name in self.names),
+            *self.taken,
+            names=self.names,
+            step=step,
+            states=self.states,
+            takes=tuple(self.taken.values()),
+            dim=dim,
+        )
+
+    def _closed(self, nodes: list[Node]) -> list[Node]:
+        """Expressions of the step in terms of its arguments."""
+        return substitute(nodes, {**self.taken, **self.olds}, self.low.spans)
+
+    def _name(self, node: Node) -> str:
+        """What an argument is called: as in the spec, if that has a name for it."""
+        wish = node["name"] if node.op in ("tile", "param") else self.named.get(node, "x")
+        used = {leaf["name"] for leaf in (*self.states, *self.taken.values())}
+        count = 2
+        name = wish
+        while name in used:
+            name, count = f"{wish}_{count}", count + 1
+        return name
+
+
+def _mixes(component: Component) -> bool:
+    return component.structure != "diagonal" and not component.structure.startswith("block")
+
+
+def _above(roots: list[Node], leaves: Iterable[Node]) -> set[Node]:
+    """What depends on `leaves`."""
+    live = set(leaves)
+    for node in walk(*roots):
+        if live.intersection(node.args):
+            live.add(node)
+    return live
+
+
+def _varies(node: Node) -> bool:
+    """Whether a value depends on tensors, so that a function must be given it."""
+    return any(below.op in ("tile", "param", "carry") for below in walk(node))
+
+
+def functions_of(program: TileProgram, node: Node) -> tuple[TileProgram, TileProgram]:
+    """The step of a `newton` node, and the step with its slopes, as programs without carries: loads to stores."""
+    spans = Spans(program.spans)
+    step = tuple(valued(value, spans) for value in node["step"])
+    loads = {leaf["name"]: leaf for leaf in (*node["states"], *node["takes"])}
+    stores = dict(zip(node["names"], step, strict=True))
+    axes = (*node["states"][0].axes, *([column_of(node["dim"])] if node["dim"] else []))
+    found = slopes_of(step, node["states"], node["dim"])
+    slopes = {f"slope_{i}": slope if is_const(slope) else spread(slope, axes) for i, slope in enumerate(found)}
+    plain = replace(program, loads=loads, params={}, carries=(), stores=stores, sums={}, kept={}, spans=spans)
+    return plain, replace(plain, stores={**stores, **slopes})
+
+
+__all__ = ["Newton", "functions_of"]
