@@ -26,6 +26,7 @@ class Newton:
     """Few dependent steps instead of one a token, at several times the work: for devices that wait on latency."""
 
     name = "newton"
+    chunks = (64, 1024)
     WINDOW = 256  # tokens that are solved at a time, from the state that the window before left
 
     @staticmethod
