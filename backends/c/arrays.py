@@ -59,6 +59,15 @@ class Workspace:
         self.used += -(-total // self.align) * self.align
         return Array(name, axes, strides, str(step) if tokens else None)
 
+    def tile(self, name: str, axes: tuple[Axis, ...], rows: int, tokens: int) -> Array:
+        """An array for so many rows of (row, lane) at a time. A pointer `near_name` must be so far before it that
+        indices along the whole axis reach it."""
+        width = -(-self.size(axes[1]) // self.lanes) * self.lanes
+        self.lines.append(f"    real *{name} = work + {self.used};  // {tokens} tokens x {rows} of {' x '.join(axes)}")
+        total = tokens * rows * width + self.lanes
+        self.used += -(-total // self.align) * self.align
+        return Array(f"near_{name}", axes, {axes[0]: width, axes[1]: 1}, str(rows * width))
+
 
 def variable(place: int) -> str:
     return "jkmnpqrs"[place]

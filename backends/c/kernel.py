@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from recc.backends.c.arrays import Array, Workspace, copied
+from recc.backends.c.joined import joined, shared_loops
 from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part, ops_of
 from recc.backends.c.tidy import tidied
@@ -234,12 +235,19 @@ class _File:
         layouts = self._layouts(back) or {}
         again_leaves = dict(leaves)
         kept: dict[str, Array] = {}
+        tiles: dict[str, tuple[str, int]] = {}
+        shared = shared_loops(again, back, layouts, self._size, self.real.lanes, self.registers)
         load, enter, leave, out = [], [], [], []
         for carry in again.carries:
             state, key = self.rec.state(carry.name), identifier(state_key(carry.name))
             array = work.array(f"state_{key}", layouts[carry.name])
             again_leaves[carry.old] = array
-            kept[state_key(carry.name)] = work.array(f"states_{key}", layouts[carry.name], self.chunk)
+            axes, buffer = layouts[carry.name], f"states_{key}"
+            if shared is None:
+                kept[state_key(carry.name)] = work.array(buffer, axes, self.chunk)
+            else:
+                near = kept[state_key(carry.name)] = work.tile(buffer, axes, shared.rows, self.chunk)
+                tiles[near.base] = buffer, near.strides[axes[0]]
             fields.append(("saved", carry.name))
             field = f"saved_{identifier(carry.name)}"
             outside = self._external(field, state.axes, False)
@@ -284,8 +292,19 @@ class _File:
                 pair = (array, outside) if kind == "d_last" else (outside, array)
                 lines += _scope([self._point_fixed(field, "sequence"), *copied(*pair, self._size)])
         lanes = {name: axes[-1] if axes else None for name, axes in layouts.items()}
-        first = Part(again, work, again_leaves, kept, self.chunk, self.registers, prefix="f_", lanes=lanes)
-        second = Part(back, work, back_leaves, results, self.chunk, self.registers, backwards=True)
+        first = Part(
+            again, work, again_leaves, kept, self.chunk, self.registers, prefix="f_", lanes=lanes, loops=shared
+        )
+        second = Part(
+            back, work, back_leaves, results, self.chunk, self.registers, backwards=True, finished=first.stored,
+            loops=shared,
+        )  # fmt: skip
+        lines = joined(first, second, tiles) if shared is not None else [
+            "// the states that enter each token of the chunk",
+            *first.lines,
+            "// the cotangents, from the chunk's last token to its first",
+            *second.lines,
+        ]  # fmt: skip
         body = [
             *task, *enter, *first.once, *second.once,
             f"long saved = (a->chunks ? a->chunks[sequence] : 0) + (length + {self.chunk - 1}) / {self.chunk} - 1;",
@@ -293,11 +312,7 @@ class _File:
             f" begin -= {self.chunk}, saved--) {{",
             f"    long c = length - begin < {self.chunk} ? length - begin : {self.chunk};",
             "    long token = a->reverse ? start + length - 1 - begin : start + begin;",
-            *("    " + line for line in [*chunk, *load]),
-            "    // the states that enter each token of the chunk",
-            *("    " + line for line in first.lines),
-            "    // the cotangents, from the chunk's last token to its first",
-            *("    " + line for line in second.lines),
+            *("    " + line for line in [*chunk, *load, *lines]),
             "}", *leave, *out,
         ]  # fmt: skip
         return fields, self._function("backward", work, body)

@@ -9,7 +9,7 @@ from recc.backends.c.arrays import Array, Workspace, block, copied
 from recc.backends.c.groups import MOVES, grouped, inline_reads
 from recc.backends.c.loops import Loops, Target
 from recc.backends.c.tidy import core_comment, notes, stage_comment
-from recc.backends.c.writer import written
+from recc.backends.c.writer import Writer
 
 from recc.ir.node import BOOL, Axis, Node, walk
 from recc.tile.cores import INVARIANT, REDUCTIONS, Core, Phases, dims, span
@@ -40,6 +40,8 @@ class Part:
 
     backwards: tokens run from the last of a chunk to the first. `once` holds the lines for a task's start, `lines`
     those for a chunk of `c` tokens. lanes: the axis that vectors run along, for states where that is settled.
+    finished: what another part has computed before. loops: of the only core, and they are left to the caller, who
+    shares them with another part: `before` holds the lines up to the core, `pieces` the core, `lines` what follows.
     """
 
     def __init__(
@@ -53,9 +55,12 @@ class Part:
         prefix: str = "",
         backwards: bool = False,
         lanes: dict[str, Axis | None] | None = None,
+        finished: dict[Node, Array] | None = None,
+        loops: Loops | None = None,
     ) -> None:
         self.program, self.work, self.chunk, self.registers = program, work, chunk, registers
         self.prefix, self.backwards, self.lanes = prefix, backwards, lanes or {}
+        self.finished, self.loops = finished or {}, loops
         self.phases = Phases(program)
         self.arrays: dict[Node, Array] = dict(leaves)
         self.copies: dict[tuple[Node, Axis | None], Array] = {}  # by the axis that is contiguous
@@ -212,6 +217,10 @@ class Part:
         owner = self.phases.owner(node)
         axes = self._layout(node)
         invariant = owner == INVARIANT
+        there = self.finished.get(node)
+        if there is not None and there.axes == axes and (there.time is None) == invariant:
+            self.stored[node] = there
+            return
         array = self.work.array(self.naming(node) + "s", axes, None if invariant else self.chunk)
         self.targets.setdefault(owner, []).append(Target(node, array))
         self.stored[node] = array
@@ -232,12 +241,26 @@ class Part:
         self.targets.setdefault(owner, []).append(Target(node, self.results[name], how))
 
     def loops_of(self, core: Core) -> Loops:
+        if self.loops is not None:
+            return self.loops
         if not hasattr(self, "_loops"):
             self._loops: dict[Core, Loops] = {}
         if core not in self._loops:
             lane, work = self.lanes.get(core.carries[0].name), self.work
             self._loops[core] = Loops.of_core(core, self.phases, work.size, work.lanes, self.registers, lane)
         return self._loops[core]
+
+    def ahead(self) -> list[tuple[str, str]]:
+        """The cache lines of a token's inputs: where each begins, and the stride between tokens."""
+        line, found = self.work.align, []
+        if self.prefix:  # the part that follows reads the same
+            return []
+        for node in self.program.loads.values():
+            array = self.arrays.get(node)
+            if array is not None and array.base.endswith("_at") and array.time is not None and node in self.order:
+                size = max([1, *(self.work.size(axis) * array.strides[axis] for axis in array.axes)])
+                found += [(f"{array.base} + {n}" if n else array.base, array.time) for n in range(0, size, line)]
+        return found
 
     def array_of(self, node: Node) -> Array | None:
         return self.stored.get(node) or self.arrays.get(node)
@@ -248,7 +271,8 @@ class Part:
         self.once += self._stage(INVARIANT, time=False)
         for place, core in enumerate(self.phases.cores):
             self.lines += self._stage(place)
-            self.lines += self._core(core)
+            core_lines = self._core(core)  # which may set aside what stands before it
+            self.lines += core_lines
         self.lines += self._stage(len(self.phases.cores))
 
     def _stage(self, number: int, time: bool = True) -> list[str]:
@@ -264,7 +288,7 @@ class Part:
     def _group(self, group: list[Target], time: bool, states: Iterable[tuple[Carry, Array]] = ()) -> list[str]:
         near = 1 if time else 2
         loops = Loops.of_stage(group, self.work.size, self.work.lanes, self.registers, near)
-        return written(loops, self, list(states), group, time)
+        return Writer(loops, self, list(states), group, time).text()
 
     def _core(self, core: Core) -> list[str]:
         targets = self.targets.get(core, [])
@@ -275,7 +299,11 @@ class Part:
             return [*said, *self._token(core, states, targets)]
         present = {target.node for target in targets}
         targets = targets + [Target(node, None) for node in core.consumed if node not in present]
-        return [*said, *written(loops, self, states, targets, True)]
+        writer = Writer(loops, self, states, targets, True)
+        if self.loops is None:
+            return [*said, *writer.text()]
+        self.before, self.pieces, self.lines = self.lines, (said, *writer.pieces()), []
+        return []
 
     def _token(self, core: Core, states: list[tuple[Carry, Array]], targets: list[Target]) -> list[str]:
         """The loop over tokens of a core that has time outermost: groups of loops like those of a stage.

@@ -19,14 +19,9 @@ if TYPE_CHECKING:
     from recc.backends.c.part import Part
 
 
-def written(
-    loops: Loops, part: Part, states: list[tuple[Carry, Array]], targets: list[Target], time: bool
-) -> list[str]:
-    """The loops over a chunk's tokens (or, without time, once) that update `states` and compute `targets`."""
-    return Writer(loops, part, states, targets, time).text()
-
-
 class Writer:
+    """The loops over a chunk's tokens (or, without time, once) that update `states` and compute `targets`."""
+
     def __init__(
         self, loops: Loops, part: Part, states: list[tuple[Carry, Array]], targets: list[Target], time: bool
     ) -> None:
@@ -67,24 +62,47 @@ class Writer:
     # --- loops ------------------------------------------------------------------------------------------------
 
     def text(self) -> list[str]:
+        clear, heads, lines = self.pieces()
+        for head in reversed(heads):
+            lines = block(head, lines)
+        return [*clear, *lines]
+
+    def pieces(self) -> tuple[list[str], list[str], list[str]]:
+        """What stands before the loops, the heads of those around time, and what they contain."""
         loops = self.loops
         tokens = "for (long t = c - 1; t >= 0; t--)" if self.part.backwards else "for (long t = 0; t < c; t++)"
         body = self._tile() if loops.shape == "tile" else self._passes()
-        clear = self._clear()
+        clear, (fetch, ahead) = self._clear(), self._ahead()
+        body = [*fetch, *body]
         heads = [self._head(axis, 1) for axis in loops.outer if loops.shape != "whole"]
         if loops.shape == "tile":
             heads += [self._head(loops.row, loops.rows)] if loops.row is not None else []
             heads += [self._head(loops.lane, loops.vectors * loops.lanes)] if loops.lane is not None else []
             enter, leave = self._registers()
-            lines = [*enter, *block(tokens, body), *leave]
+            lines = [*enter, *ahead, *block(tokens, body), *leave]
         elif loops.shape == "strip":
             heads += [self._head(loops.lane, loops.vectors * loops.lanes)]
             lines = block(tokens, body)
         else:
-            lines = block(tokens, body) if self.time else body
-        for head in reversed(heads):
-            lines = block(head, lines)
-        return [*clear, *(lines if self.index or self.time else block("", lines))]
+            lines = block(tokens, body) if self.time else body if self.index else block("", body)
+        return clear, heads, lines
+
+    def _ahead(self) -> tuple[list[str], list[str]]:
+        """What each token, and before them each turn of the loops around time, does so that the inputs of the next
+        chunk are on their way into the cache while a tile's turns compute this one."""
+        loops, lines = self.loops, self.part.ahead() if self.states else []
+        turns = loops.sizes(loops.row) // loops.rows if loops.row is not None else 0
+        if loops.shape != "tile" or not lines or len(lines) > 2 * turns:
+            return [], []
+        token = f"(t {'-' if self.part.backwards else '+'} {self.part.chunk})"
+        bases, times = (", ".join(texts) for texts in zip(*lines))
+        turn = f"i / {loops.rows}" if loops.rows > 1 else "i"
+        fetch, before = [], [f"const real *const nexts[] = {{{bases}}};", f"const long steps[] = {{{times}}};"]
+        for n in range(-(-len(lines) // turns)):
+            place = f"({turn} + {n * turns}) % {len(lines)}" if n or turns > len(lines) else turn
+            before += [f"const real *const ahead{n} = nexts[{place}];", f"const long step{n} = steps[{place}];"]
+            fetch.append(f"__builtin_prefetch(ahead{n} + {token} * step{n}, 0, 2);")
+        return fetch, before
 
     def _head(self, axis: Axis, step: int) -> str:
         name, size = self.index[axis], self.loops.sizes(axis)
