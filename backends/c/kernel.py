@@ -20,7 +20,6 @@ from recc.tile.program import TileProgram, state_key
 from recc.tile.step import step_programs
 
 BUFFER = 1 << 19  # bytes of states that a backward pass holds for the tokens of a chunk: within the second-level cache
-CHUNKS = (8, 16, 32, 64)  # tokens between saved states that tuning tries
 PAST = 1 << 22  # bytes that a task writes to a tensor, from which on its stores go past the caches
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from recc.backends.c.decode import Decoder
-from recc.backends.c.passes import NativePasses
+from recc.backends.c.options import Options
+from recc.backends.c.passes import DEFAULT, NativePasses
 from recc.backends.torch.op import Op
 from recc.backends.torch.passes import in_full_precision, register
 
@@ -17,9 +18,9 @@ from recc.analysis.plan import Plan
 class NativeOp(Op):
     """An Op with the same contract; see there. Kernels are built at first use of each size of the dims."""
 
-    def __init__(self, plan: Plan, meta: dict[str, Any], *tiles: Any, chunk: int | None = None) -> None:
+    def __init__(self, plan: Plan, meta: dict[str, Any], *tiles: Any, options: Options = DEFAULT) -> None:
         super().__init__(meta, *tiles)
-        self._native, self.native = register(NativePasses(plan, meta, chunk))
+        self._native, self.native = register(NativePasses(plan, meta, options))
         self._infer = _register_inference(self.native)
         self._decoders: dict[tuple, Decoder | None] = {}
 

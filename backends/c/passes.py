@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from recc.backends.c import build
 from recc.backends.c.kernel import Kernel, generate, identifier
+from recc.backends.c.options import Options
 from recc.backends.c.pages import empty, keep_freed_memory
 from recc.backends.c.vectors import Real
 from recc.backends.torch.layout import chunk_bound, dim_of, dtype_of, working_dtype
@@ -18,19 +19,19 @@ from recc.backends.torch.passes import check_bounds
 
 from recc.analysis.plan import Plan
 
-# Multiply-adds below which a second thread costs more than it brings.
-ALONE = 1 << 17
+DEFAULT = Options()
 
 
 class Native:
     """A kernel built for some sizes of the dims and a working precision."""
 
-    def __init__(self, plan: Plan, sizes: dict[str, int], dtype: torch.dtype, chunk: int | None = None) -> None:
-        machine = build.target()
+    def __init__(self, plan: Plan, sizes: dict[str, int], dtype: torch.dtype, options: Options = DEFAULT) -> None:
+        machine, self.alone = build.target(), options.alone
         name = "float" if dtype == torch.float32 else "double"
-        lanes = max(4, machine.vector_bytes // (4 if name == "float" else 8))
+        lanes = max(4, (options.vector or machine.vector_bytes) // (4 if name == "float" else 8))
         self.dtype = dtype
-        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), 32 if machine.vector_bytes == 64 else 16, chunk)
+        registers = 32 if machine.vector_bytes == 64 else 16
+        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), registers, options.chunk)
         self._library = None
         self.name = plan.recurrence.name
         self.spare: list[torch.Tensor] = []
@@ -54,7 +55,7 @@ class Native:
         words = [*head, *(word for tensor in tensors for word in tensor)]
         arguments = (ctypes.c_int64 * len(words))(*words)
         threads = min(torch.get_num_threads(), tasks)
-        if threads <= 1 or tasks * tokens * self.elements < ALONE:
+        if threads <= 1 or tasks * tokens * self.elements < self.alone:
             self.call(function, arguments, ctypes.c_long(0), ctypes.c_long(tasks))
             return
         edges = [tasks * place // threads for place in range(threads + 1)]
@@ -100,15 +101,15 @@ class NativePasses:
 
     Loops over the tokens of each (sequence, head) with the state in registers or the first-level cache. States in
     float32, or float64 where an input is; bfloat16 and float16 are converted on the way in and out.
-    chunk: tokens between saved states; None: as many as keep a chunk's states in the second-level cache, 32 at most.
     """
 
-    def __init__(self, plan: Plan, meta: dict[str, Any], chunk: int | None = None) -> None:
-        self.plan, self.name, self.chunk = plan, meta["name"], chunk
+    def __init__(self, plan: Plan, meta: dict[str, Any], options: Options = DEFAULT) -> None:
+        self.plan, self.name, self.options = plan, meta["name"], options
         self.inputs, self.params = meta["inputs"], meta["params"]
         self.states, self.outputs = meta["states"], meta["outputs"]
         self.saved = self.states
-        self.meta = {**meta, "digest": f"{meta['digest']}_c{chunk or ''}"}
+        form = "".join(f"_{name}{value}" for name, value in options.view().items())
+        self.meta = {**meta, "digest": f"{meta['digest']}_c{form}"}
         self.natives: dict[tuple, Native] = {}
         keep_freed_memory()
 
@@ -116,7 +117,7 @@ class NativePasses:
         dims = {dim: int(size) for dim, size in sizes.items() if dim != "heads"}
         key = (tuple(sorted(dims.items())), dtype)
         if key not in self.natives:
-            self.natives[key] = Native(self.plan, dims, dtype, self.chunk)
+            self.natives[key] = Native(self.plan, dims, dtype, self.options)
         return self.natives[key]
 
     # --- passes --------------------------------------------------------------------------------------------------

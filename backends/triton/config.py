@@ -67,12 +67,11 @@ def tiles() -> Iterator[Tile]:
 
 def view(config: Config) -> dict[str, Any]:
     """A configuration as plain values, those of the default left out; `of` reads them."""
-    found: dict[str, Any] = {} if config.chunk is None else {"chunk": config.chunk}
-    found |= {name: getattr(config, name) for name in ("forward", "backward")}
-    tiles = {name: asdict(tile) for name, tile in config.tiles}
+    usual, tiles = Config(), {name: asdict(tile) for name, tile in config.tiles}
+    found = {name: value for name, value in vars(config).items() if name != "tiles" and value != getattr(usual, name)}
     return found | ({"tiles": tiles} if tiles else {})
 
 
-def of(chunk: int | None = None, tiles: Mapping[str, Mapping[str, int]] | None = None, **schedules: str) -> Config:
+def of(tiles: Mapping[str, Mapping[str, Any]] | None = None, **fields: Any) -> Config:
     """The configuration of plain values. Raises ValueError or TypeError for what has no such form."""
-    return Config(chunk, **schedules, tiles=tuple(sorted((name, Tile(**tile)) for name, tile in (tiles or {}).items())))
+    return Config(**fields, tiles=tuple(sorted((name, Tile(**tile)) for name, tile in (tiles or {}).items())))

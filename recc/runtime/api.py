@@ -86,10 +86,10 @@ def compile_recurrence(
         from recc.backends.triton import config
         from recc.backends.triton import module as triton
 
-        return triton.load(triton.generate(plan, choose(plan, strategy, chunk), config.of(chunk, **options)))
-    if options:
-        raise ValueError(f"the backend {backend or 'torch'} has no option {', '.join(options)}")
+        return triton.load(triton.generate(plan, choose(plan, strategy, chunk), config.of(chunk=chunk, **options)))
     native = _native(plan, backend, asked=strategy is not None or chunk is not None)
+    if options and not native:
+        raise ValueError(f"the backend {backend or 'torch'} has no option {', '.join(options)}")
     # With native code asked for by name, a chunk is the tokens between its saved states.
     generated = generate(plan, choose(plan, strategy, None if native else chunk))
     space = {**vars(primitives), **vars(solve)}
@@ -97,8 +97,9 @@ def compile_recurrence(
     functions = [space[name] for name in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
     if native:
         from recc.backends.c.op import NativeOp
+        from recc.backends.c.options import Options
 
-        made = NativeOp(plan, generated.meta, *functions, chunk=chunk)
+        made = NativeOp(plan, generated.meta, *functions, options=Options(chunk, **options))
     else:
         made = op.Op(generated.meta, *functions)
     made.source = generated.functions

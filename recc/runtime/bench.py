@@ -54,10 +54,8 @@ def forms(task: Task) -> Iterator[tuple[str, Form]]:
     for form in space_of(task.device, plan).starts(QUICK):
         if form in ({"backend": "c"}, {"backend": "torch"}):
             yield ("recc native" if form["backend"] == "c" else f"recc torch, {_strategy(task, None)}"), form
-        elif form["backend"] == "triton":
-            schedules = dict.fromkeys(form[name] for name in ("forward", "backward"))
-            if "chunk" not in form or len(schedules) == 1 and form["chunk"] == choose(plan).chunk:
-                yield f"recc triton, {'/'.join(schedules)}", form
+        elif form == {"backend": "triton"}:
+            yield "recc triton", form
     for name in STRATEGIES:
         try:
             chosen = choose(plan, name)

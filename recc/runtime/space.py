@@ -6,7 +6,6 @@ A form is a configuration as `recc.load(config=...)` takes it. The first of the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Protocol
 
 from recc.analysis.plan import Plan
@@ -26,25 +25,30 @@ class Space(Protocol):
 
 
 class CpuSpace:
-    """Native code with each number of tokens between saved states, and the forms of torch."""
+    """Native code as its options say, and the forms of torch."""
 
     def __init__(self, plan: Plan, backend: str | None = None) -> None:
         self.plan, self.backend = plan, backend
 
     def starts(self, effort: str) -> list[Form]:
         from recc.backends.c import build
-        from recc.backends.c.kernel import CHUNKS
         from recc.backends.c.limits import refusal
 
-        forms: list[Form] = []
-        if self.backend != "torch" and refusal(self.plan) is None and build.find_compiler() is not None:
-            forms += [{"backend": "c"}, *({"backend": "c", "chunk": chunk} for chunk in CHUNKS)]
-        if self.backend != "c":
-            forms += torch_forms(self.plan, effort)
-        return forms
+        native = self.backend != "torch" and refusal(self.plan) is None and build.find_compiler() is not None
+        return [
+            *([{"backend": "c"}] if native else []),
+            *(torch_forms(self.plan, effort) if self.backend != "c" else []),
+        ]
 
     def around(self, form: Form, effort: str) -> list[Form]:
-        return []
+        if form["backend"] != "c":
+            return []
+        from recc.backends.c import build
+        from recc.backends.c.options import Options
+
+        own = Options(**{key: value for key, value in form.items() if key != "backend"})
+        forms = [{"backend": "c", **near.view()} for near in own.around(build.target().vector_bytes)]
+        return [x for place, x in enumerate(forms) if x not in forms[:place]]
 
 
 class GpuSpace:
@@ -70,14 +74,12 @@ class GpuSpace:
             generate(self.plan, choice)
         except (ImportError, Unserved):
             return
-        default = config.Config()
-        yield {"backend": "triton", **config.view(default)}
-        # Quick: chunks of half and of twice the default's length, and other schedules for the default's.
+        yield {"backend": "triton"}
+        usual = _choices(config.Config(chunk=choice.chunk))
         near = (choice.chunk // 2, choice.chunk, 2 * choice.chunk)
         for found in config.schedules():
-            usual = replace(found, chunk=None) == default
-            same = found.chunk == choice.chunk
-            if (effort == FULL or same or (usual and found.chunk in near)) and not (same and usual):
+            differ = sum(value != usual[name] for name, value in _choices(found).items())
+            if differ and (effort == FULL or (differ == 1 and found.chunk in near)):
                 yield {"backend": "triton", **config.view(found)}
 
     def around(self, form: Form, effort: str) -> list[Form]:
@@ -89,7 +91,7 @@ class GpuSpace:
         found = []
         for kernel, now in self.kernels(own).items():
             for tile in config.tiles():
-                differ = sum(getattr(tile, name) != getattr(now, name) for name in ("block", "warps", "stages"))
+                differ = sum(value != getattr(now, name) for name, value in vars(tile).items())
                 if differ and (effort == FULL or differ == 1):
                     found.append({"backend": "triton", **config.view(own.with_tile(kernel, tile))})
         return found
@@ -105,6 +107,11 @@ class GpuSpace:
         found = launches(generate(self.plan, choose(self.plan), own), {}, torch.bfloat16)
         return {x.name: own.tile(x.name, Tile(warps=x.options["num_warps"], stages=x.options["num_stages"]))
                 for x in found}  # fmt: skip
+
+
+def _choices(config: Any) -> dict[str, Any]:
+    """The fields of a configuration; None for what follows from its chunk."""
+    return {name: None if name != "chunk" and value == config.chunk else value for name, value in vars(config).items()}
 
 
 def torch_forms(plan: Plan, effort: str) -> list[Form]:

@@ -13,8 +13,10 @@ import pytest
 import torch
 import torch._dynamo.testing
 from recc.backends.c import build
+from recc.backends.c.options import ALONE, Options
 
 import recc
+from recc import library
 from recc.cli import main
 from recc.frontend import parse_text
 from recc.runtime import api, measure, tuning
@@ -118,11 +120,32 @@ def test_order_of_lookup(monkeypatch, tmp_path):
     assert form_of(backend="torch") == 32
 
 
+def test_kernels_begin_with_the_default():
+    pytest.importorskip("triton")
+    from recc.analysis import analyse
+
+    space = GpuSpace(analyse(parse_text(*library.find("gla"))[0]), "triton")
+    quick, full = space.starts("quick"), space.starts("full")
+    assert quick[0] == {"backend": "triton"} and all(form["backend"] == "triton" for form in full)
+    assert {"backend": "triton", "chunk": 32} in quick and {
+        "backend": "triton",
+        "chunk": 64,
+        "forward": "fused",
+    } in quick
+    assert {"backend": "triton", "chunk": 64} not in full  # the default under another name
+    assert {"backend": "triton", "chunk": 16, "forward": "fused", "backward": "fused"} in full
+    assert {"backend": "triton", "chunk": 16} not in quick
+    near = space.around(quick[0], "quick")
+    assert all(len(form["tiles"]) == 1 for form in near) and len(near) < len(space.around(quick[0], "full"))
+
+
 def test_config_says_all_or_nothing():
     op = recc.load("small.rec", config={"backend": "torch", "strategy": "scan", "chunk": 64})
     assert op.rows == 64
     with pytest.raises(ValueError, match="`config` says all"):
         recc.load("small.rec", config={"backend": "torch"}, chunk=16)
+    with pytest.raises(ValueError, match="`vector` must be a power of two"):
+        Options(vector=24)
     with pytest.raises(ValueError, match="no option stages"):
         recc.load("small.rec", config={"backend": "torch", "stages": 2})
 
@@ -329,6 +352,11 @@ def test_spaces_begin_with_the_default():
     assert {"backend": "torch", "strategy": "scan", "chunk": 64} not in forms  # the default under another name
     assert {"backend": "torch", "strategy": "scan", "chunk": 128} in forms
     assert len(CpuSpace(plan).starts("quick")) < len(forms)
+    if build.find_compiler() is not None:
+        assert CpuSpace(plan).starts("quick")[0] == {"backend": "c"}
+        near = CpuSpace(plan).around({"backend": "c", "chunk": 8}, "quick")
+        assert {"backend": "c"} in near and {"backend": "c", "chunk": 8, "alone": ALONE << 4} in near
+        assert all(len(form) <= 3 for form in near) and len(near) == len({str(form) for form in near})
     assert all(form["backend"] == "torch" for form in CpuSpace(plan, "torch").starts("full"))
     assert GpuSpace(plan, "torch").starts("quick") == [{"backend": "torch"}]
 

@@ -1,0 +1,42 @@
+"""What may vary between native code that computes the same: heuristics choose it, and tuning searches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+CHUNKS = (8, 16, 32, 64)
+ALONE = 1 << 17
+
+
+@dataclass(frozen=True)
+class Options:
+    """chunk: tokens between saved states; None: as many as keep a chunk's states in the second-level cache, 32 at most.
+    vector: bytes of a vector, a power of two from 16 on; None: the machine's. alone: multiply-adds of a call below
+    which one thread runs all of it, since a second one would cost more than it brings."""
+
+    chunk: int | None = None
+    vector: int | None = None
+    alone: int = ALONE
+
+    def __post_init__(self) -> None:
+        for name in ("chunk", "vector"):
+            value = getattr(self, name)
+            if value is not None and (value < 1 or value & (value - 1)):
+                raise ValueError(f"`{name}` must be a power of two, not {value}")
+
+    def view(self) -> dict[str, Any]:
+        """What differs from the default, as plain values."""
+        usual = asdict(Options())
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
+    def around(self, widest: int) -> Iterator[Options]:
+        """What differs in one choice. widest: bytes of the machine's vectors."""
+        for chunk in (None, *CHUNKS):
+            yield replace(self, chunk=chunk)
+        for vector in (None, widest // 2):
+            if vector is None or vector >= 16:
+                yield replace(self, vector=vector)
+        for alone in (ALONE >> 4, ALONE, ALONE << 4):
+            yield replace(self, alone=alone)
