@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recc.analysis import analyse, work
 from recc.analysis.formula import FORMULAS, Writer, normal_form
 from recc.analysis.moved import named_inputs
-from recc.analysis.plan import Affine, Component, Plan, Reason
+from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
 from recc.ir.node import HEADS, Node
 from recc.ir.printer import show
 from recc.ir.program import Recurrence
@@ -83,6 +83,8 @@ def _facts(component: Component) -> tuple:
 
 
 def _component(component: Component, plan: Plan, choice: Choice, own: Component, view: Plan) -> dict[str, Any]:
+    from recc.strategies.cost import predictions
+
     kind, say = component.kind, Writer(view)
     affine = isinstance(kind, Affine)
     form = normal_form(own, view, say)
@@ -100,6 +102,7 @@ def _component(component: Component, plan: Plan, choice: Choice, own: Component,
         "normal_form": [f"{left} = {right}" for left, right, _ in form],
         "formula": [f"{left} = {right}" for left, right, _ in formula],
         "where": [f"{left} = {right}" for left, right, _ in say.definitions()],
+        **({"predicted": predictions(component, plan)} if isinstance(kind, Nonlinear) else {}),
         "refused": [{"strategy": name} | _reason(reason) for name, reason in choice.refused[component.states]],
     }
 

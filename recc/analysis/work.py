@@ -14,6 +14,7 @@ from fractions import Fraction
 from recc.analysis.plan import Plan
 from recc.ir.node import COL, COMPLEX, GRID, HEADS, RANK, RANK2, ROW, Node, dim_of, walk
 from recc.ir.program import Recurrence
+from recc.tile.solve import slopes_of
 
 TYPICAL = 64
 C = "C"
@@ -108,6 +109,8 @@ def _sizes(node: Node, chunk: int) -> tuple[dict[str, int] | None, Fraction]:
         ranks = _rank_count(node)
         rows, factor = 3, Fraction(ranks**3, 3)
         axes -= {RANK, RANK2}
+    elif node.op == "newton":
+        factor = Fraction(_iterated(node))
     elif node.op == "scan":
         factor = Fraction(3)  # each token's pair is combined about twice: a product, and a product with a sum
     if node.dtype == COMPLEX:
@@ -122,6 +125,14 @@ def _sizes(node: Node, chunk: int) -> tuple[dict[str, int] | None, Fraction]:
         elif not axis.startswith("@"):
             sizes[dim_of(axis)] = sizes.get(dim_of(axis), 0) + 1
     return sizes, factor
+
+
+def _iterated(node: Node) -> int:
+    """Operations an element and token of all iterations: each computes the step, its slopes, and a scan of these."""
+    from recc.strategies.cost import ITERATIONS
+
+    slopes = slopes_of(node["step"], node["states"], node["dim"])
+    return (ITERATIONS + 1) * (sum(bool(below.args) for below in walk(*node["step"], *slopes)) + 4 * len(slopes))
 
 
 def _rank_count(node: Node) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
 from recc.ir.node import HEADS, dim_of
+from recc.strategies import cost
 from recc.strategies.chunk import Chunk
 from recc.strategies.lowering import lower
 from recc.strategies.newton import Newton
@@ -44,17 +45,20 @@ class Choice:
         return self.chunk > 1
 
 
-def choose(plan: Plan, strategy: str | None = None, chunk: int | None = None) -> Choice:
+def choose(
+    plan: Plan, strategy: str | None = None, chunk: int | None = None, shape: cost.Shape | None = None
+) -> Choice:
     """The cheapest strategy for each component, or `strategy` where it was asked for. Raises Refused.
 
     A component that is too small for the strategy asked for (a delay under `chunk`) keeps its own choice. If one
-    component needs the sequential strategy, the recurrence runs token by token.
+    component needs the sequential strategy, the recurrence runs token by token. shape: what is solved where, which
+    decides between Newton's method and the loop; by default many channels on a CPU, where the loop is faster.
     """
     chosen, refused = {}, {}
     for component in plan.components:
         reasons = {name: s.refuses(component, plan) for name, s in STRATEGIES.items()}
         open_to = [name for name, reason in reasons.items() if reason is None]
-        chosen[component.states] = STRATEGIES[min(open_to, key=lambda name: _cost(name, component, plan))]
+        chosen[component.states] = STRATEGIES[_cheapest(open_to, component, plan, shape or cost.Shape())]
         refused[component.states] = tuple((name, reason) for name, reason in reasons.items() if reason is not None)
     _share_scores(plan, chosen, refused)
     if strategy is not None:
@@ -112,6 +116,12 @@ def _is_memory(component: Component) -> bool:
         "affine",
         "nonlinear",
     )
+
+
+def _cheapest(open_to: list[str], component: Component, plan: Plan, shape: cost.Shape) -> str:
+    if isinstance(component.kind, Nonlinear):
+        return cost.prefers(cost.cell_of(component, plan), shape) if Newton.name in open_to else Sequential.name
+    return min(open_to, key=lambda name: _cost(name, component, plan))
 
 
 def _cost(name: str, component: Component, plan: Plan) -> float:

@@ -50,10 +50,6 @@ class Newton:
         return _too_wide(component, plan, place)
 
     @staticmethod
-    def cost(state: float, rows: float, cols: float, chunk: int) -> float:
-        return 1e9
-
-    @staticmethod
     def lower(low: Lowering, component: Component) -> None:
         system = _System(low, component)
         trajectory, count = system.trajectory(), len(component.states)
