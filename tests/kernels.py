@@ -11,11 +11,10 @@ from recc.backends.triton.config import Config
 from recc import library
 from recc.analysis import analyse
 from recc.frontend import parse_text
+from recc.ir.node import COMPLEX
 from recc.runtime import verify
 from recc.runtime.cases import Case, problem, run_op, run_reference
 from recc.strategies import choose
-
-COMPLEX = ("lru",)
 
 
 def recurrence(spec: str):
@@ -23,9 +22,14 @@ def recurrence(spec: str):
     return parse_text(text, str(path))[0]
 
 
+def has_complex_state(name: str) -> bool:
+    return any(state.dtype == COMPLEX for state in recurrence(name).states)
+
+
 def parallel() -> list[str]:
     """The shipped specs that a strategy with chunks runs, those with complex states aside."""
-    return [name for name in library.names() if name not in COMPLEX and choose(analyse(recurrence(name))).parallel]
+    names = (name for name in library.names() if not has_complex_state(name))
+    return [name for name in names if choose(analyse(recurrence(name))).parallel]
 
 
 @functools.cache

@@ -131,8 +131,9 @@ class TileText:
         special = getattr(self, f"_op_{node.op}", None)
         if special is not None:
             text = special(node)
-            if text is not None:
-                return text, ATOM
+            if text is not None:  # what changes nothing of its argument prints it as it is, and binds as that does
+                same = [part for part in map(self._print, reads(node)) if part[0] == text]
+                return same[0] if same else (text, ATOM)
         if node.op in ALONG_ROWS:
             arg = reads(node)[0]
             axes = (ROW, *(axis for axis in node.axes if axis != ROW)) if node.op.startswith("put_") else arg.axes

@@ -6,11 +6,12 @@ import re
 
 import pytest
 import torch
-from kernels import bits, half_errors, op, parallel, recurrence, too_large
+from kernels import bits, half_errors, has_complex_state, op, parallel, recurrence, too_large
 from recc.backends.triton import module
 from recc.backends.triton.config import Config
 from recc.backends.triton.schedule import Unserved
 
+from recc import library
 from recc.analysis import analyse
 from recc.runtime.cases import PACKED, Case
 from recc.strategies import choose
@@ -95,8 +96,9 @@ def test_same_bits(interpreted):
     assert all(interpreted(bits, "gla", Case(TOKENS, "plain")))
 
 
-@pytest.mark.parametrize("name, words", [("lru", "state `x` is complex"), ("gru", "strategy sequential")])
-def test_refusals(name, words):
+@pytest.mark.parametrize("name", [name for name in library.names() if has_complex_state(name)] + ["gru"])
+def test_refusals(name):
+    words = "strategy sequential" if name == "gru" else "state `.*` is complex"
     with pytest.raises(Unserved, match=words) as refused:
         op(name, None)
     assert "torch backend" in refused.value.help
