@@ -45,7 +45,8 @@ def _component(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node]
         old = old_leaf(rec, name)
         try:
             kind = classify(rec, old, updates[name], reads, Algebra([old], rec.spans))
-            return Component(group, kind, reads, (_affine_reason(rec, name, kind),), level)
+            reasons = (_affine_reason(rec, name, kind), *_scale_reasons(rec, name))
+            return Component(group, kind, reads, reasons, level)
         except NotAffine as error:
             ring = semiring.match(updates[name], old)
             if ring is not None:
@@ -90,6 +91,17 @@ def _affine_reason(rec: Recurrence, name: str, kind) -> Reason:
         "dense": f"{name}[t-1] enters through a sum that mixes its elements",
     }[kind.structure]
     return Reason(text, rec.place(name))
+
+
+def _scale_reasons(rec: Recurrence, name: str) -> tuple[Reason, ...]:
+    if name not in rec.scales:
+        return ()
+    scale = rec.scales[name]
+    text = (
+        f"what is written to {name} grows exponentially, so it is carried as {name} exp({scale}): {scale} is the "
+        "running maximum of the exponents, and nothing overflows"
+    )
+    return (Reason(text, rec.place(name)),)
 
 
 def _nonlinear_reason(rec: Recurrence, error: NotAffine, name: str) -> Reason:

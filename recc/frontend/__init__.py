@@ -43,6 +43,7 @@ def format_text(text: str, path: str = "<spec>") -> str:
 
 def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurrence], Bag]:
     # Imported here: who only wants the diagnostics' classes need not wait for the parser.
+    from recc.analysis.stabilise import stabilised
     from recc.frontend.check import check, unused
     from recc.frontend.lower import lower
     from recc.frontend.parse import parse
@@ -62,7 +63,7 @@ def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurr
         known |= dict.fromkeys(scope.dims)
         recurrence = lower(scope, check(scope, bag), bag, text, path)
         if recurrence is not None:
-            found.append(recurrence)
+            found.append(stabilised(recurrence))
         scopes.append(scope)
     for scope in scopes if not bag.has_errors else ():
         unused(scope, bag)

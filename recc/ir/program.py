@@ -88,6 +88,8 @@ class Recurrence:
     example: dict[str, int] = field(default_factory=dict)
     text: str = ""
     path: str = "<spec>"
+    scales: dict[str, str] = field(default_factory=dict)  # of the states that are carried as a mantissa, by name
+    origin: Recurrence | None = None  # the recurrence as it is written, where states are carried in another way
 
     def state(self, name: str) -> State:
         return next(state for state in self.states if state.name == name)

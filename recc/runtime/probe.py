@@ -16,6 +16,7 @@ from torch import Tensor
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Semiring
 from recc.ir import interpreter
 from recc.ir.node import HEADS
+from recc.ir.program import Recurrence
 from recc.runtime.cases import BATCH, Case, Problem, problem, widen
 
 CASE = "probe"
@@ -29,11 +30,29 @@ def findings(plan: Plan) -> list[Finding]:
     if not plan.recurrence.states:
         return []
     given = problem(plan.recurrence, Case(1, "plain"))
-    return [
+    return _as_written(plan.recurrence) + [
         (f"{', '.join(component.states)}: {claim}", "float64", CASE, error, LIMIT, "")
         for component in plan.components
         for claim, error in _Probe(plan, component, given).claims()
     ]
+
+
+def _as_written(rec: Recurrence) -> list[Finding]:
+    """That states carried as mantissa and scale compute what is written, over some tokens of the reference."""
+    if rec.origin is None:
+        return []
+    given = problem(rec.origin, Case(17, "fresh"))
+    runs = [
+        interpreter.run(each, given.inputs, given.params, sizes=given.sizes, dtype=torch.float64)
+        for each in (rec, rec.origin)
+    ]
+    (carried, parts), (written, final) = runs
+    for name, scale in rec.scales.items():
+        axes, own = rec.state(name).axes, rec.state(scale).axes
+        view = [slice(None), *(slice(None) if axis in own else None for axis in axes)]
+        written[name], carried[name] = final[name], parts[name] * parts[scale].exp()[tuple(view)]
+    error = max(_size({"": carried[name] - x}) / max(_size({"": x}), 1e-300) for name, x in written.items())
+    return [(f"{', '.join(rec.scales)}: mantissa and scale", "float64", CASE, error, LIMIT, "")]
 
 
 class _Probe:

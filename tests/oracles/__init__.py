@@ -6,7 +6,7 @@ pure-PyTorch functions, from torch.nn, or, where no public code is at hand, from
 earlier tokens, which has no loop and no state to get wrong in the same way) or the equations of a paper.
 """
 
-from oracles import cells, decaying, elementwise, erasing, layers, steps
+from oracles import cells, chances, decaying, elementwise, erasing, layers, state_spaces, steps
 from oracles.base import ORACLES
 
-__all__ = ["ORACLES", "cells", "decaying", "elementwise", "erasing", "layers", "steps"]
+__all__ = ["ORACLES", "cells", "chances", "decaying", "elementwise", "erasing", "layers", "state_spaces", "steps"]

@@ -67,3 +67,12 @@ def decayed(log_decay: Tensor) -> Tensor:
     total = torch.einsum("tsr,br...->bts...", between, log_decay)
     seen = (time[:, None] >= time).reshape(1, len(time), len(time), *[1] * (log_decay.dim() - 2))
     return total.masked_fill(~seen, -math.inf).exp()
+
+
+def looped(gain: Tensor, write: Tensor, start: Tensor) -> Tensor:
+    """All h[t] = gain[t] h[t-1] + write[t] along dim 1, one token after the other: for gains without a logarithm."""
+    h, found = start, []
+    for t in range(write.shape[1]):
+        h = gain[:, t] * h + write[:, t]
+        found.append(h)
+    return torch.stack(found, 1)

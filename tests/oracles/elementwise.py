@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from oracles.base import Result, Tensors, decayed, fla, fold, oracle
+from oracles.base import Result, Tensors, decayed, fla, fold, looped, oracle
 
 
 @oracle("mamba", "closed form")
@@ -54,3 +54,10 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     y = y + torch.einsum("hdn,thn,bhn->bthd", C, powers[1:], s["x"]).real
     last = torch.einsum("shn,hnc,bshc->bhn", powers[:-1].flip(0), B, x["u"].to(B.dtype)) + powers[-1] * s["x"]
     return {"y": y}, {"x": last}
+
+
+@oracle("mamba_signed", "a loop over tokens")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    gain = 2 * (-p["A_log"].exp() * x["dt"][..., None]).exp() - 1
+    h = looped(gain, torch.einsum("bthd,bthd,bthn->bthdn", x["dt"], x["x"], x["B"]), s["h"])
+    return {"y": torch.einsum("bthn,bthdn->bthd", x["C"], h) + p["skip"] * x["x"]}, {"h": h[:, -1]}

@@ -1,0 +1,64 @@
+"""State spaces with a complex diagonal transition, from their kernels: C A^t B for every lag t."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from oracles.base import Result, Tensors, decayed, looped, oracle
+
+
+def zoh(p: Tensors, real: str, imag: str, dt: Tensor) -> tuple[Tensor, Tensor]:
+    """(dt A, (exp(dt A) - 1) / A) of A = -exp(real) + i imag."""
+    A = torch.complex(-p[real].exp(), p[imag])
+    return dt * A, ((dt * A).exp() - 1) / A
+
+
+def trajectory(log_a: Tensor, write: Tensor, start: Tensor) -> Tensor:
+    """All x[t] = exp(log_a) x[t-1] + write[t], by the sum over earlier tokens."""
+    steps = log_a.expand(write.shape)
+    return torch.einsum("bts...,bs...->bt...", decayed(steps), write) + steps.cumsum(1).exp() * start[:, None]
+
+
+def per_channel(p: Tensors, u: Tensor, start: Tensor) -> Tensor:
+    log_a, B = zoh(p, "a", "b", p["log_dt"].exp()[..., None])
+    return trajectory(log_a, B * u[..., None], start)
+
+
+@oracle("s4d", "closed form")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    h = per_channel(p, x["u"], s["x"])
+    y = 2 * (torch.complex(p["C_re"], p["C_im"]) * h).sum(-1).real + p["skip"] * x["u"]
+    return {"y": y}, {"x": h[:, -1]}
+
+
+@oracle("gss", "closed form between torch's layers")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    v, u = (F.gelu(torch.einsum("bthd,hde->bthe", x["x"], p[name])) for name in ("Wv", "Wu"))
+    h = per_channel(p, v, s["s"])
+    y = 2 * (torch.complex(p["C_re"], p["C_im"]) * h).sum(-1).real
+    return {"o": torch.einsum("bthe,hed->bthd", y * u, p["Wo"])}, {"s": h[:, -1]}
+
+
+@oracle("dss", "closed form")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    log_a, B = zoh({name: value[:, None] for name, value in p.items()}, "L_re", "L_im", p["log_dt"].exp()[..., None])
+    h = trajectory(log_a, B * x["u"][..., None], s["x"])
+    return {"y": (torch.complex(p["W_re"], p["W_im"]) * h).sum(-1).real}, {"x": h[:, -1]}
+
+
+@oracle("s5", "closed form")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    log_a, B = zoh(p, "a", "b", p["log_dt"].exp())
+    projected = torch.einsum("hnd,bthd->bthn", torch.complex(p["B_re"], p["B_im"]), x["u"].to(B.dtype))
+    h = trajectory(log_a, B * projected, s["x"])
+    y = 2 * torch.einsum("hdn,bthn->bthd", torch.complex(p["C_re"], p["C_im"]), h).real + p["skip"] * x["u"]
+    return {"y": y}, {"x": h[:, -1]}
+
+
+@oracle("liquid_s4", "a loop over tokens")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    log_a, B = zoh(p, "a", "b", p["log_dt"].exp()[..., None])
+    h = looped(log_a.exp() + B * x["u"][..., None], B * x["u"][..., None], s["x"])
+    return {"y": 2 * (torch.complex(p["C_re"], p["C_im"]) * h).sum(-1).real}, {"x": h[:, -1]}
