@@ -13,13 +13,14 @@ WORKERS ?= $(CORES)
 THREADS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test bench gpu readme lint format clean
+.PHONY: help setup demo test bench tasks gpu readme lint format clean
 
 help:
 	@echo 'make demo    train a small language model with layers compiled from a spec (under 4 minutes on 2 cores)'
 	@echo 'make test    the test suite (under 12 minutes on 2 cores); PYTEST_ARGS="-k name" selects'
 	@echo 'make bench   times against other implementations and the machine; results in benchmarks/results/'
 	@echo 'make gpu     on a machine with a GPU, within 9 minutes: the gpu tests, a quick tune, times beside other kernels'
+	@echo 'make tasks   what each class of recurrence learns; redraws docs/tasks.png'
 	@echo 'make readme  regenerate the table of specs in README.md'
 	@echo 'make lint    ruff; make format rewrites'
 	@echo 'make setup   only the virtual environment'
@@ -54,6 +55,9 @@ bench: $(READY)
 # Also runs where nothing can be installed: then $(PYTHON) must have torch, triton and what recc needs.
 gpu:
 	@$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py
+
+tasks: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tasks
 
 readme: $(READY)
 	@$(BIN)/python -m recc list --readme README.md
