@@ -60,6 +60,8 @@ def _of(rec: Recurrence, node: Node, args: list[Interval]) -> Interval:
         case "abs", [(low, high)]:
             least = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
             return least, max(abs(low), abs(high))
+        case (("add" | "sub"), _) if _less_than_its_maximum(node):
+            return -math.inf, 0.0
         case "add", [a, b]:
             return a[0] + b[0], a[1] + b[1]
         case "sub", [a, b]:
@@ -79,6 +81,17 @@ def _of(rec: Recurrence, node: Node, args: list[Interval]) -> Interval:
         case (("rename" | "take" | "amax" | "stopgrad"), [a]):
             return a
     return ANY
+
+
+def _less_than_its_maximum(node: Node) -> bool:
+    """Whether `node` is x - max(x), in any order and under a stopgrad: what a softmax takes exponentials of."""
+    terms = {1: list[Node](), -1: list[Node]()}
+    for place, arg in enumerate(node.args):
+        sign = -1 if node.op == "sub" and place else 1
+        if arg.op == "neg":
+            sign, arg = -sign, arg.args[0]
+        terms[sign].append(arg.args[0] if arg.op == "stopgrad" else arg)
+    return any(top.op == "amax" and top.args[0] in terms[1] for top in terms[-1])
 
 
 def _product(x: float, y: float) -> float:

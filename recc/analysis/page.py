@@ -219,7 +219,11 @@ def _wrapped(text: Text, width: int, indent: str = "") -> Iterator[Text]:
 
 def _columns(lines: list[Line], width: int) -> Iterator[Text]:
     """`left = right   remark`, equal signs below each other; what is too long goes on in its column."""
-    margin = 4
+    margin, half = 4, max(width // 3, 12)
+    lines = [
+        (f"{name[: half - 4]} ..." if value and len(name) > half else name, value, remark)
+        for name, value, remark in lines
+    ]
     left = min(max((len(line[0]) for line in lines if line[1]), default=0), 34)
     remarks = max((len(line[2]) for line in lines), default=0)
     gap = 3 if remarks else 0

@@ -70,18 +70,21 @@ def test_every_spelling_of_a_product_of_factors_has_the_same_plan(rng: random.Ra
 def test_names_do_not_matter(name: str):
     """Renaming everything that a spec declares, its dims too, renames the plan and changes nothing else."""
     text, rec, rng = SPECS[name], parsed(SPECS[name]), random.Random(name)
-    things = (*rec.inputs, *rec.params, *rec.states, *rec.outputs)
+    things = (*rec.inputs, *rec.params, *(rec.origin or rec).states, *rec.outputs)
     locals_ = re.findall(r"^(\w+) *(?:\[[^]]*\])? *=", text, re.MULTILINE)
     declared = sorted({*rec.dims, *locals_, *(thing.name for thing in things if thing.name.isidentifier())})
     table = {word: f"{rng.choice('aZ_mQ')}{rng.randrange(10**6)}" for word in declared}
 
     def translated(word: str | None) -> str | None:
-        return None if word is None else re.sub(r"^\w+", lambda found: table.get(found[0], found[0]), word)
+        """A derived scale is called after its state."""
+        rename = lambda found: (found[1] or "") + table.get(found[2], found[2])  # noqa: E731
+        return None if word is None else re.sub(r"^(log_scale_)?(\w+)", rename, word)
 
     # A function keeps its name where it is called; between two dims of a type, x is the product sign.
     code = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
     words = r"(?<=[A-Z] )x(?= [A-Z])|\b[A-Za-z_]\w*\b(?!\()"
-    renamed = re.sub(words, lambda m: m[0] if code[m.start() - 2].isupper() and m[0] == "x" else translated(m[0]), code)
+    product = lambda m: m[0] == "x" and re.match("[A-Z] $", code[m.start() - 2 : m.start()])  # noqa: E731
+    renamed = re.sub(words, lambda m: m[0] if product(m) else translated(m[0]), code)
     expected = []
     for states, *same, mixing, reads, strategy in facts(text):
         new = tuple(map(translated, states)), *same, translated(mixing), frozenset(map(translated, reads)), strategy
