@@ -307,7 +307,7 @@ def test_list(capsys):
     assert main(["list", "--json"]) == 0
     rows = {row["spec"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["gla"]["strategy"] == "chunk" and rows["gru"]["parallel"] is False
-    assert all(row["parallel"] != row["class"].startswith("nonlinear") for row in rows.values())
+    assert not any(row["parallel"] and row["class"].startswith("nonlinear") for row in rows.values())
 
 
 # --- verify ---------------------------------------------------------------------------------------------------
