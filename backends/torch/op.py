@@ -23,6 +23,7 @@ class Op:
         o, state = op(..., initial_state=state, return_final_state=True)
         o = op(..., cu_seqlens=offsets)                         # sequences packed along time, batch 1
         o = op(..., reverse=True)                               # from the last token to the first
+        o = op(..., truncate=64)                                # no gradient flows further back than its 64 tokens
         o, state = op.step(..., state=state)                    # one token, without the time axis
 
     A state is a dict from the names of the spec's states to tensors [batch, heads, dims]; where a spec has one
@@ -48,7 +49,11 @@ class Op:
     # --- calls ---------------------------------------------------------------------------------------------
 
     def __call__(self, *tensors, initial_state=None, return_final_state=False, cu_seqlens=None, reverse=False,
-                 validate=False, **named):  # fmt: skip
+                 validate=False, truncate=None, **named):  # fmt: skip
+        if truncate is not None:
+            options = {"reverse": reverse, "validate": validate}
+            outputs, state = self._truncated(tensors, named, truncate, initial_state, cu_seqlens, options)
+            return (outputs, state) if return_final_state else outputs
         inputs, params = self._arguments(tensors, named, time=True)
         sizes = self._check(inputs, params, time=True)
         batch, heads = sizes["batch"], sizes["heads"]
@@ -70,6 +75,26 @@ class Op:
             return output
         finals = results[len(outputs) : len(outputs) + len(self.states)]
         return output, {item["name"]: value for item, value in zip(self.states, finals)}
+
+    def _truncated(self, tensors, named, truncate, state, cu_seqlens, options):
+        """The op on segments of `truncate` tokens, through whose borders no gradient flows."""
+        if cu_seqlens is not None or not isinstance(truncate, int) or truncate < 1:
+            raise ArgumentError(
+                f"{self.name}: `truncate` is a number of tokens, for a batch of sequences of one length"
+            )
+        inputs, params = self._arguments(tensors, named, time=True)
+        time, parts = inputs[0].shape[1], []
+        starts = range(0, max(time, 1), truncate)
+        for start in starts:
+            lo, hi = start, min(start + truncate, time)
+            lo, hi = (time - hi, time - lo) if options["reverse"] else (lo, hi)
+            part, state = self(*(x[:, lo:hi] for x in inputs), *params, initial_state=state, return_final_state=True,
+                               **options)  # fmt: skip
+            state = {name: x.detach() for name, x in state.items()} if start != starts[-1] else state
+            parts.append(part if isinstance(part, tuple) else (part,))
+        parts = parts[::-1] if options["reverse"] else parts
+        outputs = tuple(torch.cat(pieces, 1) for pieces in zip(*parts))
+        return (outputs[0] if len(outputs) == 1 else outputs), state
 
     def statistics(self):
         """How Newton's method has fared so far, for each component that it solves: `channels` solved (elements of the

@@ -34,6 +34,14 @@ def surrogate(value, smooth):
     return value.detach() + torch.where(smooth.isfinite(), smooth - smooth.detach(), 0.0)
 
 
+def clip_gradient(x, limit):
+    """`x`, whose gradient is cut to [-limit, limit]."""
+    if x.requires_grad:
+        x = x.view_as(x)
+        x.register_hook(lambda grad: grad.clamp(-limit, limit))
+    return x
+
+
 def put(x, dim, index, size):
     """Zeros with a new axis `dim` of `size`, holding x at `index`."""
     shape = list(x.shape)

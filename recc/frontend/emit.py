@@ -26,7 +26,7 @@ _NUMERIC: dict[str, Callable[..., float]] = {
     "log": math.log, "log1p": math.log1p, "sqrt": math.sqrt, "rsqrt": lambda a: 1 / math.sqrt(a), "sin": math.sin,
     "cos": math.cos, "tanh": math.tanh, "abs": abs, "maximum": max, "minimum": min, "erf": math.erf,
     "floor": math.floor, "sigmoid": lambda a: 0.5 * (1 + math.tanh(a / 2)), "stopgrad": lambda a: a,
-    "surrogate": lambda value, smooth: value,
+    "surrogate": lambda value, smooth: value, "clip_gradient": lambda x, limit: x,
     "lt": lambda a, b: a < b, "le": lambda a, b: a <= b, "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b,
     "eq": lambda a, b: a == b, "ne": lambda a, b: a != b,
 }  # fmt: skip

@@ -56,7 +56,8 @@ def _elementwise(op: str) -> Callable:
     return lambda e, args, over, span: e.op(op, *args, span=span)
 
 
-_ARGUMENTS = {"where": "condition, a, b", "complex": "re, im", "logaddexp": "a, b", "surrogate": "value, smooth"}
+_ARGUMENTS = {"where": "condition, a, b", "complex": "re, im", "logaddexp": "a, b", "surrogate": "value, smooth",
+              "clip_gradient": "x, limit"}  # fmt: skip
 for _name, _op in OPS.items():
     if _op.user:
         _function(f"{_name}({_ARGUMENTS.get(_name, 'x')})", _op.arity)(_elementwise(_name))

@@ -50,6 +50,7 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "floor": torch.floor,
     "stopgrad": torch.Tensor.detach,
     "surrogate": lambda value, smooth: value.detach() + (smooth - smooth.detach()).nan_to_num(),
+    "clip_gradient": lambda x, limit: _Clipped.apply(x, limit),
     "maximum": torch.maximum,
     "minimum": torch.minimum,
     "logaddexp": torch.logaddexp,
@@ -64,6 +65,18 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "imag": lambda z: torch.imag(z) if z.is_complex() else torch.zeros_like(z),
     "complex": lambda re, im: torch.complex(*torch.broadcast_tensors(re, im)),
 }
+
+
+class _Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, limit: Tensor) -> Tensor:
+        ctx.save_for_backward(limit)
+        return torch.broadcast_tensors(x, limit)[0].clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (limit,) = ctx.saved_tensors
+        return grad.clamp(-limit, limit), None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from recc import library
 from recc.analysis import analyse
 from recc.analysis.plan import Plan
 from recc.frontend import parse_text
+from recc.ir.clip import clipped
 from recc.ir.program import Recurrence
 from recc.strategies import choose
 
@@ -24,6 +25,7 @@ def load(
     chunk: int | None = None,
     backend: str | None = None,
     config: Mapping[str, Any] | None = None,
+    clip_gradient: float | None = None,
     **dims: int,
 ) -> Any:
     """The op of a spec file, by its path or by the name of one that ships with recc.
@@ -35,10 +37,20 @@ def load(
     where it can and a C compiler is at hand, unless a strategy or chunk asks for one of torch's parallel forms.
     config: all of these at once, as `recc tune` prints it. Without any of strategy, chunk and config, a call takes the
     form that `recc tune` has found for its sizes, if it has found one (docs/tuning.md).
+    clip_gradient: each element of the gradient that a state hands to the token before is cut to [-limit, limit].
     Returns backends.torch.op.Op. Raises SpecError for a bad spec, library.UnknownSpec for an unknown name.
     """
     text, path = library.find(name_or_path)
-    return loads(text, path=path, strategy=strategy, chunk=chunk, backend=backend, config=config, **dims)
+    return loads(
+        text,
+        path=path,
+        strategy=strategy,
+        chunk=chunk,
+        backend=backend,
+        config=config,
+        clip_gradient=clip_gradient,
+        **dims,
+    )
 
 
 def loads(
@@ -49,18 +61,20 @@ def loads(
     chunk: int | None = None,
     backend: str | None = None,
     config: Mapping[str, Any] | None = None,
+    clip_gradient: float | None = None,
     **dims: int,
 ) -> Any:
     """The op of a spec given as text; see `load`."""
     if config is not None and (strategy, chunk, backend) != (None, None, None):
         raise ValueError("`config` says all that `strategy`, `chunk` and `backend` would")
     wanted = {"strategy": strategy, "chunk": chunk, "backend": backend} if config is None else dict(config)
-    return _compiled(text, str(path), json.dumps(wanted, sort_keys=True), tuple(sorted(dims.items())))
+    return _compiled(text, str(path), json.dumps(wanted, sort_keys=True), clip_gradient, tuple(sorted(dims.items())))
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(text: str, path: str, asked: str, dims: tuple) -> Any:
+def _compiled(text: str, path: str, asked: str, limit: float | None, dims: tuple) -> Any:
     rec, wanted = parse_text(text, path, dims=dict(dims))[0], json.loads(asked)
+    rec = rec if limit is None else clipped(rec, limit)
     made = compile_recurrence(rec, **wanted)
     if wanted.keys() == {"strategy", "chunk", "backend"} and wanted["strategy"] is None and wanted["chunk"] is None:
         from recc.runtime.tuned import Tuned

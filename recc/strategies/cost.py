@@ -19,7 +19,9 @@ from recc.tile.solve import slopes_of
 
 FUNCTION = 8  # operations that an exp, tanh or division counts for
 TYPICAL = 64  # multiply-adds of a sum over a dim whose size is not fixed
-_CHEAP = set("add sub mul neg where maximum minimum abs sign lt le gt ge eq ne relu stopgrad surrogate".split())
+_CHEAP = set(
+    "add sub mul neg where maximum minimum abs sign lt le gt ge eq ne relu stopgrad surrogate clip_gradient".split()
+)
 _FREE = {"rename", "take", "put"}
 _SUMS = {"dot", "sum", "amax"}
 ITERATIONS = 4  # of Newton's method on a mild cell, besides the evaluation that checks the residual

@@ -41,6 +41,10 @@ class Newton:
             return Reason(f"`newton` solves real recurrences, and {listing} computes with complex numbers", place)
         if len({tuple(state.axes) for state in states}) > 1:
             return Reason(f"`newton` needs coupled states of one type, and {listing} differ", place)
+        clipped = [n for name in component.states for n in walk(plan.updates[name]) if n.op == "clip_gradient"]
+        if clipped:
+            why = f"the backward pass of `newton` is linear, and gradients of {listing} are clipped"
+            return Reason(why, rec.spans.get(clipped[0], place), "drop `--strategy`, or use `--strategy sequential`")
         if kind.jacobian == "diagonal":
             return None
         if kind.jacobian.startswith("block"):

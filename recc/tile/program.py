@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from recc.ir.node import GRID, ROW, Node, Spans, rebuild, walk
-from recc.ir.ops import is_zero, leaf
+from recc.ir.ops import VALUE_OF_FIRST, is_zero, leaf
 from recc.tile.adjoint import cotangents
 from recc.tile.ops import leave
 
@@ -141,10 +141,10 @@ def _finish(node: Node, spans: Spans) -> Node:
 
 
 def valued(node: Node, spans: Spans) -> Node:
-    """`node` with every surrogate replaced by its value: the other argument is for the derivative alone."""
+    """`node` with what is there for the derivative alone replaced by its value."""
 
     def value(below: Node) -> Node | None:
-        return valued(below.args[0], spans) if below.op == "surrogate" else None
+        return valued(below.args[0], spans) if below.op in VALUE_OF_FIRST else None
 
     return rebuild([node], value, spans)[0]
 
