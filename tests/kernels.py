@@ -14,7 +14,6 @@ from recc.frontend import parse_text
 from recc.ir.node import COMPLEX
 from recc.runtime import verify
 from recc.runtime.cases import Case, problem, run_op, run_reference
-from recc.strategies import choose
 
 
 def recurrence(spec: str):
@@ -29,14 +28,14 @@ def has_complex_state(name: str) -> bool:
 def parallel() -> list[str]:
     """The shipped specs that a strategy with chunks runs, those with complex states aside."""
     names = (name for name in library.names() if not has_complex_state(name))
-    return [name for name in names if choose(analyse(recurrence(name))).parallel]
+    return [name for name in names if module.chosen(analyse(recurrence(name))).parallel]
 
 
 @functools.cache
 def op(spec: str, chunk: int | None = 16, schedule: str = "split"):
     """The op of a spec, in small chunks: a short sequence has several."""
     plan = analyse(recurrence(spec))
-    return module.load(module.generate(plan, choose(plan), Config(chunk, schedule, schedule)))
+    return module.load(module.generate(plan, module.chosen(plan), Config(chunk, schedule, schedule)))
 
 
 def too_large(spec: str, case: Case, chunk: int | None = 16, schedule: str = "split") -> list[str]:

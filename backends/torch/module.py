@@ -8,7 +8,7 @@ import pprint
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import resources
+from importlib import import_module, resources
 from typing import Any
 
 from recc.backends.torch.emit import function, identifier, step_function
@@ -23,7 +23,7 @@ from recc.strategies.lowering import Lowering
 from recc.strategies.newton import functions_of
 from recc.tile.program import TileProgram, differentiate, finish, state_key
 
-LIBRARIES = ("primitives", "solve")  # of which a file has what it calls
+LIBRARIES = ("primitives", "filters", "solve")  # of which a file has what it calls
 SUPPORT = ("layout", "passes", "op")
 CHECKPOINT = 32  # tokens between the states that a sequential pass keeps, where states are large
 
@@ -195,6 +195,12 @@ def _quoted(text: str) -> str:
     return "\n".join(
         f"    {line}".rstrip() for line in text.replace("\\", "\\\\").replace('"""', "'''").strip().splitlines()
     )
+
+
+def library() -> dict[str, Any]:
+    """What generated functions may call, by name."""
+    modules = [import_module(f"recc.backends.torch.{part}") for part in LIBRARIES]
+    return {name: value for module in modules for name, value in vars(module).items()}
 
 
 def support_text(backend: str, part: str) -> str:

@@ -6,34 +6,26 @@ import math
 import re
 from collections.abc import Callable
 
-from recc.ir.node import COL, GRID, HEADS, REAL, ROW, Axis, Node, dim_of, walk
+from recc.backends.torch.binding import ATOM, BINDS, PRODUCT, is_static
+from recc.backends.torch.rows import Rows
+
+from recc.ir.node import COL, GRID, HEADS, REAL, ROW, Axis, Node, dim_of, sort_axes
 from recc.ir.ops import OPS, ZERO, build, is_zero
 from recc.tile.ops import LEAST
 from recc.tile.solve import column_of
 
-# How tightly a text binds: a name or call, a product, a sum, anything else.
-ATOM, UNARY, POWER, PRODUCT, SUM, LOOSE = 0, 1, 1, 2, 3, 4
-_BINDS = {"add": SUM, "sub": SUM, "mul": PRODUCT, "div": PRODUCT, "neg": UNARY, "pow": POWER,
-          "lt": LOOSE, "le": LOOSE, "gt": LOOSE, "ge": LOOSE, "eq": LOOSE, "ne": LOOSE}  # fmt: skip
 _NEED_TENSOR = {"maximum", "minimum", "logaddexp", "complex"}
 _STATIC = {name: f"math.{name}" for name in ("exp", "log", "sqrt", "sin", "cos", "tanh", "log1p", "expm1", "erf")}
 _STATIC["abs"] = "abs"
 _LETTERS = {GRID: "n", HEADS: "h", ROW: "t", COL: "s"}
 
 
-def is_static(node: Node) -> bool:
-    """Whether a node is a number that is known when the program starts: constants and dim sizes."""
-    return (
-        all(below.op in ("const", "size") or (below.args and below.op in OPS) for below in walk(node)) and not node.axes
-    )
-
-
 def inlinable(node: Node) -> bool:
     """Whether a node's text may stand inside its only user's: elementwise ops and relabelling."""
-    return node.op in _BINDS or node.op in ("rename",) or (OPS[node.op].torch != "" and node.op != "stopgrad")
+    return node.op in BINDS or node.op in ("rename",) or (OPS[node.op].torch != "" and node.op != "stopgrad")
 
 
-class Text:
+class Text(Rows):
     """Prints a node, given the text of what already has a name.
 
     named(node) returns the variable that holds a node in this place, or None to print it in line.
@@ -67,7 +59,7 @@ class Text:
         if text is not None:
             return text, ATOM
         entry = OPS[node.op]
-        level = _BINDS.get(node.op, ATOM)
+        level = BINDS.get(node.op, ATOM)
         parts = []
         for place, arg in enumerate(node.args):
             if is_static(arg) and node.op in _NEED_TENSOR:
@@ -246,49 +238,7 @@ class Text:
             chosen[axis] = wish
         return chosen
 
-    # --- rows ------------------------------------------------------------------------------------------------
-
-    def _on_row(self, function: str, node: Node, dim: int, *more: str) -> str:
-        return f"{function}({', '.join([self(node.args[0]), str(dim), *more])})"
-
-    def _op_cumsum(self, node: Node) -> str:
-        return self._on_row("cumsum", node, self._dim(node, ROW))
-
-    def _op_rcumsum(self, node: Node) -> str:
-        return self._on_row("rcumsum", node, self._dim(node, ROW))
-
-    def _op_end(self, node: Node) -> str:
-        return self._on_row("at_end", node, self._dim(node.args[0], ROW), "end")
-
-    def _op_put_end(self, node: Node) -> str:
-        return self._on_row("put_end", node, self._dim(node, ROW), "end", self.sizes(ROW))
-
-    def _op_first(self, node: Node) -> str:
-        return f"{self._atom(node.args[0])}.select({self._dim(node.args[0], ROW)}, 0)"
-
-    def _op_put_first(self, node: Node) -> str:
-        return f"put({self(node.args[0])}, {self._dim(node, ROW)}, 0, {self.sizes(ROW)})"
-
-    def _op_until_end(self, node: Node) -> str:
-        return self._on_row("until_end", node, self._dim(node, ROW), "end")
-
-    def _op_tail(self, node: Node) -> str:
-        return self._on_row("tail", node, self._dim(node, ROW), "end", "like.dtype")
-
-    def _op_shift(self, node: Node) -> str:
-        inner = tuple(axis for axis in node.axes if axis != ROW)
-        rows = self._whole(node.args[0], node)
-        init = self._aligned(node.args[1], inner)[0]
-        return f"shift({rows}, {init}, {self._dim(node, ROW)})"
-
-    def _op_unshift(self, node: Node) -> str:
-        return self._on_row("unshift", node, self._dim(node, ROW))
-
-    def _whole(self, node: Node, like: Node) -> str:
-        """`node` with every axis of `like`, in case it broadcasts."""
-        return self._aligned(node, like.axes)[0]
-
-    # --- decays, scores, systems, scans ------------------------------------------------------------------------
+    # --- decays, scores, systems ------------------------------------------------------------------------
 
     def _op_decay(self, node: Node) -> str:
         bx, by, _ = node.args
@@ -349,33 +299,6 @@ class Text:
     def _op_inverse(self, node: Node) -> str:
         return f"unit_inverse({self(node.args[0])}, {len([a for a in node.axes if a not in (GRID, HEADS)])})"
 
-    def _op_scan(self, node: Node) -> str:
-        inner = tuple(axis for axis in node.axes if axis != ROW)
-        a, x = (self._whole(arg, node) for arg in node.args[:2])
-        init = self._aligned(node.args[2], inner)[0]
-        return f'scan({a}, {x}, {init}, {self._dim(node, ROW)}, "{node["kind"]}")'
-
-    def _op_rscan(self, node: Node) -> str:
-        inner = tuple(axis for axis in node.axes if axis != ROW)
-        a = self._whole(node.args[0], node)
-        g = "None" if is_zero(node.args[1]) else self._whole(node.args[1], node)
-        tail = "None" if is_zero(node.args[2]) else self._aligned(node.args[2], inner)[0]
-        return f"rscan({a}, {g}, {tail}, {self._dim(node, ROW)}, end)"
-
-    def _op_span_gain(self, node: Node) -> str:
-        return f'span_gain({self(node.args[0])}, {self._dim(node.args[0], ROW)}, "{node["kind"]}", end)'
-
-    def _op_span_sum(self, node: Node) -> str:
-        axes = (*node.axes, ROW)
-        full = tuple(sorted(axes, key=_axis_place))
-        a, x = (self._aligned(arg, full)[0] for arg in node.args)
-        return f'span_sum({a}, {x}, {full.index(ROW) - len(full)}, "{node["kind"]}", end)'
-
-    def _op_span_rsum(self, node: Node) -> str:
-        full = tuple(sorted((*node.axes, ROW), key=_axis_place))
-        a, g = (self._aligned(arg, full)[0] for arg in node.args)
-        return f"span_rsum({a}, {g}, {full.index(ROW) - len(full)}, end)"
-
     # --- nonlinear recurrences -----------------------------------------------------------------------------------
 
     def _op_newton(self, node: Node) -> str:
@@ -401,7 +324,7 @@ class Text:
         return f"matrix_gain({self(node.args[0])}, {self._at(node)}, end)"
 
     def _op_matrix_rsum(self, node: Node) -> str:
-        full = tuple(sorted((*node.axes, ROW), key=_axis_place))
+        full = sort_axes((*node.axes, ROW))
         return f"matrix_rsum({self(node.args[0])}, {self._aligned(node.args[1], full)[0]}, {self._at(node)}, end)"
 
     def _at(self, node: Node) -> str:
@@ -415,9 +338,3 @@ class Text:
 def solver_name(states: tuple[str, ...]) -> str:
     """What the functions of a solved component are called after."""
     return "_".join(re.sub(r"\W", "_", name) for name in states)
-
-
-def _axis_place(axis: Axis) -> tuple[int, str]:
-    from recc.ir.node import axis_key
-
-    return axis_key(axis)

@@ -24,11 +24,16 @@ from recc.backends.triton.schedule import Unserved, split_axis
 from recc.analysis import analyse
 from recc.analysis.plan import Plan
 from recc.ir.program import Recurrence
-from recc.strategies import Choice, choose
-from recc.strategies.newton import Newton
+from recc.strategies import STRATEGIES, Choice, choose
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
 DEFAULT = Config()
+SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no other, which is then refused
+
+
+def chosen(plan: Plan, strategy: str | None = None, chunk: int | None = None) -> Choice:
+    """The choice among the strategies that have kernels, or the one asked for. Raises Refused."""
+    return choose(plan, strategy, chunk, among=STRATEGIES if strategy is not None else SERVED)
 
 
 def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
@@ -40,8 +45,14 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
     rec = plan.recurrence
     if config.chunk is not None and choice.parallel:
         choice = replace(choice, chunk=config.chunk)
-    if not choice.parallel or Newton in choice.strategies.values():
-        names = ", ".join(dict.fromkeys(choice.name(c) for c in plan.components))
+    names = dict.fromkeys(choice.name(c) for c in plan.components)
+    if "convolution" in names:
+        raise Unserved(
+            f"{rec.name} runs by the strategy convolution, which has no Triton kernels: they have no FFT",
+            "use the torch backend, or drop `--strategy`",
+        )
+    if not choice.parallel or "newton" in names:
+        names = ", ".join(names)
         raise Unserved(
             f"{rec.name} runs by the strategy {names}, which has no Triton kernels",
             f"use the torch backend; `recc explain {rec.name}` says what keeps it from `chunk` and `scan`",
@@ -99,4 +110,4 @@ def namespace(generated: Generated) -> dict[str, Any]:
 def source(rec: Recurrence, *, strategy: str | None = None, chunk: int | None = None) -> str:
     """A standalone file for `rec`, which imports torch and triton alone. Raises Unserved and strategies.Refused."""
     plan = analyse(rec)
-    return standalone(generate(plan, choose(plan, strategy, chunk)), rec)
+    return standalone(generate(plan, chosen(plan, strategy, chunk)), rec)

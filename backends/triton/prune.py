@@ -36,14 +36,12 @@ def facts_of(subject: Subject, form: str) -> Facts:
     """The facts of every launch of a configuration, which is JSON. Raises what generating and compiling raise."""
     import torch
     from recc.backends.triton import aot, config
-    from recc.backends.triton.module import generate
-
-    from recc.strategies import choose
+    from recc.backends.triton.module import chosen, generate
 
     plan, options = _plan(subject), json.loads(form)
     strategy = options.pop("strategy", None)
     own = config.of(**{key: value for key, value in options.items() if key != "backend"})
-    generated = generate(plan, choose(plan, strategy, own.chunk), own)
+    generated = generate(plan, chosen(plan, strategy, own.chunk), own)
     launches = aot.launches(generated, dict(subject.sizes), getattr(torch, subject.dtype), subject.batch, subject.time,
                             subject.heads)  # fmt: skip
     return {launch.name: aot.facts(aot.compile_launch(launch, subject.target)) for launch in launches}

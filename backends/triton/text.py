@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from recc.backends.torch.text import ATOM, LOOSE, PRODUCT, SUM, UNARY, Text, is_static
+from recc.backends.torch.binding import ATOM, LOOSE, PRODUCT, SUM, UNARY, is_static
+from recc.backends.torch.text import Text
 from recc.backends.triton.padding import Padding
 from recc.backends.triton.schedule import dims, inner, reads
 

@@ -8,9 +8,9 @@ from recc.analysis import cascade, jacobian, semiring
 from recc.analysis.affine import classify
 from recc.analysis.moved import moved
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
-from recc.analysis.poly import Algebra, NotAffine, Term, product_node
+from recc.analysis.poly import Algebra, NotAffine
 from recc.analysis.reads import reads_in
-from recc.ir.node import Axis, Node, Spans, walk
+from recc.ir.node import Axis, Node, Spans, invariant
 from recc.ir.ops import ZERO, leaf
 from recc.ir.printer import show
 from recc.ir.program import Recurrence
@@ -70,14 +70,9 @@ def _affine_block(rec: Recurrence, group: tuple[str, ...], updates: dict[str, No
     except NotAffine:
         return None
     shape = jacobian.structure(rec, updates)
-    moving = [
-        product_node(Term(t.coef, t.factors, t.bound & {a for f, _ in t.factors for a in f.axes}))
-        for t in terms
-        if t.variable is not None
-    ]
-    invariant = not any(leaf.op in ("input", "state") for leaf in walk(*moving))
+    fixed = invariant(*(factor for term in terms if term.variable is not None for factor, _ in term.factors))
     structure = shape if shape.startswith("block") else "dense"
-    return Affine(structure, ZERO, None, not_matrix=why, time_invariant=invariant)
+    return Affine(structure, ZERO, None, not_matrix=why, time_invariant=fixed)
 
 
 def _affine_reason(rec: Recurrence, name: str, kind) -> Reason:
@@ -90,6 +85,8 @@ def _affine_reason(rec: Recurrence, name: str, kind) -> Reason:
         f"{len(kind.ranks)} contraction{'s' if len(kind.ranks) != 1 else ''} over {kind.mixing}",
         "dense": f"{name}[t-1] enters through a sum that mixes its elements",
     }[kind.structure]
+    if kind.time_invariant and kind.structure not in ("zero", "identity"):
+        text += "; the same at every token, since no input enters there"
     return Reason(text, rec.place(name))
 
 

@@ -12,9 +12,9 @@ import math
 from dataclasses import dataclass, field
 
 from recc.analysis.plan import Affine, Reason, Write
-from recc.analysis.poly import Algebra, Term, product_node
+from recc.analysis.poly import Algebra, Term, apart, product_node
 from recc.analysis.reads import connected
-from recc.ir.node import HEADS, Axis, Node, walk
+from recc.ir.node import HEADS, Axis, Node, invariant
 from recc.ir.ops import ONE, ZERO, add, build, const, is_const, mul, neg, rename, sub
 from recc.ir.program import Recurrence
 
@@ -38,13 +38,14 @@ class _Sorted:
 
 def classify(rec: Recurrence, old: Node, update: Node, read_axes: tuple[Axis | None, ...], algebra: Algebra) -> Affine:
     """The normal form of `update` in the state leaf `old`. Raises poly.NotAffine where it has none."""
-    sorted_terms = _sort(old, algebra.expand(update))
+    terms = algebra.expand(update)
+    sorted_terms = _sort(old, terms)
     decay = _one_minus_sigmoid(algebra.node(sorted_terms.diagonal))
     log_decay = log_of(rec, decay)
     added = algebra.node(sorted_terms.added)
-    invariant = not any(leaf.op in ("input", "state") for leaf in walk(decay, *(r.w for r in sorted_terms.ranks)))
+    fixed = invariant(*(factor for term in terms if term.variable is not None for factor, _ in term.factors))
     mixing = _mixing_axis(old, sorted_terms, read_axes)
-    facts = {"decay": decay, "log_decay": log_decay, "time_invariant": invariant, "bias": added}
+    facts = {"decay": decay, "log_decay": log_decay, "time_invariant": fixed, "bias": added}
     if sorted_terms.dense or len(sorted_terms.mixing) > 1:
         return Affine(
             "dense", not_matrix=Reason("its transition mixes axes in a way that is not diagonal plus rank r"), **facts
@@ -96,14 +97,8 @@ def _rank(term: Term, axis: Axis, label: Axis) -> _RankTerm | None:
 
 def _split(factors: list, bound: frozenset[Axis], axis: Axis) -> tuple[Node, Node, Node] | None:
     """Factors as key[axis] * coef * value[other axes]; None where one factor joins `axis` with another."""
-    groups: list[list] = []
-    for item in factors:  # factors that share a bound axis stay together
-        touching = [g for g in groups if any(set(item[0].axes) & set(o[0].axes) & bound for o in g)]
-        groups = [g for g in groups if g not in touching] + [[item] + [o for g in touching for o in g]]
     key, coef, value = ONE, ONE, ONE
-    for group in sorted(groups, key=lambda g: factors.index(g[-1])):
-        inner = frozenset(a for node, _ in group for a in node.axes if a in bound)
-        node = product_node(Term(1.0, tuple(sorted(group, key=factors.index)), inner))
+    for node in apart(factors, bound):
         if axis in node.axes:
             if set(node.axes) - {HEADS, axis}:
                 return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from recc.analysis.filters import Filter, filter_of
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Semiring, Write
 from recc.analysis.reads import Read, reads_in
 from recc.ir.node import HEADS, Node, walk
@@ -153,14 +154,16 @@ def _values(kind: Affine, say: Writer) -> list[tuple[Write, str]]:
     return [(write, f"({text})" if " + " in text or " - " in text else text) for write, text in pairs if text != "0"]
 
 
-def reads(component: Component, plan: Plan) -> list[Read]:
+def reads(component: Component, plan: Plan, convolved: bool = False) -> list[Read]:
     """The contractions by which outputs and other components read the component's states."""
     rec = plan.recurrence
     states = [rec.state(name) for name in component.states]
     leaves = [leaf("state", s.axes, s.dtype, name=s.name, when=when) for s in states for when in ("old", "new")]
     readers = [output.value for output in rec.outputs]
     readers += [update for name, update in rec.updates.items() if name not in component.states]
-    return list(dict.fromkeys(read for read in reads_in(readers, leaves) if read is not None))
+    return list(
+        dict.fromkeys(read for read in reads_in(readers, leaves, leaves if convolved else ()) if read is not None)
+    )
 
 
 def chunk_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
@@ -264,6 +267,34 @@ def newton_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     ]
 
 
+def convolution_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    """The kernels, and what goes from chunk to chunk: A_x is the transition, s runs over the tokens up to t."""
+    name, found = component.states[0], filter_of(component, plan)
+    if not isinstance(found, Filter):
+        return []
+    times = " " if found.matrix is None else " @ "
+
+    def power(exponent: str, of: str) -> str:
+        return f"A_{name}^{exponent}{times}{of}".removesuffix(f"{times}1")
+
+    taps = [(say.text(tap.gain, atom=True), say.text(tap.value, atom=True)) for tap in found.taps]
+    marks = [""] if len(taps) == 1 else [str(place + 1) for place in range(len(taps))]
+    own = " + ".join(f"sum over s of K{mark}[t-s] {value}[s]" for mark, (_, value) in zip(marks, taps, strict=True))
+    lines = [(f"A_{name}", say.text(found.factor if found.matrix is None else found.matrix), "the same at every token")]
+    if found.contracted is None:
+        lines += [(f"K{mark}[t]", power("t", gain), "") for mark, (gain, _) in zip(marks, taps, strict=True)]
+        lines.append((f"{name}[t]", f"{own} + {power('(t+1)', f'{name}_start')}", "by FFT"))
+    for read in reads(component, plan, convolved=True) if found.contracted else ():
+        query, past = say.text(read.query, atom=True), "-1" if read.state["when"] == "old" else ""
+        for mark, (gain, _) in zip(marks, taps, strict=True):
+            lines.append((f"K{mark}[t]", f"{query} . ({power('t', gain)})", f"a sum over {found.contracted}"))
+        start = f"{query} . ({power('(t+1)', f'{name}_start')})"
+        remark = "by FFT, a row later" if past else "by FFT"
+        lines.append((f"{query} . {name}[t{past}]", f"{own} + {start}", remark))
+    left = " + ".join(f"sum over s of {power('(end-s)', gain)} {value}[s]" for gain, value in taps)
+    return [*lines, (f"{name}_end", f"{power('(end+1)', f'{name}_start')} + {left}", "goes from chunk to chunk")]
+
+
 def sequential_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     """The steps that depend on each other, one after the other."""
     remark = "T dependent steps; all else runs over all tokens at once"
@@ -273,7 +304,13 @@ def sequential_lines(component: Component, plan: Plan, say: Writer) -> list[Line
     return lines
 
 
-FORMULAS = {"chunk": chunk_lines, "scan": scan_lines, "newton": newton_lines, "sequential": sequential_lines}
+FORMULAS = {
+    "chunk": chunk_lines,
+    "scan": scan_lines,
+    "convolution": convolution_lines,
+    "newton": newton_lines,
+    "sequential": sequential_lines,
+}
 
 
 def axes_text(axes: Iterable[str]) -> str:

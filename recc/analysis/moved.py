@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recc.ir.node import HEADS, Node, Span, Spans, substitute, walk
+from recc.ir.node import HEADS, Node, Span, Spans, invariant, substitute, walk
 from recc.ir.ops import leaf
-from recc.ir.program import Domain, Input, Recurrence
+from recc.ir.program import Domain, Input, Param, Recurrence
 
 NOWHERE = Span(0, 0, 0, 0)
 Named = tuple[tuple[str | None, Node], ...]
@@ -36,16 +36,22 @@ def moved(rec: Recurrence) -> tuple[Named, Named]:
 
 
 def named_inputs(rec: Recurrence) -> Recurrence:
-    """`rec` with each hoisted local as an input of its name: what the core looks like once hoisting is done."""
+    """`rec` with each hoisted local as an input of its name, or as a param where it is the same at every token: what
+    the core looks like once hoisting is done."""
     hoisted = {node: name for name, node in moved(rec)[0] if name is not None}
     free, spans = Domain(), Spans(rec.spans)
-    leaves = {n: spans.inherit(leaf("input", n.axes, n.dtype, name=name), n) for n, name in hoisted.items()}
+    fixed = {node: name for node, name in hoisted.items() if invariant(node)}
+    kinds = {node: "param" if node in fixed else "input" for node in hoisted}
+    leaves = {n: spans.inherit(leaf(kinds[n], n.axes, n.dtype, name=name), n) for n, name in hoisted.items()}
     nodes = list(dict.fromkeys([*rec.updates.values(), *(output.value for output in rec.outputs), *rec.names]))
     new = dict(zip(nodes, substitute(nodes, leaves, spans), strict=True))
-    made = tuple(Input(name, n.axes, n.dtype, free, spans.get(n, NOWHERE)) for n, name in hoisted.items())
+    places = {node: spans.get(node, NOWHERE) for node in hoisted}
+    made = tuple(Input(hoisted[n], n.axes, n.dtype, free, places[n]) for n in hoisted if n not in fixed)
+    params = tuple(Param(name, n.axes, n.dtype, None, free, places[n]) for n, name in fixed.items())
     return replace(
         rec,
         inputs=rec.inputs + made,
+        params=rec.params + params,
         outputs=tuple(replace(output, value=new[output.value]) for output in rec.outputs),
         updates={name: new[update] for name, update in rec.updates.items()},
         names={new[node]: name for node, name in rec.names.items() if node not in hoisted},

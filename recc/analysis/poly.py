@@ -291,6 +291,18 @@ def _contract_eye(term: Term) -> Term:
     return term
 
 
+def apart(factors: Iterable[tuple[Node, int]], bound: frozenset[Axis]) -> list[Node]:
+    """A product summed over `bound` as a product of nodes: factors that share a bound axis stay together in one."""
+    factors = list(factors)
+    groups: list[list[tuple[Node, int]]] = []
+    for item in factors:
+        touching = [g for g in groups if any(set(item[0].axes) & set(o[0].axes) & bound for o in g)]
+        groups = [g for g in groups if g not in touching] + [[item] + [o for g in touching for o in g]]
+    groups.sort(key=lambda group: factors.index(group[-1]))
+    parts = (Term(1.0, tuple(sorted(g, key=factors.index)), bound & {a for f, _ in g for a in f.axes}) for g in groups)
+    return [product_node(part) for part in parts]
+
+
 def product_node(term: Term) -> Node:
     """The node of one term: scalars first, then contractions of few factors at a time."""
     under = [_power(node, -power) for node, power in term.factors if power < 0 and not term.bound & set(node.axes)]

@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from recc.analysis.poly import Algebra, NotAffine, Term, product_node
-from recc.ir.node import HEADS, Axis, Node
+from recc.ir.node import HEADS, Axis, Node, invariant
 from recc.ir.ops import OPS, ZERO, add, build, mul, ones, rename
 
 
 @dataclass(frozen=True)
 class Read:
-    """sum over `axis` of query * state: `state` is a leaf (which state, old or new), query has heads and `axis`."""
+    """sum over `axis` of query * state: `state` is a leaf (which state, old or new), query has heads and `axis`.
+
+    The query of a state that is convolved is the same at every token, and may have other axes, too.
+    """
 
     state: Node
     axis: Axis
@@ -32,17 +35,18 @@ class WholeState(Exception):
         self.reader, self.state = reader, state
 
 
-def reads_in(readers: Iterable[Node], states: Iterable[Node]) -> list[Read | None]:
-    """Every read of the leaves `states` by `readers`; None for each reader that takes one whole."""
+def reads_in(readers: Iterable[Node], states: Iterable[Node], convolved: Iterable[Node] = ()) -> list[Read | None]:
+    """Every read of the leaves `states` by `readers`; None for each that takes one whole. convolved: see `rewrite`."""
     algebra, found = Algebra(states), list[Read | None]()
 
     def note(read: Read) -> Node:
         found.append(read)
-        return ones(tuple(axis for axis in read.state.axes if axis != read.axis))  # only its axes matter
+        axes = (*read.state.axes, *read.query.axes)
+        return ones(tuple(axis for axis in axes if axis != read.axis))  # only its axes matter
 
     for reader in readers:
         try:
-            rewrite(reader, algebra, note)
+            rewrite(reader, algebra, note, convolved)
         except WholeState:
             found.append(None)
     return found
@@ -51,8 +55,12 @@ def reads_in(readers: Iterable[Node], states: Iterable[Node]) -> list[Read | Non
 _PASSES = ("add", "sub", "neg", "where")
 
 
-def rewrite(node: Node, algebra: Algebra, emit: Callable[[Read], Node]) -> Node:
-    """`node` with its reads of the algebra's variables replaced by `emit(read)`. Raises WholeState."""
+def rewrite(node: Node, algebra: Algebra, emit: Callable[[Read], Node], convolved: Iterable[Node] = ()) -> Node:
+    """`node` with its reads of the algebra's variables replaced by `emit(read)`. Raises WholeState.
+
+    convolved: the variables whose queries must be the same at every token, and may have any axes.
+    """
+    convolved = frozenset(convolved)
     done: dict[Node, Node] = {}
 
     def visit(here: Node, reader: Node) -> Node:
@@ -69,7 +77,7 @@ def rewrite(node: Node, algebra: Algebra, emit: Callable[[Read], Node]) -> Node:
         passes = here.op in _PASSES or (here.op in ("mul", "div") and free) or OPS[here.op].linear == "no"
         if not passes:
             try:
-                return _combine(algebra.expand(here), emit)
+                return _combine(algebra.expand(here), emit, convolved)
             except (NotAffine, _Improper):
                 pass
         args = tuple(visit(arg, here) for arg in here.args)
@@ -82,8 +90,8 @@ class _Improper(Exception):
     """A term does not contract exactly one axis of the state with a query of its own."""
 
 
-def _combine(terms: list[Term], emit: Callable[[Read], Node]) -> Node:
-    pieces = [_read(term) if term.variable is not None else (None, product_node(term)) for term in terms]
+def _combine(terms: list[Term], emit: Callable[[Read], Node], convolved: frozenset[Node]) -> Node:
+    pieces = [_read(term, convolved) if term.variable is not None else (None, product_node(term)) for term in terms]
     result = ZERO
     for found, scale in pieces:
         result = add(result, scale if found is None else mul(scale, _placed(emit(found[0]), found[1])))
@@ -94,7 +102,7 @@ def _placed(value: Node, mapping: dict[Axis, Axis]) -> Node:
     return rename(value, mapping)
 
 
-def _read(term: Term) -> tuple[tuple[Read, dict[Axis, Axis]], Node]:
+def _read(term: Term, convolved: frozenset[Node]) -> tuple[tuple[Read, dict[Axis, Axis]], Node]:
     """The read in a term, how the other axes of the state are called there, and what it is multiplied by."""
     assert term.variable is not None
     mapping = dict(term.variable["mapping"]) if term.variable.op == "rename" else {}
@@ -106,10 +114,14 @@ def _read(term: Term) -> tuple[tuple[Read, dict[Axis, Axis]], Node]:
     label = mapping.get(axis, axis)
     group, rest, inner = connected(term, label)
     query = product_node(Term(1.0, tuple(group), frozenset(inner - {label})))
-    if set(query.axes) - {HEADS, label}:
+    others = {old: new for old, new in mapping.items() if old != axis}
+    if leaf in convolved:
+        if not invariant(query) or {axis, *others} & set(query.axes) - {label}:
+            raise _Improper
+        query = rename(query, {new: old for old, new in others.items()})
+    elif set(query.axes) - {HEADS, label}:
         raise _Improper
     scale = product_node(Term(term.coef, tuple(rest), term.bound - inner))
-    others = {old: new for old, new in mapping.items() if old != axis}
     return (Read(leaf, axis, rename(query, {label: axis})), others), scale
 
 

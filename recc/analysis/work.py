@@ -21,7 +21,20 @@ C = "C"
 Monomial = tuple[tuple[str, int], ...]
 _ROWS = (ROW, COL, "@a", "@b")
 _SCORES = ("score", "score_rows", "score_cols")
-_FREE = ("rename", "take", "put", "stack", "shift", "end", "first", "put_end", "put_first", "until_end")
+_FREE = (
+    "rename",
+    "take",
+    "put",
+    "stack",
+    "shift",
+    "end",
+    "first",
+    "put_end",
+    "put_first",
+    "until_end",
+    "turned",
+    "pick",
+)
 
 
 class Count(Counter):
@@ -101,7 +114,7 @@ def _sizes(node: Node, chunk: int) -> tuple[dict[str, int] | None, Fraction]:
     axes = set(node.axes)
     for arg in node.args:
         axes |= set(arg.axes)
-    if GRID not in axes and ROW not in axes:
+    if GRID not in axes:  # once a call
         return None, Fraction(0)
     factor, sizes = Fraction(1), dict[str, int]()
     rows = sum(axis in _ROWS for axis in axes)
@@ -113,8 +126,10 @@ def _sizes(node: Node, chunk: int) -> tuple[dict[str, int] | None, Fraction]:
         factor = Fraction(_iterated(node))
     elif node.op == "scan":
         factor = Fraction(3)  # each token's pair is combined about twice: a product, and a product with a sum
+    elif node.op == "convolve":  # into the frequencies and back, 2.5 n log n operations each for n = 2 C
+        factor = Fraction(10 * (2 * chunk).bit_length() - 10)
     if node.dtype == COMPLEX:
-        factor *= 4 if _contracts(node) or node.op in ("mul", "scan") else 2
+        factor *= 4 if _contracts(node) or node.op in ("mul", "scan", "convolve") else 2
     if rows - 1 and chunk > 1:
         sizes[C] = rows - 1
     if HEADS not in axes:

@@ -110,14 +110,14 @@ def _kernels(args: argparse.Namespace) -> str:
     """The kernels of a recurrence, as a file of Python or as assembly."""
     from recc.cli import common
 
-    rec, plan, choice = _derived(args)
+    rec, plan, _ = _derived(args)
     try:
-        from recc.backends.triton.module import generate, standalone
+        from recc.backends.triton.module import chosen, generate, standalone
         from recc.backends.triton.schedule import Unserved
     except ImportError as error:
         raise common.Usage(f"`--emit {args.emit}` needs `{error.name}`", "pip install 'recc[triton]'") from None
     try:
-        generated = generate(plan, choice)
+        generated = generate(plan, chosen(plan, args.strategy, args.chunk))
     except Unserved as error:
         raise common.Usage(error.problem, error.help) from None
     if args.emit == "triton":

@@ -137,6 +137,11 @@ def walk(*roots: Node) -> Iterator[Node]:
             stack.extend((arg, False) for arg in reversed(node.args) if arg not in seen)
 
 
+def invariant(*roots: Node) -> bool:
+    """Whether no token changes these: they are made of params and constants alone."""
+    return not any(node.op in ("input", "state") for node in walk(*roots))
+
+
 def rebuild(roots: Iterable[Node], leaf: Callable[[Node], Node | None], spans: Spans | None = None) -> list[Node]:
     """`roots` with every node replaced for which `leaf` returns another; what lies above is rebuilt.
 

@@ -64,7 +64,16 @@ def build(op: str, *args: Node, **attrs: Any) -> Node:
         return simpler
     axes = [axis for arg in args for axis in arg.axes]
     dtype = entry.dtype or (result_dtype(args))
-    return make(op, args, axes, dtype)
+    return _real_part(*args) if op == "real" else make(op, args, axes, dtype)
+
+
+def _real_part(node: Node) -> Node:
+    """real(node), of each part of a sum, and of the one complex factor of a product: no sum over an axis is opened."""
+    parts = [arg for arg in node.args if arg.dtype == COMPLEX]
+    if node.op in ("add", "sub", "neg") or (node.op in ("mul", "convolve") and len(parts) == 1):
+        args = (build("real", arg) if arg in parts else arg for arg in node.args)
+        return build(node.op, *args, **dict(node.attrs))
+    return make("real", (node,), node.axes, REAL)
 
 
 def is_const(node: Node, value: float | None = None) -> bool:

@@ -30,7 +30,8 @@ def load(
 ) -> Any:
     """The op of a spec file, by its path or by the name of one that ships with recc.
 
-    strategy: `chunk`, `scan`, `newton` or `sequential` to ask for one; it is an error if it cannot serve the spec.
+    strategy: `chunk`, `scan`, `convolution`, `newton` or `sequential`, to ask for one; it is an error if it cannot
+        serve the spec.
     chunk: tokens in a chunk, a power of two. dims: sizes for dims that the spec fixes, such as R=3.
     backend: `c` for native code on CPU tensors, `torch` for torch alone, `triton` for kernels on GPU tensors (under
     Triton's interpreter on CPU tensors, which is for tests). By default native code serves CPU tensors
@@ -92,21 +93,23 @@ def compile_recurrence(
     **options: Any,
 ) -> Any:
     """The op of a parsed recurrence; see `load`. options: more of a configuration, which are the backend's own."""
-    from recc.backends.torch import op, primitives, solve
-    from recc.backends.torch.module import generate
+    from recc.backends.torch import op
+    from recc.backends.torch.module import generate, library
 
     plan = analyse(rec)
     if backend == "triton":
         from recc.backends.triton import config
         from recc.backends.triton import module as triton
 
-        return triton.load(triton.generate(plan, choose(plan, strategy, chunk), config.of(chunk=chunk, **options)))
+        return triton.load(
+            triton.generate(plan, triton.chosen(plan, strategy, chunk), config.of(chunk=chunk, **options))
+        )
     native = _native(plan, backend, asked=strategy is not None or chunk is not None)
     if options and not native:
         raise ValueError(f"the backend {backend or 'torch'} has no option {', '.join(options)}")
     # With native code asked for by name, a chunk is the tokens between its saved states.
     generated = generate(plan, choose(plan, strategy, None if native else chunk))
-    space = {**vars(primitives), **vars(solve)}
+    space = library()
     exec(compile(generated.functions, f"<recc {rec.name}>", "exec"), space)  # our own text: a spec holds no code
     functions = [space[name] for name in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
     if native:

@@ -87,6 +87,8 @@ class _Probe:
     def _structure(self, kind: Affine) -> Iterator[tuple[str, float]]:
         name, axes = self.component.states[0], sorted(self._axes())
         d = self._difference()
+        if kind.time_invariant and kind.structure not in ("zero", "identity"):
+            yield "transition the same at every token", self._changes(d)
         if kind.structure == "zero":
             yield "does not read its old value", _size(self._response(d)) / _size(d)
         elif kind.structure == "identity":
@@ -122,6 +124,13 @@ class _Probe:
 
     def _axes(self) -> set[str]:
         return {axis for name in self.component.states for axis in self.rec.state(name).axes}
+
+    def _changes(self, d: States) -> float:
+        """How far the response to d is from that at another token: the other sequence of the batch lends its inputs."""
+        here, inputs = self._response(d), self.inputs
+        self.inputs = {name: x.roll(1, 0) for name, x in inputs.items()}
+        there, self.inputs = self._response(d), inputs
+        return _size({name: here[name] - there[name] for name in d}) / max(_size(here), 1e-300)
 
     # --- claims ---------------------------------------------------------------------------------------------
 

@@ -67,10 +67,10 @@ class GpuSpace:
     def _schedules(self, effort: str) -> Iterator[Form]:
         try:
             from recc.backends.triton import config
-            from recc.backends.triton.module import generate
+            from recc.backends.triton.module import chosen, generate
             from recc.backends.triton.schedule import Unserved
 
-            choice = choose(self.plan)
+            choice = chosen(self.plan)
             generate(self.plan, choice)
         except (ImportError, Unserved):
             return
@@ -102,9 +102,9 @@ class GpuSpace:
 
         from recc.backends.triton.aot import launches
         from recc.backends.triton.config import Tile
-        from recc.backends.triton.module import generate
+        from recc.backends.triton.module import chosen, generate
 
-        found = launches(generate(self.plan, choose(self.plan), own), {}, torch.bfloat16)
+        found = launches(generate(self.plan, chosen(self.plan), own), {}, torch.bfloat16)
         return {x.name: own.tile(x.name, Tile(warps=x.options["num_warps"], stages=x.options["num_stages"]))
                 for x in found}  # fmt: skip
 

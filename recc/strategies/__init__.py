@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
 from recc.ir.node import HEADS, dim_of
 from recc.strategies import cost
 from recc.strategies.chunk import Chunk
+from recc.strategies.convolution import Convolution
 from recc.strategies.lowering import lower
 from recc.strategies.newton import Newton
 from recc.strategies.scan import Scan
 from recc.strategies.sequential import Sequential
 from recc.tile.program import TileProgram
 
-STRATEGIES = {strategy.name: strategy for strategy in (Chunk, Scan, Newton, Sequential)}
+STRATEGIES = {strategy.name: strategy for strategy in (Chunk, Scan, Convolution, Newton, Sequential)}
 TYPICAL = 64  # the size assumed for a dim when costs are compared
 
 
@@ -46,17 +48,22 @@ class Choice:
 
 
 def choose(
-    plan: Plan, strategy: str | None = None, chunk: int | None = None, shape: cost.Shape | None = None
+    plan: Plan,
+    strategy: str | None = None,
+    chunk: int | None = None,
+    shape: cost.Shape | None = None,
+    among: Iterable[str] = tuple(STRATEGIES),
 ) -> Choice:
     """The cheapest strategy for each component, or `strategy` where it was asked for. Raises Refused.
 
     A component that is too small for the strategy asked for (a delay under `chunk`) keeps its own choice. If one
     component needs the sequential strategy, the recurrence runs token by token. shape: what is solved where, which
-    decides between Newton's method and the loop; by default many channels on a CPU, where the loop is faster.
+    decides between Newton's method and the loop; by default many channels on a CPU, where the loop is faster. among:
+    the strategies that the backend has a form for.
     """
     chosen, refused = {}, {}
     for component in plan.components:
-        reasons = {name: s.refuses(component, plan) for name, s in STRATEGIES.items()}
+        reasons = {name: STRATEGIES[name].refuses(component, plan) for name in among}
         open_to = [name for name, reason in reasons.items() if reason is None]
         chosen[component.states] = STRATEGIES[_cheapest(open_to, component, plan, shape or cost.Shape())]
         refused[component.states] = tuple((name, reason) for name, reason in reasons.items() if reason is not None)
@@ -74,7 +81,8 @@ def _default_chunk(plan: Plan, chosen: dict) -> int:
     of Newton's method is longer, as its dependent steps are what it saves."""
     if Newton in chosen.values() and Chunk not in chosen.values():
         return Newton.WINDOW
-    ranked = any(isinstance(c.kind, Affine) and c.kind.ranks for c in plan.components)
+    chunked = [c.kind for c in plan.components if chosen[c.states] is Chunk]
+    ranked = any(isinstance(kind, Affine) and kind.ranks for kind in chunked)
     return 32 if ranked else 64
 
 
@@ -125,13 +133,9 @@ def _cheapest(open_to: list[str], component: Component, plan: Plan, shape: cost.
 
 
 def _cost(name: str, component: Component, plan: Plan) -> float:
-    state = plan.recurrence.state(component.states[0])
-    sizes = [plan.recurrence.dims.get(dim_of(axis)) or TYPICAL for axis in state.axes if axis != HEADS]
-    whole = 1.0
-    for size in sizes:
-        whole *= size
-    rows = sizes[0] if sizes else 1
-    return STRATEGIES[name].cost(whole, rows, whole / rows, 64)
+    axes = plan.recurrence.state(component.states[0]).axes
+    sizes = {axis: plan.recurrence.dims.get(dim_of(axis)) or TYPICAL for axis in axes if axis != HEADS}
+    return STRATEGIES[name].cost(component, plan, sizes)
 
 
 __all__ = ["STRATEGIES", "Choice", "Refused", "TileProgram", "choose", "lower"]

@@ -11,6 +11,9 @@ With b the inclusive cumulative log decay and y_r[t] = w_r[t] . S[t-1], a chunk 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from recc.analysis.plan import Affine, Component, Plan, Reason
 from recc.analysis.reads import Read
 from recc.ir.node import COL, GRID, HEADS, RANK, RANK2, ROW, Axis, Node
@@ -63,8 +66,9 @@ class Chunk:
         return None
 
     @staticmethod
-    def cost(state: float, rows: float, cols: float, chunk: int) -> float:
-        return 2 * state + chunk * (rows + cols)
+    def cost(component: Component, plan: Plan, sizes: Mapping[Axis, int]) -> float:
+        state, rows = math.prod(sizes.values()), next(iter(sizes.values()), 1)
+        return 2 * state + 64 * (rows + state / rows)
 
     @staticmethod
     def lower(low: Lowering, component: Component) -> None:

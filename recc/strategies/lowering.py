@@ -25,6 +25,7 @@ class Lowering:
         self.rows = chunk > 1
         self.table: dict[Node, Node] = {}
         self.readers: dict[Node, Callable[[Read], Node]] = {}
+        self.convolved: set[Node] = set()  # the readers that take queries of any axes, the same at every token
         self.carries: list[Carry] = []
         self.names: dict[Node, str] = {}
         self.spans = Spans(self.rec.spans)
@@ -49,7 +50,7 @@ class Lowering:
         if self.readers:
             algebra = Algebra(self.readers, self.spans)
             if algebra.variable_in(node) is not None:
-                node = rewrite(node, algebra, lambda read: self.readers[read.state](read))
+                node = rewrite(node, algebra, lambda read: self.readers[read.state](read), self.convolved)
         return substitute([node], self.table, self.spans)[0]
 
     def leave(self, component: Component, state: str, new: Node) -> None:

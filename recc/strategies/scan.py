@@ -7,8 +7,11 @@ is a shift.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason, Semiring
-from recc.ir.node import GRID, ROW, Node
+from recc.ir.node import GRID, ROW, Axis, Node
 from recc.ir.ops import build, is_zero, leaf, spread
 from recc.strategies.lowering import Lowering
 
@@ -38,8 +41,8 @@ class Scan:
         return None
 
     @staticmethod
-    def cost(state: float, rows: float, cols: float, chunk: int) -> float:
-        return 8 * state
+    def cost(component: Component, plan: Plan, sizes: Mapping[Axis, int]) -> float:
+        return 8 * math.prod(sizes.values())
 
     @staticmethod
     def lower(low: Lowering, component: Component) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from recc.analysis.plan import Component, Plan, Reason
+from recc.ir.node import Axis
 from recc.strategies.lowering import Lowering
 
 
@@ -17,9 +21,9 @@ class Sequential:
         return None
 
     @staticmethod
-    def cost(state: float, rows: float, cols: float, chunk: int) -> float:
+    def cost(component: Component, plan: Plan, sizes: Mapping[Axis, int]) -> float:
         """Work per token in multiply-adds, with the price of a dependent step on top."""
-        return 4 * state + 1e6
+        return 4 * math.prod(sizes.values()) + 1e6
 
     @staticmethod
     def lower(low: Lowering, component: Component) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from recc.ir.node import GRID, ROW, Node, Spans, rebuild, walk
 from recc.ir.ops import VALUE_OF_FIRST, is_zero, leaf
+from recc.tile import filters  # noqa: F401 - registers its operations
 from recc.tile.adjoint import cotangents
 from recc.tile.ops import leave
 

@@ -13,6 +13,7 @@ USUAL = {
     "decay": "decay",
     "cumsum": "b",
     "score": "A",
+    "krylov": "powers",
     "scan": "h",
     "newton": "h",
     "shift": "before",

@@ -11,7 +11,6 @@ from kernels import parallel, recurrence
 from recc.backends.triton import aot, module
 
 from recc.analysis import analyse
-from recc.strategies import choose
 
 SMALL = dict.fromkeys(("K", "V", "N", "P", "D"), 16)
 
@@ -19,7 +18,7 @@ SMALL = dict.fromkeys(("K", "V", "N", "P", "D"), 16)
 def compiled(name: str, target: str, sizes: dict[str, int], chunk: int | None) -> dict[str, dict[str, int]]:
     """The facts of every launch of a forward and a backward pass in bfloat16, by the kernel's name."""
     plan = analyse(recurrence(name))
-    generated = module.generate(plan, choose(plan, chunk=chunk))
+    generated = module.generate(plan, module.chosen(plan, chunk=chunk))
     launches = aot.launches(generated, sizes, torch.bfloat16)
     assert {launch.name.partition("_")[0] for launch in launches} == {"forward", "backward"}
     return {launch.name: aot.facts(aot.compile_launch(launch, target)) for launch in launches}
@@ -30,7 +29,7 @@ def test_every_spec_compiles(name):
     """For Hopper. What contracts a chunk does so on tensor cores."""
     found = compiled(name, "sm_90", SMALL, 16)
     plan = analyse(recurrence(name))
-    matrix = any(choose(plan).name(component) == "chunk" for component in plan.components)
+    matrix = any(module.chosen(plan).name(component) == "chunk" for component in plan.components)
     assert (sum(facts["matrix"] for facts in found.values()) > 0) == matrix
     assert all(0 < facts["registers"] <= 255 for facts in found.values())
 

@@ -14,7 +14,6 @@ from recc.backends.triton.schedule import Unserved
 from recc import library
 from recc.analysis import analyse
 from recc.runtime.cases import PACKED, Case
-from recc.strategies import choose
 
 TOKENS = 34  # two chunks of 16 and one of two rows
 # One of each kind: a decay per channel, rank 1, a scan with a read-out, a cascade, a fixed decay.
@@ -82,7 +81,7 @@ def test_default_chunk(name, interpreted):
 def test_fused_schedule(name, interpreted):
     """The forward pass is one launch, and its numbers are right."""
     plan = analyse(recurrence(name))
-    text = module.generate(plan, choose(plan), Config(forward="fused")).functions
+    text = module.generate(plan, module.chosen(plan), Config(forward="fused")).functions
     assert re.findall(r"^def (forward_\w+)\(", text, re.MULTILINE) == ["forward_fused", "forward_tiles"]
     assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, "fused") == []
 
