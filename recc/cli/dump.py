@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from recc.frontend.diagnostics import Bag, SpecError
@@ -83,6 +83,8 @@ def _type(axes: tuple[str, ...], dtype: str) -> str:
 def _domain(domain: Domain) -> str:
     if domain.unit:
         return " unit"
+    if domain.contraction:
+        return " contraction" + _domain(replace(domain, contraction=False))
     match domain.low, domain.high:
         case None, None:
             return ""

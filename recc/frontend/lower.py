@@ -98,13 +98,13 @@ class _Lowering:
     def _domain(self, symbol: Symbol) -> Domain:
         bounds = symbol.declaration.domain
         if bounds is None:
-            return Domain(unit=symbol.unit)
+            return Domain(unit=symbol.unit, contraction=symbol.contraction)
         if symbol.dtype == COMPLEX:
             self.bag.add(shapes.domain_of_complex(symbol.name, bounds.span))
         low, high = self._bound(bounds.low), self._bound(bounds.high)
         if low is not None and high is not None and low > high:
             self.bag.add(shapes.empty_domain(low, high, bounds.span))
-        return Domain(low, high, symbol.unit)
+        return Domain(low, high, symbol.unit, symbol.contraction)
 
     def _bound(self, expr: ast.Expr | None) -> float | None:
         value = None if expr is None else self.value(expr, {}, None)

@@ -31,6 +31,7 @@ class Symbol:
     shared: bool = False
     dtype: str = REAL
     unit: bool = False
+    contraction: bool = False
     declaration: ast.Declaration | None = None
     function: ast.Def | None = None
     size: int | None = None  # of a dim, as declared
@@ -211,9 +212,13 @@ def _declaration(scope: Scope, statement: ast.Declaration, bag: Bag) -> None:
         if not dims or dtype == COMPLEX:
             at = next(a.span for a in statement.attributes if a.text == "unit")
             bag.add(shapes.unit_needs_vector(statement.names[0].text, dtype == COMPLEX, at))
+    if "contraction" in attributes and known and (kind != "param" or len(dims or ()) != 2 or dtype == COMPLEX):
+        at = next(a.span for a in statement.attributes if a.text == "contraction")
+        bag.add(shapes.contraction_needs_matrix(statement.names[0].text, kind, dims or (), dtype == COMPLEX, at))
     for name in statement.names:
         symbol = Symbol(name.text, kind if known else "broken", name.span, dims, "shared" in attributes, dtype)
-        symbol.unit, symbol.declaration = "unit" in attributes, statement
+        symbol.unit, symbol.contraction = "unit" in attributes, "contraction" in attributes
+        symbol.declaration = statement
         if kind == "output":
             _output(scope, symbol, name, bag)
         elif name.text in {output.name for output in scope.outputs} and kind == "state":

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 KEYWORDS = ("recurrence", "dim", "input", "param", "state", "output", "steps", "def", "example")
-ATTRIBUTES = ("unit", "shared", "complex")
+ATTRIBUTES = ("unit", "contraction", "shared", "complex")

@@ -11,11 +11,13 @@ from recc.ir.node import Axis, Node, Span, Spans, digest
 
 @dataclass(frozen=True)
 class Domain:
-    """Values that an input may take: bounds (None: unbounded), or `unit` for a vector of L2 norm 1."""
+    """Values that an input or a param may take: bounds (None: unbounded), `unit` for a vector of L2 norm 1,
+    `contraction` for a matrix of spectral norm at most 1."""
 
     low: float | None = None
     high: float | None = None
     unit: bool = False
+    contraction: bool = False
 
 
 @dataclass(frozen=True)

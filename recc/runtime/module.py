@@ -103,6 +103,19 @@ class Module(nn.Module):
         """One token: inputs [batch, heads, dims], and the state; returns (output, new state)."""
         return self.op.step(*inputs, *self.params, state=state)
 
+    @torch.no_grad()
+    def project(self) -> None:
+        """Puts every param back into the domain that the spec declares for it, as after an optimiser's step: bounds
+        first, then vectors to length 1 (`unit`) and matrices to a spectral norm of at most 1 (`contraction`)."""
+        for declared in self.recurrence.params:
+            value, domain = getattr(self, declared.name), declared.domain
+            if domain.low is not None or domain.high is not None:
+                value.clamp_(domain.low, domain.high)
+            if domain.unit:
+                value.div_(value.norm(dim=-1, keepdim=True))
+            if domain.contraction:
+                value.div_(torch.linalg.matrix_norm(value, 2, keepdim=True).clamp_min(1.0))
+
     def init_state(
         self, batch: int, *, dtype: torch.dtype = torch.float32, device: Any = None
     ) -> dict[str, torch.Tensor]:

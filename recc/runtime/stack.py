@@ -79,6 +79,12 @@ class Stack(nn.Module):
             final.append(held)
         return x, final
 
+    def project(self) -> None:
+        """Puts every param of the recurrences back into its declared domain; see recc.Module."""
+        for directions in self.layers:
+            for layer in directions:
+                layer.cell.project()
+
     def init_state(self, batch: int, *, dtype: torch.dtype = torch.float32, device: Any = None) -> State:
         """The state before the first token."""
         cells = [layer.cell for directions in self.layers for layer in directions]

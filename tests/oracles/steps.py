@@ -137,6 +137,12 @@ def _(x: Tensors, p: Tensors, s: Tensors):
     return {"h": h}, {"c": c, "h": h}
 
 
+@stepped("iclrnn", "equations of Wang, Pravin, Wu")
+def _(x: Tensors, p: Tensors, s: Tensors):
+    h = F.relu(times(p["W"], x["x"]) + times(p["U"], s["h"]) + p["b"])
+    return {"y": F.relu(times(p["V"], h) + p["c"])}, {"h": h}
+
+
 class Spike(torch.autograd.Function):
     """The step at 0, with the derivative of a fast sigmoid."""
 

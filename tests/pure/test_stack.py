@@ -137,3 +137,21 @@ def test_what_does_not_fit_is_said():
         recc.Module(
             "recurrence two\ndim D\ninput x : D\nstate h : D = 0\noutput h, y\nh[t] = x\ny = sum(x)\n", hidden=8
         )
+
+
+def test_params_go_back_to_their_domains():
+    layer = recc.Module("iclrnn", hidden=6, features=4, layers=2, F=5, D=8)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=2.0)
+    layer.project()
+    for directions in layer.layers:
+        cell = directions[0].cell
+        for W in (cell.W, cell.U, cell.V):
+            assert bool((W >= 0).all()) and torch.linalg.matrix_norm(W, 2).max() <= 1 + 1e-6
+    text = "recurrence r\ndim D\nparam k : D unit\nparam tau : D >= 1 = 3\ninput x : D\nstate h : D = 0\noutput h\n"
+    single = recc.Module(text + "h[t] = h[t-1] / tau + k * x\n", heads=2, D=4)
+    with torch.no_grad():
+        single.tau.fill_(0.5)
+        single.k.mul_(3.0)
+    single.project()
+    assert torch.equal(single.tau, torch.ones(2, 4)) and torch.allclose(single.k.norm(dim=-1), torch.ones(2))

@@ -242,6 +242,20 @@ def unit_needs_vector(name: str, is_complex: bool, span: Span) -> Diagnostic:
     )
 
 
+def contraction_needs_matrix(name: str, kind: str, dims: tuple[str, ...], is_complex: bool, span: Span) -> Diagnostic:
+    what = (
+        a(kind) if kind != "param" else "complex" if is_complex else f"a param of type {' x '.join(dims) or 'scalar'}"
+    )
+    return diagnostic(
+        "E0316",
+        f"{quote(name)} is {what}, and `contraction` means a real matrix that is learned",
+        span,
+        "has no effect here",
+        note="a contraction is a matrix of spectral norm at most 1; `Module.project()` brings a param back to that",
+        help="declare it as a param, such as `param W : D x D contraction`, or drop `contraction`",
+    )
+
+
 def division_by_zero(span: Span) -> Diagnostic:
     return diagnostic("E0312", "this divides by zero", span, "the divisor is 0")
 
