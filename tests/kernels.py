@@ -13,7 +13,7 @@ from recc.analysis import analyse
 from recc.frontend import parse_text
 from recc.ir.node import COMPLEX
 from recc.runtime import verify
-from recc.runtime.cases import Case, problem, run_op, run_reference
+from recc.runtime.cases import Case, problem, run_op
 
 
 def recurrence(spec: str):
@@ -38,25 +38,13 @@ def op(spec: str, chunk: int | None = 16, schedule: str = "split"):
     return module.load(module.generate(plan, module.chosen(plan), Config(chunk, schedule, schedule)))
 
 
-def too_large(spec: str, case: Case, chunk: int | None = 16, schedule: str = "split") -> list[str]:
-    """The quantities whose error in float32 is beyond the budget of `recc verify`."""
-    rows = verify.compare(recurrence(spec), case, ["float32"], {"kernels": op(spec, chunk, schedule)}, [])
+def too_large(
+    spec: str, case: Case, chunk: int | None = 16, schedule: str = "split", dtype: str = "float32"
+) -> list[str]:
+    """The quantities whose error is beyond the budget of `recc verify`."""
+    rows = verify.compare(recurrence(spec), case, [dtype], {"kernels": op(spec, chunk, schedule)}, [])
     assert rows
     return [f"{row.what}: {row.error:.2g} > {row.limit:.2g} {row.note}" for row in rows if not row.ok]
-
-
-def half_errors(spec: str, case: Case) -> dict[str, tuple[float, float]]:
-    """For each quantity, the error of the kernels in float16 and that of the loop in float16, both relative. Where the
-    loop overflows float16, which the kernels, with states in float32, need not: that of the loop in bfloat16."""
-    given = problem(recurrence(spec), case)
-    truth, got = run_reference(given, torch.float64), run_op(given, op(spec), torch.float16)
-    half, wide = (run_reference(given, dtype) for dtype in (torch.float16, torch.bfloat16))
-    errors = {}
-    for what, value in truth.items():
-        own = half if bool(half[what].isfinite().all()) else wide
-        scale = value.abs().max().clamp(min=1e-30)
-        errors[what] = tuple(((x[what].double() - value).abs().max() / scale).item() for x in (got, own))
-    return errors
 
 
 def bits(spec: str, case: Case) -> list[bool]:

@@ -141,10 +141,15 @@ def spread(row: Sequence[float | None]) -> tuple[float, float]:
     return low, high
 
 
-def ratio(times: Mapping[str, Sequence[float | None]], above: str, below: str) -> float:
-    """The median, over rounds, of what one case took over what another took in the same round."""
+def ratios(times: Mapping[str, Sequence[float | None]], above: str, below: str) -> list[float]:
+    """What one case took over what another took in the same round."""
     pairs = zip(times[above], times[below], strict=True)
-    return statistics.median(a / b for a, b in pairs if a is not None and b is not None)
+    return [a / b for a, b in pairs if a is not None and b is not None]
+
+
+def ratio(times: Mapping[str, Sequence[float | None]], above: str, below: str) -> float:
+    """The median of `ratios`."""
+    return statistics.median(ratios(times, above, below))
 
 
 # --- where ----------------------------------------------------------------------------------------------------------

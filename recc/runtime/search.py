@@ -136,19 +136,27 @@ class Search:
             return once[0] / once[1]
         cases = {"new": self._timed(run), "best": self._timed(self._best)}
         near = measure.ratio(measure.rounds(cases, 2), "new", "best")
-        if near > BEHIND or self.clock.now() >= self.deadline:
+        if near > BEHIND:
             return near
-        return measure.ratio(measure.rounds(cases, ROUNDS), "new", "best")
+        near = measure.ratio(measure.rounds(cases, ROUNDS), "new", "best")
+        # What looks faster must be so again, in most rounds: of many equal forms some are lucky once.
+        return near if near >= AHEAD else measure.spread(self._ratios(cases))[1]
+
+    def _ratios(self, cases: dict[str, Callable[[], measure.Parts]]) -> list[float]:
+        return measure.ratios(measure.rounds(cases, 2 * ROUNDS), "new", "best")
 
     def _last(self, first: Form, outcome: Outcome) -> None:
-        """How much the search has brought: beyond the budget, but short."""
+        """How much the search has brought: beyond the budget, but short. Where it is nothing, the first form stays."""
         self.report(outcome, "timing the best form against the first one")
         cases = {"best": self._timed(self._best)}
-        if first != outcome.best:
-            cases["first"] = self._timed(self.runner(first))
+        other = self._made(first, outcome) if first != outcome.best else None
+        if other is not None:
+            cases["first"] = self._timed(other)
         times = measure.rounds(cases, LAST)
         outcome.seconds = measure.median(times["best"])
-        outcome.first_seconds = measure.median(times.get("first", times["best"]))
+        outcome.first_seconds = measure.median(times["first"]) if other is not None else outcome.seconds
+        if other is not None and measure.ratio(times, "best", "first") > AHEAD and self._right(first, outcome):
+            outcome.best, outcome.seconds = first, outcome.first_seconds
 
     def _timed(self, run: Run) -> Callable[[], measure.Parts]:
         return measure.whole(run, self.clock)

@@ -35,10 +35,8 @@ class CpuSpace:
         from recc.backends.c.limits import refusal
 
         native = self.backend != "torch" and refusal(self.plan) is None and build.find_compiler() is not None
-        return [
-            *([{"backend": "c"}] if native else []),
-            *(torch_forms(self.plan, effort) if self.backend != "c" else []),
-        ]
+        forms: list[Form] = [{"backend": "c"}] if native else []
+        return forms + (torch_forms(self.plan, effort) if self.backend != "c" else [])
 
     def around(self, form: Form, effort: str) -> list[Form]:
         if form["backend"] != "c":

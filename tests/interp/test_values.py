@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-import torch
-from kernels import bits, half_errors, has_complex_state, op, parallel, recurrence, too_large
+from kernels import bits, has_complex_state, op, parallel, recurrence, too_large
 from recc.backends.triton import module
 from recc.backends.triton.config import Config
 from recc.backends.triton.schedule import Unserved
@@ -42,9 +41,7 @@ def test_float32(name, interpreted):
 @pytest.mark.parametrize("name", parallel())
 def test_float16(name, interpreted):
     """Twice the error of the loop in float16, and the rounding of a result."""
-    ulp = torch.finfo(torch.float16).eps
-    errors = interpreted(half_errors, name, Case(TOKENS, "plain"))
-    assert {what: pair for what, pair in errors.items() if not pair[0] <= 2 * pair[1] + ulp} == {}
+    assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, "split", "float16") == []
 
 
 @pytest.mark.parametrize("name", KINDS)
