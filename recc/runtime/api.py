@@ -80,7 +80,7 @@ def _compiled(text: str, path: str, asked: str, limit: float | None, dims: tuple
     if wanted.keys() == {"strategy", "chunk", "backend"} and wanted["strategy"] is None and wanted["chunk"] is None:
         from recc.runtime.tuned import Tuned
 
-        made.tuned = Tuned.of(rec, made, wanted["backend"])
+        made.tuned = Tuned.of(rec, wanted["backend"])
     return made
 
 

@@ -53,7 +53,7 @@ def forms(task: Task) -> Iterator[tuple[str, Form]]:
     plan = analyse(task.rec)
     for form in space_of(task.device, plan).starts(QUICK):
         if form in ({"backend": "c"}, {"backend": "torch"}):
-            yield ("recc native" if form["backend"] == "c" else f"recc torch, {_strategy(task, None)}"), form
+            yield ("recc native" if form["backend"] == "c" else f"recc torch, {tuning.strategy_of(task.rec)}"), form
         elif form == {"backend": "triton"}:
             yield "recc triton", form
     for name in STRATEGIES:
@@ -67,12 +67,6 @@ def forms(task: Task) -> Iterator[tuple[str, Form]]:
         found = next((e for e in tuning.entries(task.rec) if e.key == task.key(passes)), None)
         if found is not None:
             yield f"recc, tuned for {'forward' if passes == tuning.FORWARD else 'training'}", dict(found.config)
-
-
-def _strategy(task: Task, name: str | None) -> str:
-    plan = analyse(task.rec)
-    chosen = choose(plan, name)
-    return ", ".join(dict.fromkeys(chosen.name(c) for c in plan.components)) or "parallel"
 
 
 def run(task: Task, *, clock: measure.Clock, count: int, budget: float, wanted: tuple[str, ...] = PASSES,

@@ -19,7 +19,6 @@ from recc.runtime.cases import PACKED, Case
 from recc.runtime.samples import sample_inputs
 from recc.runtime.search import Outcome, Search
 from recc.runtime.space import Form, space_of
-from recc.strategies import choose
 
 USUAL = 64  # of a dim without size
 # What a winner must get right, at the sizes of its dims: a length that fills no chunk, one token, packed sequences, a
@@ -68,11 +67,8 @@ class Task:
                        self.time, self.heads, target)  # fmt: skip
 
     def key(self, passes: str) -> tuning.Key:
-        plan = analyse(self.rec)
-        chosen = choose(plan)
-        names = ", ".join(dict.fromkeys(chosen.name(c) for c in plan.components)) or "parallel"
         return tuning.Key(
-            self.rec.fingerprint, names, passes, self.dtype_name, tuple(sorted(self.sizes.items())),
+            self.rec.fingerprint, tuning.strategy_of(self.rec), passes, self.dtype_name, tuple(sorted(self.sizes.items())),
             tuning.bucket(self.time), tuning.bucket(self.batch * self.heads), tuning.arch_of(self.device),
         )  # fmt: skip
 

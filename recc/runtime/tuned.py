@@ -26,19 +26,20 @@ class Tuned:
         self.found: dict[tuple, Any] = {}
 
     @staticmethod
-    def of(rec: Recurrence, op: Any, backend: str | None = None) -> Tuned | None:
+    def of(rec: Recurrence, backend: str | None = None) -> Tuned | None:
         """What was found for a recurrence on this machine's devices; None if nothing was.
 
-        op: the form that the heuristics choose. backend: only forms of this one, if the caller asked for it.
+        backend: only forms of this one, if the caller asked for it.
         """
         known = [e for e in tuning.entries(rec) if backend in (None, e.config["backend"])]
         if not known:
             return None
         kinds = {tuning.arch_of(kind): kind for kind in ("cpu", *(["cuda"] if torch.cuda.is_available() else []))}
         forms: dict[str, list[tuple[tuning.Entry, Any]]] = {}
+        strategy = tuning.strategy_of(rec)
         for entry in known:
             kind = kinds.get(entry.key.arch)
-            if kind is not None and entry.key.strategy == op.meta["strategy"]:
+            if kind is not None and entry.key.strategy == strategy:
                 made = _made(rec, entry)
                 forms.setdefault(kind, []).extend([(entry, made)] if made is not None else [])
         return Tuned(forms) if any(forms.values()) else None

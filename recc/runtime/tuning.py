@@ -75,6 +75,16 @@ def bucket(count: int) -> int:
     return max(int(count), 1).bit_length() - 1
 
 
+def strategy_of(rec: Recurrence) -> str:
+    """What the heuristics choose for a recurrence, as a key names it."""
+    from recc.analysis import analyse
+    from recc.strategies import choose
+
+    plan = analyse(rec)
+    choice = choose(plan)
+    return ", ".join(dict.fromkeys(choice.name(component) for component in plan.components)) or "parallel"
+
+
 def arch_of(device: str) -> str:
     """What timings on a device hold for: `sm_90`, `gfx942`; on a CPU its kind, vector width and the threads in use."""
     import torch
