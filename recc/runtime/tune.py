@@ -67,9 +67,10 @@ class Task:
                        self.time, self.heads, target)  # fmt: skip
 
     def key(self, passes: str) -> tuning.Key:
+        dims = tuple(sorted(self.sizes.items()))
         return tuning.Key(
-            self.rec.fingerprint, tuning.strategy_of(self.rec), passes, self.dtype_name, tuple(sorted(self.sizes.items())),
-            tuning.bucket(self.time), tuning.bucket(self.batch * self.heads), tuning.arch_of(self.device),
+            self.rec.fingerprint, tuning.strategy_of(self.rec), passes, self.dtype_name, dims, tuning.bucket(self.time),
+            tuning.bucket(self.batch * self.heads), tuning.arch_of(self.device),
         )  # fmt: skip
 
 
