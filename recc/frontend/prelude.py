@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from recc.frontend import types
 from recc.frontend.messages import shapes
 from recc.frontend.types import Value
-from recc.ir.node import COMPLEX, HEADS, Span
+from recc.ir.node import COMPLEX, HEADS, Span, dim_of
 from recc.ir.node import make as make_node
-from recc.ir.ops import OPS
+from recc.ir.ops import OPS, leaf, neg
 
 if TYPE_CHECKING:
     from recc.frontend.emit import Emit
@@ -194,6 +194,12 @@ def _along(e: Emit, combine: str, pairs: Value, axis: str, span: Span) -> Value:
     if combine == "max":
         e.real("maxplus", pairs, span)
         return e.max(pairs, (axis,))
+    if combine == "argmax":
+        e.real("argmaxplus", pairs, span)
+        best, places = e.max(pairs, (axis,)).node, neg(leaf("iota", (axis,), dim=dim_of(axis)))
+        best, places = (Value(node, pairs.dims, pairs.heads) for node in (best, places))  # by axis label, as below
+        hits = e.op("where", e.op("eq", pairs, best, span=span), places, e.number(-math.inf), span=span)
+        return e.op("neg", e.max(Value(hits.node, pairs.dims, pairs.heads), (axis,)), span=span)
     e.real("logmatmulexp", pairs, span)
     top = e.op("stopgrad", e.max(pairs, (axis,)), span=span)
     # By axis label, not by dim name: the dim that is reduced may also be one of those that stay.
@@ -203,6 +209,7 @@ def _along(e: Emit, combine: str, pairs: Value, axis: str, span: Span) -> Value:
 
 
 _function("maxplus(a, b)", 2)(_semiring("maxplus", "max"))
+_function("argmaxplus(a, b)", 2)(_semiring("argmaxplus", "argmax"))
 _function("logmatmulexp(a, b)", 2)(_semiring("logmatmulexp", "logsumexp"))
 
 

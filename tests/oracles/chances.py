@@ -1,4 +1,4 @@
-"""Hidden Markov models, in probabilities instead of their logarithms."""
+"""Hidden Markov models: in probabilities instead of their logarithms, and their best paths."""
 
 from __future__ import annotations
 
@@ -19,3 +19,14 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
         found.append((now.log() + likelihood, likelihood[..., 0]))
     a, L = (torch.stack(part, 1) for part in zip(*found, strict=True))
     return {"a": a, "L": L}, {"a": a[:, -1]}
+
+
+@oracle("viterbi", "the largest over all pairs of states, at every step")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    now, found = s["d"], []
+    for b in x["b"].unbind(1):
+        best = (now[..., :, None] + p["P"]).max(-2)
+        now = best.values + b
+        found.append((now, best.indices.to(now.dtype)))
+    d, back = (torch.stack(part, 1) for part in zip(*found, strict=True))
+    return {"d": d, "back": back}, {"d": now}

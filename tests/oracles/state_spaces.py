@@ -62,3 +62,18 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     log_a, B = zoh(p, "a", "b", p["log_dt"].exp()[..., None])
     h = looped(log_a.exp() + B * x["u"][..., None], B * x["u"][..., None], s["x"])
     return {"y": 2 * (torch.complex(p["C_re"], p["C_im"]) * h).sum(-1).real}, {"x": h[:, -1]}
+
+
+@oracle("s4", "dense matrices, discretised by solving")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    A = torch.diag_embed(torch.complex(-p["a"].exp(), p["b"]))
+    P, B, C = (torch.complex(p[f"{name}_re"], p[f"{name}_im"]) for name in "PBC")
+    A = A - P[..., :, None] * P.conj()[..., None, :]
+    dt = p["log_dt"].exp()[..., None, None]
+    left, right = torch.eye(A.shape[-1]) - dt / 2 * A, torch.eye(A.shape[-1]) + dt / 2 * A
+    step, write = torch.linalg.solve(left, right), torch.linalg.solve(left, dt * B[..., None])[..., 0]
+    now, found = s["x"], []
+    for u in x["u"].unbind(1):
+        now = torch.einsum("hdij,bhdj->bhdi", step, now) + write * u[..., None]
+        found.append((C * now).sum(-1).real + p["skip"] * u)
+    return {"y": torch.stack(found, 1)}, {"x": now}
