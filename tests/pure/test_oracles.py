@@ -31,7 +31,7 @@ CANCELLED = 1e-13
 # Slots that forget all hold the same, and a softmax over equals has no gradient: what is left of it is rounding, too.
 CANCELS = {("gsa", "decay_strong")}
 # naive_retention computes its decays itself, so it has no gradient for them; p0 is a state's start, which is passed.
-NO_GRADIENT = {("retnet", "g"), ("hmm_forward", "p0")}
+NO_GRADIENT = {("retnet", "g"), ("hmm_forward", "p0"), ("viterbi", "p0")}
 # Sums of what is not negative.
 NORMALISERS = {("linear_attention", "z"), ("slstm", "n"), ("lightnet", "z"), ("rwkv4", "b"), ("aaren", "c")}
 
