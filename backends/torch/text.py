@@ -20,6 +20,11 @@ _STATIC["abs"] = "abs"
 _LETTERS = {GRID: "n", HEADS: "h", ROW: "t", COL: "s"}
 
 
+def _of_numbers(node: Node) -> bool:
+    """Whether torch would choose between two numbers, whose dtype it does not know: float32."""
+    return node.op == "where" and all(is_static(arg) for arg in node.args[1:])
+
+
 def inlinable(node: Node) -> bool:
     """Whether a node's text may stand inside its only user's: elementwise ops and relabelling."""
     return node.op in BINDS or node.op in ("rename",) or (OPS[node.op].torch != "" and node.op != "stopgrad")
@@ -62,7 +67,7 @@ class Text(Rows):
         level = BINDS.get(node.op, ATOM)
         parts = []
         for place, arg in enumerate(node.args):
-            if is_static(arg) and node.op in _NEED_TENSOR:
+            if is_static(arg) and (node.op in _NEED_TENSOR or _of_numbers(node)):
                 parts.append(f"like.new_tensor({self(arg)})")
                 continue
             text, binds = self._aligned(arg, node.axes)

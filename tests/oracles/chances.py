@@ -25,8 +25,10 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
 def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     now, found = s["d"], []
     for b in x["b"].unbind(1):
-        best = (now[..., :, None] + p["P"]).max(-2)
-        now = best.values + b
-        found.append((now, best.indices.to(now.dtype)))
+        paths = now[..., :, None] + p["P"]
+        best = paths.amax(-2)  # which shares its gradient among equals
+        back = (paths == best[..., None, :]).long().cumsum(-2).eq(0).sum(-2)  # how many come before the first of them
+        now = best + b
+        found.append((now, back.to(now.dtype)))
     d, back = (torch.stack(part, 1) for part in zip(*found, strict=True))
     return {"d": d, "back": back}, {"d": now}
