@@ -122,6 +122,8 @@ def _tell(task: Task, passes: str, found: Outcome, entry: Entry | None) -> None:
         console.print(f"  best so far: {said(dict(entry.config))}; verified and kept")
     if left:
         console.print(f"  {len(left)} forms were not timed: {'; '.join(sorted({t.why for t in left})[:3])}")
+    if found.timed <= 1 and not (found.exhausted or found.interrupted):
+        console.print("  the budget was spent before another form was timed; give it more with `--budget`")
     if found.exhausted and found.timed <= 1 and not left:
         console.print("  every form had been timed before; `--fresh` times them again")
 
