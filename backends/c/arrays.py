@@ -42,6 +42,7 @@ class Workspace:
     def __init__(self, lanes: int, sizes: dict[str, int], element: int) -> None:
         self.lanes, self.sizes, self.align = lanes, sizes, 64 // element
         self.lines: list[str] = []
+        self.names: list[str] = []
         self.used = 0
 
     def size(self, axis: Axis) -> int:
@@ -53,15 +54,23 @@ class Workspace:
         for axis in reversed(axes):
             strides[axis] = step
             step *= -(-self.size(axis) // self.lanes) * self.lanes if axis == axes[-1] else self.size(axis)
+        name = self._free(name)
         note = " x ".join([*([f"{tokens} tokens"] if tokens else []), *axes]) or "one number"
         self.lines.append(f"    real *{name} = work + {self.used};  // {note}")
         total = step * (tokens or 1) + self.lanes
         self.used += -(-total // self.align) * self.align
         return Array(name, axes, strides, str(step) if tokens else None)
 
+    def _free(self, name: str) -> str:
+        """The name, or one like it: two names of a spec may be one as an identifier."""
+        taken = sum(other == name or other.startswith(f"{name}__") for other in self.names)
+        self.names.append(f"{name}__{taken + 1}" if taken else name)
+        return self.names[-1]
+
     def tile(self, name: str, axes: tuple[Axis, ...], rows: int, tokens: int) -> Array:
         """An array for so many rows of (row, lane) at a time. A pointer `near_name` must be so far before it that
         indices along the whole axis reach it."""
+        name = self._free(name)
         width = -(-self.size(axes[1]) // self.lanes) * self.lanes
         self.lines.append(f"    real *{name} = work + {self.used};  // {tokens} tokens x {rows} of {' x '.join(axes)}")
         total = tokens * rows * width + self.lanes

@@ -6,11 +6,19 @@ from collections.abc import Callable
 
 from recc.backends.c.arrays import Array
 
-from recc.ir.node import BOOL, Axis, Node
+from recc.ir.node import BOOL, HEADS, Axis, Node
 from recc.tile.cores import REDUCTIONS
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+_AS_IT_IS = ("stopgrad", "real", "conj")
+
+
+def has_text(op: str) -> bool:
+    """Whether an op has a text of its own; others are functions of vectors."""
+    return op in ("neg", "where", "tile", "param", "carry", *_INFIX, *_COMPARE, *_AS_IT_IS) or hasattr(
+        Body, f"_op_{op}"
+    )
 
 
 class Body:
@@ -109,8 +117,20 @@ class Body:
     def _text(self, node: Node, r: int, u: int) -> tuple[str, bool]:
         array = self.arrays(node)
         if array is not None:
-            return self.load(array, node.axes, self.place(r, u), u), False
+            return self._read(node, array, self.place(r, u), u), False
         return self._expression(node, r, u)
+
+    # Truth values lie in memory as 1 and 0.
+
+    def _read(self, node: Node, array: Array, index: dict[Axis, str], u: int) -> str:
+        text = self.load(array, node.axes, index, u)
+        return f"{text} != 0" if node.dtype == BOOL else text
+
+    def number(self, node: Node, text: str) -> str:
+        """What is stored of a value that is called `text`."""
+        if node.dtype != BOOL:
+            return text
+        return f"blend({text}, all(1), all(0))" if self.is_vector(node) else f"(real)({text})"
 
     def _expression(self, node: Node, r: int, u: int) -> tuple[str, bool]:
         special = getattr(self, f"_op_{node.op}", None)
@@ -122,7 +142,7 @@ class Body:
             return f"{a} {(_INFIX | _COMPARE)[node.op]} {b}", False
         if node.op == "neg":
             return f"-{self.value(node.args[0], r, u)}", False
-        if node.op in ("stopgrad", "real", "conj"):
+        if node.op in _AS_IT_IS:
             return self.value(node.args[0], r, u), True
         assert node.op not in REDUCTIONS, f"{node!r} is no value of this loop"
         name = "blend" if node.op == "where" else f"v_{node.op}"
@@ -166,7 +186,10 @@ class Body:
         return (f"(real){value!r}" if value >= 0 else f"((real){value!r})"), True
 
     def _op_size(self, node: Node, r: int, u: int) -> tuple[str, bool]:
-        return f"(real){self.sizes(node['dim'])}", True
+        return "(real)a->heads" if node["dim"] == HEADS else f"(real){self.sizes(node['dim'])}", True
+
+    def _op_task(self, node: Node, r: int, u: int) -> tuple[str, bool]:
+        return "(real)head", True
 
     def _op_ones(self, node: Node, r: int, u: int) -> tuple[str, bool]:
         return "ONE", True
@@ -219,7 +242,7 @@ class Body:
         array = self.arrays(arg)
         assert array is not None, f"{arg!r} is not in memory"
         place = self.place(r, u) | {axis: str(index if index >= 0 else self.sizes(axis) + index)}
-        return self.load(array, node.axes, place, u), False
+        return self._read(node, array, place, u), False
 
     def _op_rename(self, node: Node, r: int, u: int) -> tuple[str, bool]:
         (arg,) = node.args
@@ -233,4 +256,4 @@ class Body:
             array.time,
             array.whole,
         )
-        return self.load(moved, node.axes, self.place(r, u), u), False
+        return self._read(node, moved, self.place(r, u), u), False

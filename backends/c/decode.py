@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from recc.backends.c.passes import NativePasses, _Call
+from recc.backends.c.passes import NativePasses, _Call, added
 from recc.backends.torch.layout import dtype_of, working_dtype
 
 Tensors = Sequence[torch.Tensor]
@@ -23,14 +23,17 @@ class Decoder:
     def __init__(self, passes: NativePasses, inputs: Tensors, params: Tensors, states: Tensors) -> None:
         tokens = [x.unsqueeze(1) for x in inputs]
         call = _Call(passes, tokens, params, states, None, False)
-        self.outputs = [(call.tokens(i, call.heads_of(i), 1).squeeze(1).shape, call.dtype) for i in passes.outputs]
-        self.states = [(x.shape, call.dtype) for x in states]
+        made = [call.tokens(item, 1).squeeze(1) for item in passes.outputs]
+        self.outputs = [(x.shape, x.dtype) for x in made]
+        self.in_parts = [call.in_parts(item) for item in passes.outputs]
+        self.states = [(x.shape, x.dtype) for x in states]
+        self.read_by_all = [call.in_parts(item) and call.heads > 1 for item in passes.states]
         views = call.given(tokens, params)
         names = {kind: [(kind, item["name"]) for item in group] for kind, group in (
             ("in", passes.inputs), ("param", passes.params), ("first", passes.states), ("out", passes.outputs),
             ("last", passes.states))}  # fmt: skip
         for item, (shape, dtype) in zip(passes.outputs, self.outputs):
-            views["out", item["name"]] = call.view(torch.empty(shape, dtype=dtype).unsqueeze(1), item, 2)
+            views["out", item["name"]] = call.part_view(torch.empty(shape, dtype=dtype).unsqueeze(1), item, 2)
         for item, x in zip(passes.states, states):
             views["first", item["name"]] = views["last", item["name"]] = call.view(x, item, 1)
             views["saved", item["name"]] = [0, 0, 0, 0]  # nothing is kept for a backward pass
@@ -54,7 +57,7 @@ class Decoder:
                 if size != 1 and stride != want:
                     return False
                 want *= size
-            return x.dtype == working == dtype_of(working, item)
+            return x.dtype == dtype_of(working, item) and not x.is_conj()
 
         groups = ((inputs, passes.inputs, 1), (params, passes.params, 0), (states, passes.states, 1))
         return (
@@ -71,22 +74,34 @@ class Decoder:
         for place, x in zip(self.places, (*given, *entering, *outputs, *leaving)):
             words[place] = x.data_ptr()
         self.native.call(self.function, words, *self.last)
-        return outputs, leaving
+        return self.whole(outputs), leaving
+
+    def whole(self, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The outputs, the parts of heads added up."""
+        return [added(x, 1) if apart else x for x, apart in zip(outputs, self.in_parts)]
 
     def bound(self, given: list[torch.Tensor], states: list[torch.Tensor]) -> Callable[[], Any]:
         """A call without arguments that reads `given` as they are by then, updates `states` in place, and returns the
         outputs: the same tensors each time."""
         outputs = [torch.empty(shape, dtype=dtype) for shape, dtype in self.outputs]
+        leaving = [torch.empty_like(x) if apart else x for x, apart in zip(states, self.read_by_all)]
         words = self.array.from_buffer_copy(self.words)
-        for place, x in zip(self.places, (*given, *states, *outputs, *states)):
+        for place, x in zip(self.places, (*given, *states, *outputs, *leaving)):
             words[place] = x.data_ptr()
         work = torch.zeros(self.native.kernel.work + 64, dtype=self.native.dtype)
         function, (first, last), address = self.function, self.last, ctypes.c_void_p(work.data_ptr())
-        alive = (given, states, words, work)
-        result = outputs[0] if len(outputs) == 1 else tuple(outputs)
+        results = self.whole(outputs)
+        after = [(x, part) for x, part in zip(results, outputs) if x is not part]
+        moves = [(x, new) for x, new in zip(states, leaving) if x is not new]
+        alive = (given, states, leaving, words, work)
+        result = results[0] if len(results) == 1 else tuple(results)
 
         def step(alive: Any = alive) -> Any:
             function(words, first, last, address)
+            for x, part in after:
+                x.copy_(added(part, 1))
+            for x, new in moves:
+                x.copy_(new)
             return result
 
         return step

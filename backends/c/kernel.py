@@ -14,8 +14,10 @@ from recc.backends.c.tidy import tidied
 from recc.backends.c.vectors import Real, prelude
 
 from recc.analysis.plan import Plan
-from recc.ir.node import Node, dim_of, walk
+from recc.ir.node import HEADS, Node, dim_of, walk
+from recc.tile.alone import INNER, has_all_heads
 from recc.tile.cores import Phases, dims
+from recc.tile.pairs import names_of, whole_name
 from recc.tile.program import TileProgram, state_key
 from recc.tile.step import step_programs
 
@@ -28,6 +30,7 @@ class Kernel:
     """source: the C file. chunk: tokens between saved states. work: elements of workspace that a task needs.
 
     forward, backward: the tensors of each call in the order of its structure's fields, as (kind, name).
+    all_heads: whether a task is a whole sequence; else it is one head, and leaves parts of what heads share.
     """
 
     source: str
@@ -35,6 +38,7 @@ class Kernel:
     work: int
     forward: tuple[tuple[str, str], ...]
     backward: tuple[tuple[str, str], ...]
+    all_heads: bool
 
 
 def generate(plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None = None) -> Kernel:
@@ -50,17 +54,18 @@ class _File:
     def __init__(self, plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None) -> None:
         self.plan, self.rec, self.real, self.registers = plan, plan.recurrence, real, registers
         self.step, self.again, self.back = step_programs(plan)
+        self.all_heads = has_all_heads(self.step)
         labels = {axis for p in (self.step, self.again, self.back) for n in walk(*p.roots) for axis in _labels(n)}
         declared = (*self.rec.inputs, *self.rec.params, *self.rec.states, *self.rec.outputs)
-        labels |= {axis for item in declared for axis in item.axes if axis != "heads"}  # that no node may have
+        labels |= {axis for item in declared for axis in self._axes(item)}  # that no node may have
         self.sizes = {axis: sizes[dim_of(axis)] for axis in labels | set(sizes)}
         self.name = identifier(self.rec.name)
-        self.states = [self.rec.state(c.name) for c in self.step.carries]
+        self.states = list({whole_name(c.name): self.rec.state(whole_name(c.name)) for c in self.step.carries}.values())
         self.chunk = chunk or self._tokens()
         self.used = 0
 
     def _tokens(self) -> int:
-        size = sum(self._elements(s.axes) for s in self.states) * self.real.bytes
+        size = sum(self._elements(dims(c.old)) for c in self.step.carries) * self.real.bytes
         tokens = 32
         while tokens > 8 and tokens * size > BUFFER:
             tokens //= 2
@@ -69,8 +74,13 @@ class _File:
     def _elements(self, axes: tuple) -> int:
         total = 1
         for axis in axes:
-            total *= self.sizes[axis] if axis != "heads" else 1
+            total *= self.sizes[axis]
         return total
+
+    def _axes(self, item: Any) -> tuple:
+        """The axes of a declared tensor within a task."""
+        own = tuple(axis for axis in item.axes if axis != HEADS)
+        return (INNER, *own) if self.all_heads and HEADS in item.axes else own
 
     # --- the file ---------------------------------------------------------------------------------------------
 
@@ -87,7 +97,7 @@ class _File:
         passes = [self._struct("forward", forward_fields), forward, self._struct("backward", backward_fields), backward]
         body = "\n".join([types, *passes])
         text = tidied(head, prelude(self.real, ops_of([self.step, self.again, self.back])), body)
-        return Kernel(text, self.chunk, self.used, tuple(forward_fields), tuple(backward_fields))
+        return Kernel(text, self.chunk, self.used, tuple(forward_fields), tuple(backward_fields), self.all_heads)
 
     def _struct(self, direction: str, fields: list[tuple[str, str]]) -> str:
         names = ", ".join(f"{kind}_{identifier(name)}" for kind, name in fields)
@@ -98,12 +108,14 @@ class _File:
         )
 
     def _function(self, direction: str, work: Workspace, body: list[str]) -> str:
+        place = "long sequence = task, head = 0;" if self.all_heads else (
+            "long sequence = task / a->heads, head = task % a->heads;")  # fmt: skip
         lines = [
             f"void {self.name}_{direction}(const {self.name}_{direction}_args *a, long first, long last, "
             "real *work) {",
             *work.lines,
             "    for (long task = first; task < last; task++) {",
-            "        long sequence = task / a->heads, head = task % a->heads;",
+            f"        {place}",
             "        long start = a->offsets ? a->offsets[sequence] : 0;",
             "        long length = a->offsets ? a->offsets[sequence + 1] - start : a->time;",
             "        long batch = a->offsets ? 0 : sequence;",
@@ -115,17 +127,21 @@ class _File:
         self.used = max(self.used, work.used)
         return "\n".join(lines) + "\n"
 
-    def _external(self, field: str, axes: tuple, token: bool, written: bool = False) -> Array:
-        """A tensor of the caller: of tokens, or with one value a task."""
-        strides, step = {}, 1
-        own = tuple(axis for axis in axes if axis != "heads")
+    def _external(self, field: str, item: Any, token: bool, written: bool = False) -> dict[str, Array]:
+        """A tensor of the caller, of tokens or with one value a task: its arrays by their names in the programs."""
+        names = names_of(item.name, item.dtype)
+        strides: dict[str, Any] = {}
+        step = len(names)  # the parts of complex numbers alternate
+        own = self._axes(item)
         for axis in reversed(own):
-            strides[axis] = step
+            strides[axis] = step if axis != INNER else f"a->{field}.head"
             step *= self.sizes[axis]
         past = None
-        if token and written and step * self.real.bytes % 64 == 0:
+        if token and written and len(names) == 1 and step * self.real.bytes % 64 == 0:
             past = f"length >= {-(-PAST // (step * self.real.bytes))}"
-        return Array(f"{field}_at", own, strides, f"{field}_time" if token else None, whole=False, past=past)
+        time = f"{field}_time" if token else None
+        bases = [f"{field}_at", f"{field}_at + 1"]
+        return {name: Array(base, own, strides, time, whole=False, past=past) for name, base in zip(names, bases)}
 
     @staticmethod
     def _point_tokens(field: str) -> list[str]:
@@ -147,14 +163,21 @@ class _File:
         for item in self.rec.inputs:
             fields.append(("in", item.name))
             field = f"in_{identifier(item.name)}"
-            leaves[program.loads[item.name]] = self._external(field, item.axes, True)
+            leaves |= {program.loads[name]: array for name, array in self._external(field, item, True).items()}
             chunk += self._point_tokens(field)
         for item in self.rec.params:
             fields.append(("param", item.name))
             field = f"param_{identifier(item.name)}"
-            leaves[program.params[item.name]] = self._external(field, item.axes, False)
+            leaves |= {program.params[name]: array for name, array in self._external(field, item, False).items()}
             task.append(self._point_fixed(field, "0"))
         return leaves, task, chunk
+
+    def _first_head(self, item: Any, lines: list[str], others: list[str] | None = None) -> list[str]:
+        """What only the first of several heads does, for what they share; and what the others do instead."""
+        if self.all_heads or HEADS in item.axes:
+            return lines
+        rest = ["} else {", *("    " + line for line in others)] if others else []
+        return ["if (head == 0) {", *("    " + line for line in lines), *rest, "}"]
 
     def _layouts(self, program: TileProgram) -> dict[str, tuple]:
         """The order of each state's axes in memory: last the axis that the program's vectors run along."""
@@ -175,36 +198,35 @@ class _File:
         results = {}
         for item in self.rec.outputs:
             fields.append(("out", item.name))
-            results[item.name] = self._external(f"out_{identifier(item.name)}", item.axes, True, written=True)
+            results |= self._external(f"out_{identifier(item.name)}", item, True, written=True)
             chunk += self._point_tokens(f"out_{identifier(item.name)}")
         enter, save, leave = [], [], []
-        for carry in program.carries:
-            state, key = self.rec.state(carry.name), identifier(state_key(carry.name))
-            for kind in ("first", "saved", "last"):
-                fields.append((kind, carry.name))
-            outside = {
-                kind: self._external(f"{kind}_{identifier(carry.name)}", state.axes, False)
-                for kind in ("first", "saved", "last")
-            }
-            first, last = (
-                self._point_fixed(f"{kind}_{identifier(state.name)}", "sequence") for kind in ("first", "last")
-            )
-            in_place = self._in_place(state, layouts[carry.name])
-            if in_place:  # the state lives where the caller wants it in the end: a step moves nothing
-                array = replace(outside["last"], whole=True)
+        olds = {carry.name: carry.old for carry in program.carries}
+        for state in self.states:
+            kinds = {kind: f"{kind}_{identifier(state.name)}" for kind in ("first", "saved", "last")}
+            fields += [(kind, state.name) for kind in kinds]
+            outside = {kind: self._external(field, state, False) for kind, field in kinds.items()}
+            first, last = (self._point_fixed(kinds[kind], "sequence") for kind in ("first", "last"))
+            in_place = self._in_place(state, layouts)
+            into, out, back = [], [], []
+            for name in names_of(state.name, state.dtype):
+                if in_place:  # the state lives where the caller wants it in the end: a step moves nothing
+                    array = replace(outside["last"][name], whole=True)
+                else:
+                    array = work.array(f"state_{identifier(state_key(name))}", layouts[name])
+                leaves[olds[name]] = array
+                into += copied(array, outside["first"][name], self._size)
+                out += copied(outside["saved"][name], array, self._size)
+                back += copied(outside["last"][name], array, self._size)
+            if in_place:
                 task.append(last.replace("*restrict ", "*"))
-                same = [f"if ({array.base} != {outside['first'].base}) {{"]
-                inner = [f"    {line}" for line in copied(array, outside["first"], self._size)]
-                enter += _scope([first.replace("*restrict ", "*"), *same, *inner, "}"])
+                same = f"if ({array.base} != {outside['first'][state.name].base}) {{"
+                enter += _scope([first.replace("*restrict ", "*"), same, *("    " + line for line in into), "}"])
             else:
-                array = work.array(f"state_{key}", layouts[carry.name])
-                enter += _scope([first, *copied(array, outside["first"], self._size)])
-            leaves[carry.old] = array
-            field = f"saved_{identifier(carry.name)}"
-            inner = [self._point_fixed(field, "saved"), *copied(outside["saved"], array, self._size)]
-            save += [f"if (a->{field}.data) {{", *("    " + line for line in inner), "}"]
-            if not in_place:
-                leave += _scope([last, *copied(outside["last"], array, self._size)])
+                enter += _scope([first, *into])
+                leave += self._first_head(state, _scope([last, *back]))
+            kept = [self._point_fixed(kinds["saved"], "saved"), *out]
+            save += self._first_head(state, [f"if (a->{kinds['saved']}.data) {{", *("    " + x for x in kept), "}"])
         part = Part(program, work, leaves, results, self.chunk, self.registers)
         body = [
             *task, *enter, *part.once,
@@ -217,10 +239,11 @@ class _File:
         ]  # fmt: skip
         return fields, self._function("forward", work, body)
 
-    def _in_place(self, state: Any, layout: tuple) -> bool:
-        """Whether the caller's tensor of a state has the layout that the loops want."""
-        own = tuple(axis for axis in state.axes if axis != "heads")
-        return bool(own) and own == layout and self.sizes[own[-1]] % self.real.lanes == 0
+    def _in_place(self, state: Any, layouts: dict[str, tuple]) -> bool:
+        """Whether the caller's tensor of a state, which no other task has, is laid out as the loops want."""
+        own = self._axes(state)
+        fits = bool(own) and layouts.get(state.name) == own and self.sizes[own[-1]] % self.real.lanes == 0
+        return fits and HEADS in state.axes and not self.all_heads
 
     def _size(self, axis: str) -> int:
         return self.sizes[axis]
@@ -237,20 +260,23 @@ class _File:
         tiles: dict[str, tuple[str, int]] = {}
         shared = shared_loops(again, back, layouts, self._size, self.real.lanes, self.registers)
         load, enter, leave, out = [], [], [], []
+        carries = {carry.name: carry for carry in back.carries}
         for carry in again.carries:
-            state, key = self.rec.state(carry.name), identifier(state_key(carry.name))
-            array = work.array(f"state_{key}", layouts[carry.name])
-            again_leaves[carry.old] = array
+            key = identifier(state_key(carry.name))
+            again_leaves[carry.old] = work.array(f"state_{key}", layouts[carry.name])
             axes, buffer = layouts[carry.name], f"states_{key}"
             if shared is None:
                 kept[state_key(carry.name)] = work.array(buffer, axes, self.chunk)
             else:
                 near = kept[state_key(carry.name)] = work.tile(buffer, axes, shared.rows, self.chunk)
-                tiles[near.base] = buffer, near.strides[axes[0]]
-            fields.append(("saved", carry.name))
-            field = f"saved_{identifier(carry.name)}"
-            outside = self._external(field, state.axes, False)
-            load += _scope([self._point_fixed(field, "saved"), *copied(array, outside, self._size)])
+                tiles[near.base] = near.base.removeprefix("near_"), near.strides[axes[0]]
+        entered = {carry.name: again_leaves[carry.old] for carry in again.carries}
+        for state in self.states:
+            fields.append(("saved", state.name))
+            field = f"saved_{identifier(state.name)}"
+            outside = self._external(field, state, False)
+            moves = [line for name in outside for line in copied(entered[name], outside[name], self._size)]
+            load += _scope([self._point_fixed(field, "saved"), *moves])
         for name, node in again.stores.items():
             if name not in kept:
                 kept[name] = work.array(name, dims(node), self.chunk)
@@ -258,38 +284,54 @@ class _File:
         for item in self.rec.outputs:
             fields.append(("d_out", item.name))
             field = f"d_out_{identifier(item.name)}"
-            if f"d_{item.name}" in back.loads:
-                back_leaves[back.loads[f"d_{item.name}"]] = self._external(field, item.axes, True)
+            for name, array in self._external(field, item, True).items():
+                if f"d_{name}" in back.loads:
+                    back_leaves[back.loads[f"d_{name}"]] = array
             chunk += self._point_tokens(field)
         for name, array in kept.items():
             if name in back.loads:
                 back_leaves[back.loads[name]] = array
         results = {}
         for item in self.rec.inputs:
-            if f"d_{item.name}" in back.stores:  # else nothing depends on it
-                field = f"d_in_{identifier(item.name)}"
+            field = f"d_in_{identifier(item.name)}"
+            outside = self._external(field, item, True, written=True)
+            found = {f"d_{name}": array for name, array in outside.items() if f"d_{name}" in back.stores}
+            if found:  # else nothing depends on it
                 fields.append(("d_in", item.name))
-                results[f"d_{item.name}"] = self._external(field, item.axes, True, written=True)
+                results |= found
                 chunk += self._point_tokens(field)
         for item in self.rec.params:
             field = f"d_param_{identifier(item.name)}"
-            if f"d_{item.name}" in back.sums:  # else nothing depends on it
+            outside = self._external(field, item, False)
+            moves = []
+            for place, name in enumerate(outside):
+                if f"d_{name}" in back.sums:
+                    own = _by_layout(dims(back.params[name]), layouts)
+                    results[f"d_{name}"] = array = work.array(f"sum_{field}{'_im' * place}", own)
+                    enter += _zeroed(array, self._size)
+                    moves += copied(outside[name], array, self._size)
+            if moves:  # else nothing depends on it
                 fields.append(("d_param", item.name))
-                array = work.array(f"sum_{field}", _by_layout(dims(back.params[item.name]), layouts))
-                results[f"d_{item.name}"] = array
-                outside = self._external(field, item.axes, False)
-                enter += _zeroed(array, self._size)
-                out += _scope([self._point_fixed(field, "sequence"), *copied(outside, array, self._size)])
-        for carry in back.carries:
-            state = self.rec.state(carry.name)
-            array = work.array(f"d_state_{identifier(state_key(carry.name))}", layouts[carry.name])
-            back_leaves[carry.old] = array
-            for kind, lines in (("d_last", enter), ("d_first", leave)):
-                field = f"{kind}_{identifier(carry.name)}"
-                fields.append((kind, carry.name))
-                outside = self._external(field, state.axes, False)
-                pair = (array, outside) if kind == "d_last" else (outside, array)
-                lines += _scope([self._point_fixed(field, "sequence"), *copied(*pair, self._size)])
+                out += _scope([self._point_fixed(field, "sequence"), *moves])
+        for state in self.states:
+            for kind in ("d_last", "d_first"):
+                field = f"{kind}_{identifier(state.name)}"
+                fields.append((kind, state.name))
+                outside = self._external(field, state, False)
+                moves, zeros = [], []
+                for name in outside:
+                    if kind == "d_last":
+                        key = identifier(state_key(name))
+                        array = back_leaves[carries[name].old] = work.array(f"d_state_{key}", layouts[name])
+                        moves += copied(array, outside[name], self._size)
+                        zeros += _zeroed(array, self._size)
+                    else:
+                        moves += copied(outside[name], back_leaves[carries[name].old], self._size)
+                lines = _scope([self._point_fixed(field, "sequence"), *moves])
+                if kind == "d_last":
+                    enter += self._first_head(state, lines, zeros)
+                else:
+                    leave += lines
         lanes = {name: axes[-1] if axes else None for name, axes in layouts.items()}
         first = Part(
             again, work, again_leaves, kept, self.chunk, self.registers, prefix="f_", lanes=lanes, loops=shared

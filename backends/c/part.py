@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable
 
 from recc.backends.c.arrays import Array, Workspace, block, copied
+from recc.backends.c.body import has_text
 from recc.backends.c.groups import MOVES, grouped, inline_reads
 from recc.backends.c.loops import Loops, Target
 from recc.backends.c.tidy import core_comment, notes, stage_comment
+from recc.backends.c.vectors import has_form
 from recc.backends.c.writer import Writer
 
 from recc.ir.node import BOOL, Axis, Node, walk
@@ -163,7 +165,7 @@ class Part:
             if self.phases.owner(node) is not owner:
                 self.wanted.setdefault(node)
             return
-        if node.op in ("const", "size", "ones", "iota", "eye"):
+        if node.op in ("const", "size", "ones", "iota", "eye", "task"):
             return
         if not node.args:
             self._leaf(node, owner)
@@ -350,16 +352,4 @@ def ops_of(programs: Iterable[TileProgram]) -> set[str]:
 
 def unserved(program: TileProgram) -> Node | None:
     """A node that this backend has no text for, if there is one."""
-    from recc.backends.c.body import Body
-
-    plain = set("add sub mul div neg lt le gt ge eq ne stopgrad real conj where tile param carry".split())
-    functions = set(
-        "exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid softplus relu silu gelu erf abs sign floor "
-        "maximum minimum logaddexp pow".split()
-    )
-    own = {name[4:] for name in vars(Body) if name.startswith("_op_")}
-    for node in walk(*program.roots):
-        heads = node.op in (*REDUCTIONS, "rename", "take", "put", "iota", "eye") and "heads" in str(node.attrs)
-        if node.dtype == "complex" or heads or node.op not in plain | functions | own | set(REDUCTIONS):
-            return node
-    return None
+    return next((n for n in walk(*program.roots) if not (n.op in REDUCTIONS or has_text(n.op) or has_form(n.op))), None)

@@ -18,6 +18,8 @@ from recc.backends.torch.layout import chunk_bound, dim_of, dtype_of, working_dt
 from recc.backends.torch.passes import check_bounds
 
 from recc.analysis.plan import Plan
+from recc.tile.alone import has_all_heads
+from recc.tile.step import step_programs
 
 DEFAULT = Options()
 
@@ -111,10 +113,12 @@ class NativePasses:
         form = "".join(f"_{name}{value}" for name, value in options.view().items())
         self.meta = {**meta, "digest": f"{meta['digest']}_c{form}"}
         self.natives: dict[tuple, Native] = {}
+        self.all_heads = has_all_heads(step_programs(plan)[0])
         keep_freed_memory()
 
     def native(self, sizes: dict[str, int], dtype: torch.dtype) -> Native:
-        dims = {dim: int(size) for dim, size in sizes.items() if dim != "heads"}
+        """The kernel for these sizes: of any number of heads, unless its tasks have all of them."""
+        dims = {dim: int(size) for dim, size in sizes.items() if dim != "heads" or self.all_heads}
         key = (tuple(sorted(dims.items())), dtype)
         if key not in self.natives:
             self.natives[key] = Native(self.plan, dims, dtype, self.options)
@@ -133,18 +137,17 @@ class NativePasses:
         *tensors, cu_seqlens, reverse = arguments
         inputs, params, states = self._split(tensors)
         call = _Call(self, inputs, params, states, cu_seqlens, reverse)
-        outputs = [call.tokens(item, call.heads_of(item), inputs[0].shape[1]) for item in self.outputs]
-        finals = [call.fixed(item, call.sequences, item["axes"]) for item in self.states]
+        outputs = [call.tokens(item, inputs[0].shape[1]) for item in self.outputs]
+        finals = [call.fixed(item, call.sequences) for item in self.states]
         # of packed sequences there may be fewer chunks than there is room for
         packed, states_kept = cu_seqlens is not None, self.states if keep else ()
-        saved = [call.fixed(item, call.bound, item["axes"], zero=packed) for item in states_kept]
+        saved = [call.fixed(item, call.bound, zero=packed) for item in states_kept]
         views = call.given(inputs, params) | {("saved", item["name"]): [0, 0, 0, 0] for item in self.states}
-        views |= {("out", item["name"]): call.view(x, item, 2) for item, x in zip(self.outputs, outputs)}
+        views |= {("out", i["name"]): call.part_view(x, i, 2) for i, x in zip(self.outputs, outputs)}
         for kind, group in (("first", states), ("saved", saved), ("last", finals)):
-            views |= {
-                (kind, item["name"]): call.view(call.real(x, item, 1), item, 1) for item, x in zip(self.states, group)
-            }
+            views |= {(kind, i["name"]): call.view(call.real(x, i, 1), i, 1) for i, x in zip(self.states, group)}
         call.run("forward", views)
+        outputs = [call.whole(x, i, 2) for x, i in zip(outputs, self.outputs)]
         kept = [x.to(dtype_of(inputs[0].dtype, item)) for x, item in zip(outputs, self.outputs)]
         return _returned((*kept, *finals, *saved))
 
@@ -157,25 +160,21 @@ class NativePasses:
         call = _Call(self, inputs, params, states, cu_seqlens, reverse)
         time = inputs[0].shape[1]
         written = call.native.kernel.backward
-        d_inputs = [call.tokens(i, call.heads, time, zero=("d_in", i["name"]) not in written) for i in self.inputs]
-        d_params = [call.fixed(item, call.sequences, ("heads", *_own(item["axes"])), zero=True) for item in self.params]
-        d_first = [call.fixed(item, call.sequences, item["axes"]) for item in self.states]
+        d_inputs = [call.tokens(i, time, parts=True, zero=_bare(i, "d_in", written)) for i in self.inputs]
+        d_params = [call.fixed(i, call.sequences, parts=True, zero=True) for i in self.params]
+        d_first = [call.fixed(i, call.sequences, parts=True) for i in self.states]
         views = call.given(inputs, params)
-        views |= {("d_in", i["name"]): call.view(x, _with_heads(i), 2) for i, x in zip(self.inputs, d_inputs)}
-        views |= {("d_param", i["name"]): call.view(x, _with_heads(i), 1) for i, x in zip(self.params, d_params)}
+        views |= {("d_in", i["name"]): call.part_view(x, i, 2) for i, x in zip(self.inputs, d_inputs)}
+        views |= {("d_param", i["name"]): call.part_view(x, i, 1) for i, x in zip(self.params, d_params)}
+        views |= {("d_first", i["name"]): call.part_view(x, i, 1) for i, x in zip(self.states, d_first)}
         views |= {("d_out", i["name"]): call.view(call.real(x, i, 2), i, 2) for i, x in zip(self.outputs, grads)}
-        for kind, group in (("saved", saved), ("d_last", grads[count:]), ("d_first", d_first)):
+        for kind, group in (("saved", saved), ("d_last", grads[count:])):
             views |= {(kind, i["name"]): call.view(call.real(x, i, 1), i, 1) for i, x in zip(self.states, group)}
         call.run("backward", views)
-        found = [
-            (x if "heads" in item["axes"] else x.sum(2) if call.heads > 1 else x.squeeze(2)).to(given.dtype)
-            for x, item, given in zip(d_inputs, self.inputs, inputs)
-        ]
-        for x, item, given in zip(d_params, self.params, params):
-            whole = x.sum(0) if "heads" in item["axes"] else x.sum((0, 1))
-            found.append(whole.to(given.dtype))
-        found += [x.to(given.dtype) for x, given in zip(d_first, states)]
-        return _returned(found)
+        found = [call.whole(x, i, 2) for x, i in zip(d_inputs, self.inputs)]
+        found += [call.whole(x, i, 1).sum(0) for x, i in zip(d_params, self.params)]
+        found += [call.whole(x, i, 1) for x, i in zip(d_first, self.states)]
+        return _returned(_like(x, given) for x, given in zip(found, (*inputs, *params, *states)))
 
     def fake_forward(self, *arguments: Any) -> Any:
         *tensors, cu_seqlens, _ = arguments
@@ -242,24 +241,35 @@ class _Call:
         counts = (lengths + (rows - 1)) // rows
         self.chunks = counts.cumsum(0) - counts
 
-    def heads_of(self, item: dict) -> int:
-        return self.heads if "heads" in item["axes"] else 0
+    # What tasks of one head each add to, heads have parts of: such tensors have heads until `whole` adds them up.
 
-    def tokens(self, item: dict, heads: int, time: int, zero: bool = False) -> torch.Tensor:
+    def in_parts(self, item: dict) -> bool:
+        return "heads" not in item["axes"] and not self.passes.all_heads
+
+    def tokens(self, item: dict, time: int, parts: bool = True, zero: bool = False) -> torch.Tensor:
         """A new tensor [batch, time, (heads,) dims] to write to."""
-        batch = self.sequences if self.offsets is None else 1
-        lead = (batch, time, heads) if heads else (batch, time)
-        make = torch.zeros if zero else empty
-        return make(*lead, *(self.sizes[dim_of(a)] for a in _own(item["axes"])), dtype=self.dtype)
+        return self._new((self.sequences if self.offsets is None else 1, time), item, parts, zero)
 
-    def fixed(self, item: dict, count: int, axes: tuple, zero: bool = False) -> torch.Tensor:
+    def fixed(self, item: dict, count: int, parts: bool = False, zero: bool = False) -> torch.Tensor:
         """A new tensor [count, (heads,) dims]."""
-        make = torch.zeros if zero else empty
-        return make(count, *(self.heads if a == "heads" else self.sizes[dim_of(a)] for a in axes), dtype=self.dtype)
+        return self._new((count,), item, parts, zero)
+
+    def _new(self, lead: tuple, item: dict, parts: bool, zero: bool) -> torch.Tensor:
+        heads = (self.heads,) if "heads" in item["axes"] or (parts and self.in_parts(item)) else ()
+        own = (self.sizes[dim_of(axis)] for axis in item["axes"] if axis != "heads")
+        return (torch.zeros if zero else empty)(*lead, *heads, *own, dtype=dtype_of(self.dtype, item))
+
+    def part_view(self, x: torch.Tensor, item: dict, lead: int) -> list[int]:
+        """`view` of what may be in parts."""
+        return self.view(x, {**item, "axes": ("heads", *item["axes"])} if self.in_parts(item) else item, lead)
+
+    def whole(self, x: torch.Tensor, item: dict, lead: int) -> torch.Tensor:
+        """The sum of the heads' parts, in their order."""
+        return added(x, lead) if self.in_parts(item) else x
 
     def real(self, x: torch.Tensor, item: dict, lead: int) -> torch.Tensor:
         """x in the working precision, its dims contiguous."""
-        x = x.to(self.dtype)
+        x = x.to(dtype_of(self.dtype, item)).resolve_conj()
         first = lead + ("heads" in item["axes"])
         want = 1
         for size, stride in zip(reversed(x.shape[first:]), reversed(x.stride()[first:])):
@@ -271,9 +281,9 @@ class _Call:
         return x
 
     def view(self, x: torch.Tensor, item: dict, lead: int) -> list[int]:
-        """Where x [lead, (heads,) dims] begins, and its strides along batch, time and heads."""
+        """Where x [lead, (heads,) dims] begins, and its strides along batch, time and heads in real numbers."""
         self.alive.append(x)
-        stride = x.stride()
+        stride = [step * (1 + x.is_complex()) for step in x.stride()]
         head = stride[lead] if "heads" in item["axes"] else 0
         batch = stride[0] if lead else 0
         return [x.data_ptr(), batch, stride[1] if lead == 2 else 0, head]
@@ -289,18 +299,31 @@ class _Call:
         fields = getattr(self.native.kernel, direction)
         offsets = 0 if self.offsets is None else self.offsets.data_ptr()
         head = [self.heads, self.time, int(self.reverse), offsets, self.chunks.data_ptr()]
-        tasks = self.sequences * self.heads
+        tasks = self.sequences * (1 if self.passes.all_heads else self.heads)
         if tasks:
             tokens = -(-self.time // max(self.sequences, 1)) if self.offsets is not None else self.time
             self.native.run(direction, head, [views[field] for field in fields], tasks, tokens)
 
 
-def _own(axes: tuple) -> tuple:
-    return tuple(axis for axis in axes if axis != "heads")
+def added(parts: torch.Tensor, dim: int) -> torch.Tensor:
+    """The sum along `dim`, one after the other: its bits depend on nothing else that is in the tensor."""
+    first, *others = parts.unbind(dim) if parts.shape[dim] else (parts.sum(dim),)
+    if not others:
+        return first
+    total = first + others[0]
+    for part in others[1:]:
+        total += part
+    return total
 
 
-def _with_heads(item: dict) -> dict:
-    return {**item, "axes": ("heads", *_own(item["axes"]))}
+def _bare(item: dict, kind: str, written: tuple) -> bool:
+    """Whether the kernel may leave some of a result as it is."""
+    return (kind, item["name"]) not in written or item["dtype"] == "complex"
+
+
+def _like(x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """A gradient in the dtype of what it belongs to."""
+    return (x if given.is_complex() or not x.is_complex() else x.real).to(given.dtype)
 
 
 def _returned(results: Any) -> Any:

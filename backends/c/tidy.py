@@ -20,7 +20,6 @@ _NAMED = (
     r"typedef (?:long long|\w+) (\w+)",
     r"#define (\w+)",
     r"enum \{ (\w+)",
-    r"double (\w+)\(",
 )
 
 

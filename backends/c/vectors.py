@@ -8,7 +8,10 @@ in float32 (-707 in float64), overflows to infinity, and NaN stays NaN.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+
+from recc.ir.ops import OPS, Op
 
 # exp(r) = 1 + r + r^2 Q(r) for |r| <= log(2) / 2. float32: Q interpolated at Chebyshev nodes, relative error 1e-8.
 _Q32 = (0.5, 0.16666576989698692, 0.041666554617201194, 0.008363179052728027, 0.0013926183587892934)
@@ -37,21 +40,25 @@ class Real:
         return "f" if self.name == "float" else ""
 
 
-# Scalar functions of libm, for ops without a vector form: one lane at a time.
-_LIBM = {"sin": 1, "cos": 1, "erf": 1, "pow": 2}
-
-
 def prelude(real: Real, used: set[str]) -> str:
     """Everything that stands before the kernels. used: the ops that occur, for what only some need."""
-    parts = [_types(real), _past(real), _sums(real), _exponentials(real), _logarithms(real), _CURVES]
-    parts += [
-        _one_by_one(name, arity)
-        for name, arity in _LIBM.items()
-        if name in used or (name, "gelu") == ("erf", *used & {"gelu"})
-    ]
+    parts = [*_own(real), *(_one_by_one(OPS[name]) for name in OPS if OPS[name].c and name in used | _needed(used))]
     if "gelu" in used:
         parts.append("LANES vec v_gelu(vec x) { return x * HALF * (ONE + v_erf(x * (real)0.70710678118654752)); }\n")
     return "\n".join(parts)
+
+
+def has_form(op: str) -> bool:
+    """Whether there is a function for an elementwise op, of vectors or (the registry's) of single numbers."""
+    return op == "gelu" or bool(op in OPS and OPS[op].c) or f"vec v_{op}(" in "".join(_own(Real("float", 4)))
+
+
+def _needed(used: set[str]) -> set[str]:
+    return {"erf"} if "gelu" in used else set()
+
+
+def _own(real: Real) -> list[str]:
+    return [_types(real), _past(real), _sums(real), _exponentials(real), _logarithms(real), _CURVES]
 
 
 def _types(real: Real) -> str:
@@ -239,9 +246,9 @@ LANES vec v_floor(vec x) { for (int i = 0; i < LANES_N; i++) x[i] = __builtin_fl
 """
 
 
-def _one_by_one(name: str, arity: int) -> str:
-    given, lanes = ("vec x", "x[i]") if arity == 1 else ("vec x, vec y", "x[i], y[i]")
-    doubles = ", ".join(["double"] * arity)
-    return f"""double {name}({doubles});
-LANES vec v_{name}({given}) {{ for (int i = 0; i < LANES_N; i++) x[i] = {name}({lanes}); return x; }}
-"""
+def _one_by_one(op: Op) -> str:
+    """A function without a vector form: one number at a time, by what the C library has for doubles."""
+    given = "xyz"[: op.arity]
+    text = re.sub(r"\b([a-z]\w*)(?=\()", r"__builtin_\1", op.c).format(*(f"{name}[i]" for name in given))
+    arguments = ", ".join(f"vec {name}" for name in given)
+    return f"LANES vec v_{op.name}({arguments}) {{ for (int i = 0; i < LANES_N; i++) x[i] = {text}; return x; }}\n"

@@ -238,7 +238,7 @@ class Writer:
 
     def _element(self, body: Body, target: Target, after: list[str], r: int, u: int) -> None:
         node = target.node
-        text = body.value(node, r, u) if target.how == "copy" else body.compute(node, r, u)
+        text = body.number(node, body.value(node, r, u) if target.how == "copy" else body.compute(node, r, u))
         if target.array is None:
             return
         if target in self.totals:

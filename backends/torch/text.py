@@ -14,7 +14,7 @@ from recc.ir.ops import OPS, ZERO, build, is_zero
 from recc.tile.ops import LEAST
 from recc.tile.solve import column_of
 
-_NEED_TENSOR = {"maximum", "minimum", "logaddexp", "complex"}
+_NEED_TENSOR = {"atan2", "maximum", "minimum", "logaddexp", "complex"}
 _STATIC = {name: f"math.{name}" for name in ("exp", "log", "sqrt", "sin", "cos", "tanh", "log1p", "expm1", "erf")}
 _STATIC["abs"] = "abs"
 _LETTERS = {GRID: "n", HEADS: "h", ROW: "t", COL: "s"}

@@ -45,6 +45,7 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "silu": lambda x: x * torch.sigmoid(x),
     "gelu": lambda x: 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5))),
     "erf": torch.erf,
+    "atan2": torch.atan2,
     "abs": torch.abs,
     "sign": torch.sgn,
     "floor": torch.floor,

@@ -25,6 +25,7 @@ class Op:
         "first", linear in the first argument; "rest", linear in all but the first together.
     vjp: (node, cotangent) -> a cotangent per argument, before broadcasting is undone.
     torch: the text of the call, `{0}` being the first argument.
+    c: the same of one number in C, by functions of its library on doubles; empty where `backends/c` has a vector form.
     domain: where its arguments are sampled in tests.
     """
 
@@ -33,6 +34,7 @@ class Op:
     linear: str = "no"
     vjp: Callable[[Node, Node], tuple] | None = None
     torch: str = ""
+    c: str = ""
     domain: tuple[float, float] = (-2.0, 2.0)
     dtype: str | None = None  # of the result; None: of the arguments
     user: bool = False  # a spec may call it by this name
@@ -292,6 +294,14 @@ def _vjp_gelu(x: Node, _: Node) -> Node:
     return add(cdf, mul(x, pdf))
 
 
+def _vjp_atan2(y: Node, g: Node) -> tuple:
+    """Of the angle at 0, which has none, it is 0."""
+    b, a = y.args
+    square = add(mul(a, a), mul(b, b))
+    square = where(build("eq", square, ZERO), const(math.inf), square)
+    return mul(g, div(a, square)), mul(g, neg(div(b, square)))
+
+
 def _vjp_amax(y: Node, g: Node) -> tuple:
     hit = build("where", build("eq", y.args[0], y), ONE, ZERO)
     return (mul(g, div(hit, total(hit, y["over"]))),)
@@ -306,7 +316,7 @@ _op("sub", 2, linear="sum", vjp=lambda y, g: (g, neg(g)), torch="{0} - {1}")
 _op("neg", 1, linear="sum", vjp=lambda y, g: (neg(g),), torch="-{0}")
 _op("mul", 2, linear="each", vjp=lambda y, g: (mul(g, conj(y.args[1])), mul(g, conj(y.args[0]))), torch="{0} * {1}")
 _op("div", 2, linear="first", vjp=_vjp_div, torch="{0} / {1}", domain=(0.5, 2.0))
-_op("pow", 2, vjp=_vjp_pow, torch="{0} ** {1}", domain=(0.5, 2.0))
+_op("pow", 2, vjp=_vjp_pow, torch="{0} ** {1}", c="pow({0}, {1})", domain=(0.5, 2.0))
 _op("where", 3, linear="rest", vjp=lambda y, g: (None, where(y.args[0], g, ZERO), where(y.args[0], ZERO, g)),
     torch="torch.where({0}, {1}, {2})", user=True)  # fmt: skip
 
@@ -318,8 +328,8 @@ _op("log1p", 1, vjp=_of_first(lambda x, y: div(ONE, add(ONE, x))),
 _op("sqrt", 1, vjp=_of_first(lambda x, y: div(HALF, y)), torch="torch.sqrt({0})", domain=(0.5, 2.0), user=True)
 _op("rsqrt", 1, vjp=_of_first(lambda x, y: mul(const(-0.5), div(y, x))),
     torch="torch.rsqrt({0})", domain=(0.5, 2.0), user=True)  # fmt: skip
-_op("sin", 1, vjp=_of_first(lambda x, y: build("cos", x)), torch="torch.sin({0})", user=True)
-_op("cos", 1, vjp=_of_first(lambda x, y: neg(build("sin", x))), torch="torch.cos({0})", user=True)
+_op("sin", 1, vjp=_of_first(lambda x, y: build("cos", x)), torch="torch.sin({0})", c="sin({0})", user=True)
+_op("cos", 1, vjp=_of_first(lambda x, y: neg(build("sin", x))), torch="torch.cos({0})", c="cos({0})", user=True)
 _op("tanh", 1, vjp=_of_first(lambda x, y: sub(ONE, mul(y, y))), torch="torch.tanh({0})", user=True)
 _op("sigmoid", 1, vjp=_of_first(lambda x, y: mul(y, sub(ONE, y))), torch="torch.sigmoid({0})", user=True)
 _op("logsigmoid", 1, vjp=_of_first(lambda x, y: _sigmoid(neg(x))), torch="F.logsigmoid({0})", user=True, real_only=True)
@@ -330,7 +340,8 @@ _op("silu", 1, vjp=_of_first(lambda x, y: mul(_sigmoid(x), add(ONE, mul(x, _sigm
     torch="F.silu({0})", user=True, real_only=True)  # fmt: skip
 _op("gelu", 1, vjp=_of_first(_vjp_gelu), torch="gelu({0})", user=True, real_only=True)
 _op("erf", 1, vjp=_of_first(lambda x, y: mul(const(2 / math.sqrt(math.pi)), _exp(neg(mul(x, x))))),
-    torch="torch.erf({0})", user=True, real_only=True)  # fmt: skip
+    torch="torch.erf({0})", c="erf({0})", user=True, real_only=True)  # fmt: skip
+_op("atan2", 2, vjp=_vjp_atan2, torch="torch.atan2({0}, {1})", c="atan2({0}, {1})", real_only=True)
 _op("abs", 1, vjp=lambda y, g: (mul(g, _sign(y.args[0])),), torch="torch.abs({0})", dtype=REAL, user=True)
 _op("sign", 1, vjp=lambda y, g: (None,), torch="torch.sgn({0})", user=True)
 _op("floor", 1, vjp=lambda y, g: (None,), torch="torch.floor({0})", user=True, real_only=True)
@@ -364,8 +375,9 @@ _op("take", 1, linear="sum", vjp=lambda y, g: (build("put", g, axis=y["axis"], i
 _op("put", 1, linear="sum", vjp=lambda y, g: (build("take", g, axis=y["axis"], index=y["index"], size=y["size"]),))
 
 # Leaves. `input`, `param` and `state` carry the spec's name; `state` also whether it is read before (`old`) or
-# after (`new`) this step's update. `size` is a dim's size as a number, `iota` 0, 1, 2 ... along an axis.
-for _name in ("const", "input", "param", "state", "size", "iota", "eye", "tile", "carry", "ones", "position"):
+# after (`new`) this step's update. `size` is a dim's size as a number, `iota` 0, 1, 2 ... along an axis, `task`
+# the place along an axis of the task that computes, where an axis is split into tasks.
+for _name in ("const", "input", "param", "state", "size", "iota", "eye", "tile", "carry", "ones", "position", "task"):
     _op(_name, 0)
 
 # Random numbers, one for each element along the node's axes: only in the initialiser of a param. `draw` tells

@@ -13,7 +13,6 @@ from recc.ir.node import GRID, HEADS, Axis, Node, walk
 from recc.tile.program import Carry, TileProgram
 
 REDUCTIONS = ("dot", "sum", "amax")
-LEAVES = ("tile", "param", "carry", "const", "size", "iota", "eye", "ones")
 INVARIANT = -1  # the stage of what is the same at every token
 
 

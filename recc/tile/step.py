@@ -12,8 +12,10 @@ from recc.ir.node import GRID, Node, Spans, walk
 from recc.ir.ops import add, build, dot, leaf, mul, spread
 from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
+from recc.tile.alone import one_head
 from recc.tile.contract import contract
 from recc.tile.cores import REDUCTIONS, Phases, dims
+from recc.tile.pairs import in_real_numbers
 from recc.tile.program import TileProgram, adjoint, finish, state_key
 
 
@@ -52,10 +54,11 @@ def _normal_forms(plan: Plan) -> dict[str, Node]:
 def step_programs(plan: Plan) -> tuple[TileProgram, TileProgram, TileProgram]:
     """The step; what the backward pass runs again of it; and the adjoint of the step.
 
-    Run again is what leads from state to state. It keeps each token's entering states, and the small sums on the way,
-    which the adjoint then need not compute from the states.
+    All are of real numbers, and of one head unless a state waits for several (`has_all_heads`). Run again is what leads
+    from state to state. It keeps each token's entering states, and the small sums on the way, which the adjoint then
+    need not compute from the states. Raises NoPair for a complex op that has no form in real numbers.
     """
-    step = step_program(plan)
+    step = one_head(in_real_numbers(step_program(plan)))
     wide = max((len(dims(c.old)) for c in step.carries), default=0)
     again = replace(finish(step), stores={})
     phases = Phases(again)
