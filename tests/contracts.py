@@ -47,7 +47,7 @@ class Call:
         """A state that is not zero, by the names of the spec's states."""
         generator = torch.Generator().manual_seed(5)
         inputs = sample_inputs(self.rec, self.sizes, batch, 3, self.heads, dtype, generator)
-        params = {name: x.detach().to(dtype) for name, x in self.params.items()}
+        params = {name: x.detach() if x.is_complex() else x.detach().to(dtype) for name, x in self.params.items()}
         _, final = interpreter.run(self.rec, inputs, params, sizes={**self.sizes, "heads": self.heads})
         return {name: x.contiguous() for name, x in final.items()}
 

@@ -12,13 +12,15 @@ from recc.backends.c import build
 from recc.backends.c.kernel import generate
 from recc.backends.c.limits import refusal
 from recc.backends.c.loops import Loops
+from recc.backends.c.tidy import state_names
 from recc.backends.c.vectors import Real
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from recc.analysis.plan import Plan
 from recc.analysis.work import TYPICAL
-from recc.ir.node import Axis, dim_of
+from recc.ir.node import HEADS, Axis, dim_of
+from recc.tile.alone import has_all_heads
 from recc.tile.cores import Core, Phases
 from recc.tile.program import TileProgram
 from recc.tile.step import step_programs
@@ -36,6 +38,9 @@ def view(plan: Plan, vector_bytes: int | None = None) -> dict[str, Any]:
     real, registers = Real("float", max(4, width // 4)), 32 if width == 64 else 16
     sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
     step, again, back = step_programs(plan)
+    all_heads = has_all_heads(step)
+    if all_heads:
+        sizes[HEADS] = plan.recurrence.example.get(HEADS, 4)
     lanes: dict[str, Axis | None] = {}
     cores = {
         "forward": _cores(step, sizes, real, registers),
@@ -47,6 +52,7 @@ def view(plan: Plan, vector_bytes: int | None = None) -> dict[str, Any]:
         "dtype": "float32",
         "lanes": real.lanes,
         "sizes": sizes,
+        "all_heads": all_heads,
         "tokens_between_saved_states": generate(plan, sizes, real, registers).chunk,
         **{name: cores[name] for name in PASSES},
     }
@@ -68,7 +74,7 @@ def _cores(
         loops = Loops.of_core(core, phases, lambda axis: sizes[dim_of(axis)], real.lanes, registers, lane)
         lanes |= {carry.name: loops.lane for carry in core.carries}
         mark = "d_" if program.reverse else ""
-        found.append(_core(core, loops, [mark + carry.name for carry in core.carries]))
+        found.append(_core(core, loops, [mark + name for name in state_names(core)]))
     return found
 
 
@@ -122,7 +128,8 @@ class Section:
             yield "", "  ", f"why: {facts['reason']['text']}{f' (line {line})' if line else ''}"
             return
         sizes = "".join(f"{dim} = {size}, " for dim, size in facts["sizes"].items())
-        yield "bold", "", "native code: loops over tokens t in C, a task for each head of a sequence"
+        task = "sequence with all its heads" if facts["all_heads"] else "head of a sequence"
+        yield "bold", "", f"native code: loops over tokens t in C, a task for each {task}"
         tokens = facts["tokens_between_saved_states"]
         line = f"{sizes}{facts['dtype']}, {facts['lanes']} lanes; {tokens} tokens between saved states"
         yield "dim", "  ", line

@@ -13,30 +13,37 @@ from typing import Any
 from recc.backends.c.kernel import Kernel, identifier
 from recc.backends.c.vectors import Real
 
-from recc.ir.node import HEADS, dim_of
+from recc.ir.node import COMPLEX, HEADS, dim_of
 from recc.ir.printer import show
 from recc.ir.program import Domain, Recurrence
+from recc.tile.pairs import names_of
 
-# What stands before the dims of a tensor of each kind. Gradients have an entry for each task that adds to them.
+# What stands before the heads and dims of a tensor of each kind.
 _LEAD = {
-    "in": "[batch, time, {heads}",
-    "out": "[batch, time, {heads}",
-    "d_out": "[batch, time, {heads}",
-    "d_in": "[batch, time, heads, ",
-    "param": "[{heads}",
-    "d_param": "[sequences, heads, ",
-    "first": "[sequences, {heads}",
-    "last": "[sequences, {heads}",
-    "saved": "[saved, {heads}",
-    "d_last": "[sequences, {heads}",
-    "d_first": "[sequences, {heads}",
+    "in": "batch, time",
+    "out": "batch, time",
+    "d_out": "batch, time",
+    "d_in": "batch, time",
+    "param": "",
+    "d_param": "sequences",
+    "first": "sequences",
+    "last": "sequences",
+    "saved": "saved",
+    "d_last": "sequences",
+    "d_first": "sequences",
 }
+_ADDED = ("out", "d_in", "d_param", "d_first")  # what each task writes its part of where heads share it
 _GIVEN = {  # what the caller fills; the rest is written
     "forward": ("in", "param", "first"),
     "backward": ("in", "param", "saved", "d_out", "d_last"),
 }
-_TASKS = """\
+_OF_HEADS = """\
 // A task is one head of one sequence: task = sequence * heads + head, of sequences * heads. A call computes the tasks
+"""
+_OF_SEQUENCES = """\
+// A task is one sequence with its {HEADS} heads. A call computes the tasks
+"""
+_TASKS = """\
 // first <= task < last. Threads may compute tasks at the same time, each thread with a `work` of its own: {WORK}_WORK
 // numbers that are zero before its first use. Nothing else is shared, allocated or kept.
 //
@@ -104,11 +111,20 @@ class Interface:
             yield kind, f"{kind}_{identifier(name)}", self.item(kind, name)
 
     def elements(self, item: Any) -> int:
-        """Numbers of one head at one token."""
-        total = 1
+        """Real numbers of one head at one token."""
+        total = len(names_of(item.name, item.dtype))
         for axis in item.axes:
             total *= 1 if axis == HEADS else self.sizes[dim_of(axis)]
         return total
+
+    @property
+    def heads(self) -> int:
+        """Of the example, and of the kernel where it is made for some number of heads."""
+        return self.sizes.get(HEADS) or self.rec.example.get(HEADS, 2)
+
+    def in_parts(self, kind: str, item: Any) -> bool:
+        """Whether heads write parts of what they share."""
+        return kind in _ADDED and HEADS not in item.axes and not self.kernel.all_heads
 
     # --- the header -------------------------------------------------------------------------------------------------
 
@@ -127,7 +143,8 @@ class Interface:
         return "\n".join([
             f"// {rec.name}: how to call {self.stem}.c or its library from C99 or C++. Written by recc.",
             "//",
-            _TASKS.format(**words).rstrip(),
+            (_OF_SEQUENCES if self.kernel.all_heads else _OF_HEADS).format(HEADS=self.heads)
+            + _TASKS.format(**words).rstrip(),
             f"#ifndef {guard}",
             f"#define {guard}",
             "",
@@ -185,18 +202,21 @@ class Interface:
 
     def _comment(self, direction: str, kind: str, item: Any) -> str:
         """Shape, and what the kernel relies on or leaves there."""
-        lead = _LEAD[kind].format(heads="heads, " if HEADS in item.axes else "")
-        dims = ", ".join(f"{dim_of(axis)}" for axis in item.axes if axis != HEADS)
-        text = f"{(lead + dims).rstrip(', ')}]".replace("[]", "[1]")
+        heads = ["heads"] if HEADS in item.axes or self.in_parts(kind, item) else []
+        dims = [dim_of(axis) for axis in item.axes if axis != HEADS]
+        text = f"[{', '.join(filter(None, [_LEAD[kind], *heads, *dims])) or '1'}]"
         notes = [] if kind in _GIVEN[direction] else ["written"]
         if kind == "in":
             notes += filter(None, [_domain(item.domain)])
         if kind == "first":
             notes.append("must be given" if item.init is None else f"{_limited(show(item.init))} in the spec")
-        if kind == "d_in" and HEADS not in item.axes:
-            notes.append("the sum over heads is the gradient")
+        if item.dtype == COMPLEX:
+            notes.append("complex: real and imaginary parts alternate")
+        result = "gradient" if kind != "out" else "output"
         if kind == "d_param":
-            notes.append(f"the sum over sequences{'' if HEADS in item.axes else ' and heads'} is the gradient")
+            notes.append(f"the sum over sequences{' and heads' * self.in_parts(kind, item)} is the gradient")
+        elif self.in_parts(kind, item):
+            notes.append(f"the sum over heads is the {result}")
         if kind == "saved" and direction == "forward":
             notes.append("`data` may be 0")
         return "; ".join([text, *notes])
@@ -206,7 +226,8 @@ class Interface:
     def example(self) -> str:
         """The text of a program that calls both passes and prints a checksum of every result."""
         name, upper, real = self.name, self.name.upper(), self.real.name
-        time, heads = self.rec.example.get("T", 33), self.rec.example.get("heads", 2)
+        time, heads = self.rec.example.get("T", 33), self.heads
+        tasks = "BATCH" if self.kernel.all_heads else "BATCH * HEADS_N"
         calls = [line for direction in ("forward", "backward") for line in self._call(direction)]
         body = "\n".join(f"    {line}".rstrip() for line in calls)
         made = "".join(f"{text}\n" for helper, text in _FILLS.items() if f"({helper}(" in body)
@@ -223,7 +244,7 @@ class Interface:
 
 typedef {real} real;
 typedef {name}_tensor tensor;
-enum {{ BATCH = 2, TIME = {time}, HEADS_N = {heads}, SAVED = {upper}_SAVED(TIME), TASKS = BATCH * HEADS_N }};
+enum {{ BATCH = 2, TIME = {time}, HEADS_N = {heads}, SAVED = {upper}_SAVED(TIME), TASKS = {tasks} }};
 
 static uint32_t seed = 1;
 
@@ -284,12 +305,12 @@ int main(void) {{
         yield ""
 
     def _made(self, direction: str, kind: str, item: Any) -> str:
-        heads = "HEADS_N" if HEADS in item.axes or kind in ("d_in", "d_param") else "1"
+        heads = "HEADS_N" if HEADS in item.axes or self.in_parts(kind, item) else "1"
         size = self.elements(item)
-        lead = {"in": "BATCH * TIME", "out": "BATCH * TIME", "saved": "BATCH * SAVED", "param": "1"}
-        count = f"{lead.get('param' if kind == 'param' else kind.removeprefix('d_'), 'BATCH')} * {heads} * {size}"
-        if kind == "d_param":
-            count = f"BATCH * HEADS_N * {size}"
+        lead = {"in": "BATCH * TIME", "out": "BATCH * TIME", "saved": "BATCH * SAVED"}.get(
+            kind.removeprefix("d_"), "BATCH"
+        )
+        count = f"{'1' if kind == 'param' else lead} * {heads} * {size}"
         value = f"numbers({count})"
         if kind in _GIVEN[direction]:
             value = self._filled(kind, item, count)
@@ -313,12 +334,11 @@ int main(void) {{
     def _extent(self, kind: str, item: Any) -> tuple[str, str, str]:
         """Rows, copies that are added up, and the size of each, of what is written."""
         size, own = self.elements(item), HEADS in item.axes
+        parts = self.in_parts(kind, item)
         if kind == "d_param":
-            return ("1", "BATCH", f"HEADS_N * {size}") if own else ("1", "BATCH * HEADS_N", str(size))
+            return "1", f"BATCH{' * HEADS_N' * parts}", f"HEADS_N * {size}" if own else str(size)
         lead = "BATCH * TIME" if kind.removeprefix("d_") in ("in", "out") else "BATCH"
-        if kind == "d_in" and not own:
-            return lead, "HEADS_N", str(size)
-        return lead, "1", f"HEADS_N * {size}" if own else str(size)
+        return lead, "HEADS_N" if parts else "1", f"HEADS_N * {size}" if own else str(size)
 
 
 def _domain(domain: Domain) -> str:

@@ -55,6 +55,7 @@ class _File:
         self.plan, self.rec, self.real, self.registers = plan, plan.recurrence, real, registers
         self.step, self.again, self.back = step_programs(plan)
         self.all_heads = has_all_heads(self.step)
+        sizes = {dim: size for dim, size in sizes.items() if dim != HEADS or self.all_heads}
         labels = {axis for p in (self.step, self.again, self.back) for n in walk(*p.roots) for axis in _labels(n)}
         declared = (*self.rec.inputs, *self.rec.params, *self.rec.states, *self.rec.outputs)
         labels |= {axis for item in declared for axis in self._axes(item)}  # that no node may have

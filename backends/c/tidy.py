@@ -10,6 +10,7 @@ from recc.backends.c.loops import Loops
 
 from recc.ir.node import Node
 from recc.tile.cores import INVARIANT, Core
+from recc.tile.pairs import whole_name
 from recc.tile.program import TileProgram
 from recc.tile.words import Words
 
@@ -109,8 +110,13 @@ def core_comment(core: Core, loops: Loops, backwards: bool) -> str:
 
 
 def _states(core: Core, backwards: bool) -> str:
-    names = ", ".join(carry.name for carry in core.carries)
-    return f"the cotangent{'s' * (len(core.carries) > 1)} of {names}" if backwards else names
+    names = state_names(core)
+    return f"the cotangent{'s' * (len(names) > 1)} of {', '.join(names)}" if backwards else ", ".join(names)
+
+
+def state_names(core: Core) -> list[str]:
+    """What the spec calls the states of a core, the parts of a complex one together."""
+    return list(dict.fromkeys(whole_name(carry.name) for carry in core.carries))
 
 
 def _kept(loops: Loops) -> str:

@@ -93,6 +93,7 @@ def _real(args: argparse.Namespace) -> tuple[Real, int]:
 def _sizes(rec: Recurrence) -> dict[str, int]:
     """Those that the spec or `--dims` fix, else those of the spec's example."""
     sizes = {dim: size or rec.example.get(dim) for dim, size in rec.dims.items()}
+    sizes["heads"] = rec.example.get("heads", 2)
     missing = [dim for dim, size in sizes.items() if size is None]
     if missing:
         named = ",".join(f"{dim}=64" for dim in missing)

@@ -16,14 +16,13 @@ from recc.backends.c.op import NativeOp
 
 import recc
 from recc import library
+from recc.tile import pairs
 
 if build.find_compiler() is None:
     pytest.skip(f"no C compiler: {compiler.INSTALL}", allow_module_level=True)
 
 SPECS = ["gated_delta_net", "gla", "mamba", "lstm"]
 every_spec = pytest.mark.parametrize("name", SPECS)
-COMPLEX = {name for name in library.names() if " complex" in library.find(name)[0].partition('"""')[2]}
-COMPLEX_OR_ACROSS_HEADS = {*COMPLEX, "gla_layer", "gated_delta_net_layer"}
 
 
 def forget(op):
@@ -64,12 +63,17 @@ def check(call, **options):
 
 @pytest.mark.parametrize("name", library.names())
 def test_native_code_is_the_default_where_it_serves(name):
-    assert isinstance(recc.load(name), NativeOp) == (name not in COMPLEX_OR_ACROSS_HEADS)
+    assert isinstance(recc.load(name), NativeOp)
     assert not isinstance(recc.load(name, backend="torch"), NativeOp)
     assert not isinstance(recc.load(name, strategy="sequential"), NativeOp)
-    if name in COMPLEX_OR_ACROSS_HEADS:
-        with pytest.raises(ValueError, match='native code computes .*backend="torch"'):
-            recc.load(name, backend="c")
+
+
+def test_what_it_does_not_serve_runs_on_torch(monkeypatch):
+    text = "recurrence r\ndim D\ninput z : D complex\nstate h : D complex = 0\noutput h\nh[t] = sin(h[t-1]) + z\n"
+    monkeypatch.delitem(pairs.FUNCTIONS, "sin")
+    assert not isinstance(recc.loads(text), NativeOp)
+    with pytest.raises(ValueError, match='native code does not serve: `sin` has no form.*backend="torch"'):
+        recc.loads(text, backend="c")
 
 
 # --- sizes and lengths --------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from recc.frontend import parse_text
 from recc.runtime import cases, probe, verify
 from recc.runtime.api import source
 from recc.strategies import Refused, choose
+from recc.tile import pairs
 
 
 def spec(name):
@@ -191,6 +192,7 @@ def test_wrong_native_code_is_caught(monkeypatch):
 
 
 def test_native_code_is_left_out_where_there_is_none(monkeypatch):
+    monkeypatch.delitem(pairs.FUNCTIONS, "exp")
     report = verify.verify(spec("lru"), case="T=17 plain")
     assert "native" not in {row.strategy for row in report.rows} and "complex" in report.refused["native"].text
     monkeypatch.setattr(build, "find_compiler", lambda: None)
