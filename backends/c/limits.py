@@ -5,6 +5,8 @@ from __future__ import annotations
 from recc.backends.c.part import unserved
 
 from recc.analysis.plan import Plan, Reason
+from recc.ir.node import Node, walk
+from recc.tile.cores import Core, Phases, dims
 from recc.tile.pairs import NoPair
 from recc.tile.step import step_programs
 
@@ -21,3 +23,16 @@ def refusal(plan: Plan) -> Reason | None:
         if node is not None:
             return Reason(f"`{node.op}` has no form in C", program.spans.get(node))
     return None
+
+
+def projects(plan: Plan) -> bool:
+    """Whether values of tokens are multiplied by matrices of params outside of the loops that carry states. That is a
+    product of matrices over all tokens, in which the library behind torch is several times as fast."""
+    phases = Phases(step_programs(plan)[0])
+
+    def matrix(node: Node) -> bool:
+        leaves = [below for below in walk(node) if not below.args]
+        return len(dims(node)) > 1 and all(leaf.op != "tile" and leaf not in phases.homes for leaf in leaves)
+
+    products = [node for node in phases.nodes if node.op == "dot" and not isinstance(phases.owner(node), Core)]
+    return any(matrix(one) and not matrix(other) for node in products for one, other in (node.args, node.args[::-1]))
