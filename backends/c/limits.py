@@ -18,6 +18,8 @@ def refusal(plan: Plan) -> Reason | None:
         programs = step_programs(plan)
     except NoPair as problem:
         return Reason(f"`{problem.node.op}` has no form for complex values", rec.spans.get(problem.node))
+    except AssertionError as problem:
+        return Reason(f"recc cannot derive its step for native code, which is a fault of recc ({problem})")
     for program in programs:
         node = unserved(program)
         if node is not None:

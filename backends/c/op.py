@@ -9,6 +9,7 @@ import torch
 from recc.backends.c.decode import Decoder
 from recc.backends.c.options import Options
 from recc.backends.c.passes import DEFAULT, NativePasses
+from recc.backends.torch.layout import working_dtype
 from recc.backends.torch.op import Op
 from recc.backends.torch.passes import in_full_precision, register
 
@@ -18,14 +19,16 @@ from recc.analysis.plan import Plan
 class NativeOp(Op):
     """An Op with the same contract; see there. Kernels are built at first use of each size of the dims."""
 
-    def __init__(self, plan: Plan, meta: dict[str, Any], *tiles: Any, options: Options = DEFAULT) -> None:
+    def __init__(
+        self, plan: Plan, meta: dict[str, Any], *tiles: Any, options: Options = DEFAULT, asked: bool = False
+    ) -> None:
         super().__init__(meta, *tiles)
-        self._native, self.native = register(NativePasses(plan, meta, options))
+        self._native, self.native = register(NativePasses(plan, meta, self.passes, options, asked))
         self._infer = _register_inference(self.native)
         self._decoders: dict[tuple, Decoder | None] = {}
 
     def chunk_of(self, dtype: torch.dtype = torch.float32, **sizes: int) -> int:
-        return self.native.native(sizes, dtype).kernel.chunk
+        return self.native.native(sizes, dtype).chunk
 
     def __repr__(self) -> str:
         arguments = ", ".join(item["name"] for item in (*self.inputs, *self.params))
@@ -95,6 +98,9 @@ class NativeOp(Op):
         self._enter(state, sizes["batch"], sizes, inputs, params)
         shared = any("heads" in item["axes"] and x.shape[1] != sizes["heads"] for x, item in zip(inputs, self.inputs))
         if shared or not Decoder.fits(self.native, inputs, params, held):
+            return None
+        known = {dim: size for dim, size in sizes.items() if dim != "batch"}
+        if self.native.failed(self.native.native(known | {"heads": sizes["heads"] or 1}, working_dtype(inputs))):
             return None
         return Decoder(self.native, inputs, params, held)
 

@@ -6,10 +6,11 @@ import ctypes
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from recc.backends.c import build
+from recc.backends.c import build, cache
 from recc.backends.c.kernel import Kernel, generate, identifier
 from recc.backends.c.options import Options
 from recc.backends.c.pages import empty, keep_freed_memory
@@ -38,6 +39,19 @@ class Native:
         self.name = plan.recurrence.name
         self.spare: list[torch.Tensor] = []
         self.elements = max([1, *(_product(s.axes, sizes) for s in plan.recurrence.states)])
+
+    @property
+    def chunk(self) -> int:
+        return self.kernel.chunk
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be built, in the compiler's words, or None once it is."""
+        try:
+            self.library  # noqa: B018
+        except build.BuildError as error:
+            return str(error)
+        return None
 
     @property
     def library(self) -> ctypes.CDLL:
@@ -98,6 +112,14 @@ def _product(axes: tuple, sizes: dict[str, int]) -> int:
     return total
 
 
+@dataclass(frozen=True)
+class Missing:
+    """What stands for a kernel of which there is no C text, and why."""
+
+    problem: str
+    chunk: int = 32
+
+
 class NativePasses:
     """Forward and backward pass with the signature of `recc.backends.torch.passes.Passes`, on CPU tensors.
 
@@ -105,24 +127,51 @@ class NativePasses:
     float32, or float64 where an input is; bfloat16 and float16 are converted on the way in and out.
     """
 
-    def __init__(self, plan: Plan, meta: dict[str, Any], options: Options = DEFAULT) -> None:
-        self.plan, self.name, self.options = plan, meta["name"], options
+    def __init__(
+        self, plan: Plan, meta: dict[str, Any], instead: Any, options: Options = DEFAULT, asked: bool = False
+    ) -> None:
+        """instead: the torch backend's passes, which serve where there is no library, unless `asked` for this one."""
+        self.plan, self.name, self.options, self.instead, self.asked = plan, meta["name"], options, instead, asked
         self.inputs, self.params = meta["inputs"], meta["params"]
         self.states, self.outputs = meta["states"], meta["outputs"]
         self.saved = self.states
         form = "".join(f"_{name}{value}" for name, value in options.view().items())
-        self.meta = {**meta, "digest": f"{meta['digest']}_c{form}"}
-        self.natives: dict[tuple, Native] = {}
+        self.meta = {**meta, "digest": f"{meta['digest']}_c{form}{'_asked' * asked}"}
+        self.natives: dict[tuple, Native | Missing] = {}
         self.all_heads = has_all_heads(step_programs(plan)[0])
         keep_freed_memory()
 
-    def native(self, sizes: dict[str, int], dtype: torch.dtype) -> Native:
+    def native(self, sizes: dict[str, int], dtype: torch.dtype) -> Native | Missing:
         """The kernel for these sizes: of any number of heads, unless its tasks have all of them."""
         dims = {dim: int(size) for dim, size in sizes.items() if dim != "heads" or self.all_heads}
         key = (tuple(sorted(dims.items())), dtype)
         if key not in self.natives:
-            self.natives[key] = Native(self.plan, dims, dtype, self.options)
+            try:
+                self.natives[key] = Native(self.plan, dims, dtype, self.options)
+            except Exception as error:  # of the generator, whatever it is: a user has no use for its traceback
+                text = f"recc made no C text of it, which is a fault of recc ({type(error).__name__}: {error})"
+                self.natives[key] = Missing(f"{text}; please report the spec and {dims}")
         return self.natives[key]
+
+    def failed(self, native: Native | Missing) -> bool:
+        """Whether torch must serve, which a warning says once. Raises BuildError if native code was asked for."""
+        if native.problem is None:
+            return False
+        if self.asked:
+            raise build.BuildError(native.problem)
+        advice = "Until that is solved the torch backend serves, which is slower"
+        cache.warn_once(f"there is no native code for `{self.name}`: {native.problem}\n{advice}.")
+        return True
+
+    def _torch_forward(self, call: _Call, keep: bool, arguments: tuple) -> Any:
+        """The results of the torch backend. It keeps other things, so its backward pass starts anew."""
+        results = _listed(self.instead.forward(*arguments))[: len(self.outputs) + len(self.states)]
+        kept = [call.fixed(item, call.bound, zero=True) for item in self.states] if keep else []
+        return _returned((*results, *kept))
+
+    def _torch_backward(self, grads: Any, arguments: tuple) -> Any:
+        kept = _listed(self.instead.forward(*arguments))[len(self.outputs) + len(self.states) :]
+        return self.instead.backward(*grads, *kept, *arguments)
 
     # --- passes --------------------------------------------------------------------------------------------------
 
@@ -137,6 +186,8 @@ class NativePasses:
         *tensors, cu_seqlens, reverse = arguments
         inputs, params, states = self._split(tensors)
         call = _Call(self, inputs, params, states, cu_seqlens, reverse)
+        if self.failed(call.native):
+            return self._torch_forward(call, keep, arguments)
         outputs = [call.tokens(item, inputs[0].shape[1]) for item in self.outputs]
         finals = [call.fixed(item, call.sequences) for item in self.states]
         # of packed sequences there may be fewer chunks than there is room for
@@ -158,6 +209,8 @@ class NativePasses:
         saved, tensors = tensors[:carried], tensors[carried:]
         inputs, params, states = self._split(tensors)
         call = _Call(self, inputs, params, states, cu_seqlens, reverse)
+        if self.failed(call.native):
+            return self._torch_backward(grads, (*tensors, cu_seqlens, reverse))
         time = inputs[0].shape[1]
         written = call.native.kernel.backward
         d_inputs = [call.tokens(i, time, parts=True, zero=_bare(i, "d_in", written)) for i in self.inputs]
@@ -227,7 +280,7 @@ class _Call:
         batch, self.time = inputs[0].shape[:2]
         self.sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
         self.native = passes.native(self.sizes, self.dtype)
-        rows = self.native.kernel.chunk
+        rows = self.native.chunk
         self.bound = chunk_bound(batch, self.time, rows, None if cu_seqlens is None else self.sequences)
         self.reverse = reverse
         if not build:
@@ -324,6 +377,10 @@ def _bare(item: dict, kind: str, written: tuple) -> bool:
 def _like(x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     """A gradient in the dtype of what it belongs to."""
     return (x if given.is_complex() or not x.is_complex() else x.real).to(given.dtype)
+
+
+def _listed(results: Any) -> tuple:
+    return (results,) if torch.is_tensor(results) else tuple(results)
 
 
 def _returned(results: Any) -> Any:

@@ -117,7 +117,8 @@ def compile_recurrence(
         from recc.backends.c.op import NativeOp
         from recc.backends.c.options import Options
 
-        made = NativeOp(plan, generated.meta, *functions, options=Options(chunk, **options))
+        wanted = Options(chunk, **options)
+        made = NativeOp(plan, generated.meta, *functions, options=wanted, asked=backend == "c")
     else:
         made = op.Op(generated.meta, *functions)
     made.source = generated.functions
