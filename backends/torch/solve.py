@@ -18,7 +18,7 @@ def newton(step, slopes, enter, taken, rows_of, dim, rows, end, dense):
     level. What is not after PLAIN + CLIPPED iterations is finished row by row. Nothing waits for a GPU.
     """
     count = len(enter)
-    host = enter[0].device.type == "cpu"
+    host = _waits(enter[0])
     eps = torch.finfo(enter[0].dtype).eps
     valid = None if end is None else _valid(enter[0].unsqueeze(dim).expand(*_with_rows(enter[0], rows, dim)), dim, end)
     first_guess = [x.expand(_with_rows(s, rows, dim)) for s, x in zip(
@@ -56,6 +56,11 @@ def newton(step, slopes, enter, taken, rows_of, dim, rows, end, dense):
     if valid is not None:  # the rows after the end are no part of the trajectory
         states = [torch.where(valid, s, 0.0) for s in states]
     return states[0] if count == 1 else torch.stack(states, dim)
+
+
+def _waits(x):
+    """Whether a look at values costs nothing: else control flow must not depend on them."""
+    return x.device.type == "cpu"
 
 
 def _with_rows(x, rows, dim):

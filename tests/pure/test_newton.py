@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from recc.backends.torch import solve
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import recc
 from recc import library
@@ -200,3 +202,39 @@ def test_the_choice_never_falls_on_newton_by_itself_on_a_cpu():
         assert "newton" not in recc.load(name).meta["strategy"]
     assert recc.load("para_gru", strategy="newton").statistics().keys() == {"h"}
     assert recc.load("gla", backend="torch").statistics() == {}
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often a value is taken off its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name, gain", [("para_gru", 0.5), ("para_gru", 4.0), ("para_lstm", 1.0)])
+def test_on_a_device_nothing_depends_on_values(monkeypatch, name, gain):
+    newton, _ = ops(name)
+    inputs, params = drawn(name, gain, 300)
+    want = newton(*inputs, *params)
+    monkeypatch.setattr(solve, "_waits", lambda x: False)
+    state = newton.initial_state(2, heads=1, sizes={"D": 8}, params=params)
+    with Looks() as looks:
+        y, *_ = newton.passes.forward(*inputs, *params, *state.values(), None, False)
+    assert looks.count == 0 and torch.equal(y, want)
+
+
+@pytest.mark.parametrize("name", ["para_gru", "para_lstm"])
+def test_the_op_keeps_the_contract(name):
+    newton, _ = ops(name)
+    inputs, params = drawn(name, 0.5, 40, D=3)
+    leaves = [x.double().requires_grad_() for x in (*inputs, *params)]
+    states = [x.double() for x in newton.initial_state(2, heads=1, sizes={"D": 3}, params=params).values()]
+    torch.library.opcheck(newton._forward, (*leaves, *states, None, False))
+    assert torch.autograd.gradcheck(newton, [x.detach()[:, :5].requires_grad_() if x.dim() == 4 else x for x in leaves])
+    compiled = torch.compile(newton, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(*leaves), newton(*leaves))
