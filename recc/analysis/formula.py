@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from recc.analysis.filters import Filter, filter_of
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Semiring, Write
 from recc.analysis.reads import Read, reads_in
-from recc.ir.node import HEADS, Node, walk
+from recc.ir.node import HEADS, REAL, Node, walk
 from recc.ir.ops import is_const, is_zero, leaf, mul, neg
 from recc.ir.printer import show
+from recc.tile.solve import slopes_of
 
 Line = tuple[str, str, str]
 LIMIT = 110
@@ -32,13 +33,14 @@ class Writer:
         return f"({text})" if atom and " " in text and not _closed(text) else text
 
     def _note(self, node: Node, inside: bool = False) -> None:
-        stack = [node]
+        stack, seen = [node], {node}
         while stack:
             here = stack.pop()
             if here in self.rec.names and not (inside and here is node):
                 self.used.setdefault(here, self.rec.names[here])
             else:
-                stack.extend(here.args)
+                stack.extend(arg for arg in here.args if arg not in seen)
+                seen.update(here.args)
 
     def definitions(self) -> list[Line]:
         """`name = expression` for every local mentioned so far, and for those that these mention."""
@@ -51,6 +53,18 @@ class Writer:
             others = {other: name for other, name in self.rec.names.items() if other is not node}
             lines.append((self.used[node], show(node, others, LIMIT), ""))
         return lines
+
+
+def _jacobian(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    """The entries of the Jacobian where it acts element by element."""
+    states = [plan.recurrence.state(name) for name in component.states]
+    if not component.structure.startswith(("diagonal", "block")) or any(state.dtype != REAL for state in states):
+        return []
+    olds = tuple(leaf("state", state.axes, state.dtype, name=state.name, when="old") for state in states)
+    entries = slopes_of(tuple(plan.updates[name] for name in component.states), olds, None)
+    pairs = [(new, old) for new in component.states for old in component.states]
+    named = zip(pairs, entries, strict=True)
+    return [(f"d{new}[t]/d{old}[t-1]", say.text(entry), "the Jacobian") for (new, old), entry in named]
 
 
 def _closed(text: str) -> bool:
@@ -70,7 +84,8 @@ def normal_form(component: Component, plan: Plan, say: Writer) -> list[Line]:
     name, kind = component.states[0], component.kind
     match kind:
         case Nonlinear():
-            return [(f"{state}[t]", say.text(plan.updates[state]), "") for state in component.states]
+            update = [(f"{state}[t]", say.text(plan.updates[state]), "") for state in component.states]
+            return [*update, *_jacobian(component, plan, say)]
         case Semiring():
             gain = "" if is_zero(kind.gain) else f"{say.text(kind.gain)} + "
             return [(f"{name}[t]", f"{_sum_of(kind)}({gain}{name}[t-1], {say.text(kind.bias)})", "")]
