@@ -86,6 +86,9 @@ def normal_form(component: Component, plan: Plan, say: Writer) -> list[Line]:
         case Nonlinear():
             update = [(f"{state}[t]", say.text(plan.updates[state]), "") for state in component.states]
             return [*update, *_jacobian(component, plan, say)]
+        case Semiring(column=column) if column is not None:
+            word = "max" if kind.kind == "max" else "logsumexp"
+            return [(f"{name}[t]", f"{word}({say.text(kind.gain)} + {name}[t-1])", "over what was before")]
         case Semiring():
             gain = "" if is_zero(kind.gain) else f"{say.text(kind.gain)} + "
             return [(f"{name}[t]", f"{_sum_of(kind)}({gain}{name}[t-1], {say.text(kind.bias)})", "")]

@@ -53,11 +53,16 @@ class Affine:
 
 @dataclass(frozen=True)
 class Semiring:
-    """state' = (+)(gain (x) state, bias) over (max, +) or (logsumexp, +)."""
+    """state' = (+)(gain (x) state, bias) over (max, +) or (logsumexp, +).
+
+    column: of a gain that is a matrix, the axis for the elements of the state before, over which the sum runs; nothing
+    is added then (bias is None).
+    """
 
     kind: str  # max, logsumexp
     gain: Node
-    bias: Node
+    bias: Node | None
+    column: Axis | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Component:
         match self.kind:
             case Affine(structure):
                 return structure
+            case Semiring(column=column) if column is not None:
+                return "dense"
             case Semiring():
                 return "scalar" if not set(self.kind.gain.axes) - {"heads"} else "diagonal"
             case Nonlinear(jacobian):

@@ -72,12 +72,13 @@ class _Probe:
             case Affine() as kind:
                 yield "affine", self._affine(lambda x: x, lambda x: x)
                 yield from self._structure(kind)
-            case Semiring(kind="max"):
-                yield "affine over (max, +)", self._join()
-                yield "elementwise", self._outside(sorted(self._axes()))
-            case Semiring():
-                yield "affine over (logsumexp, +)", self._affine(torch.log, torch.exp, positive=True)
-                yield "elementwise", self._outside(sorted(self._axes()))
+            case Semiring(kind=ring, column=column):
+                if ring == "max":
+                    yield "affine over (max, +)", self._join()
+                else:
+                    yield "affine over (logsumexp, +)", self._affine(torch.log, torch.exp, positive=True)
+                if column is None:
+                    yield "elementwise", self._outside(sorted(self._axes()))
             case Nonlinear(jacobian):
                 if jacobian == "head-block-dense":
                     yield "Jacobian head-block-dense", self._outside([HEADS])

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason, Semiring
-from recc.ir.node import GRID, ROW, Axis, Node
+from recc.ir.node import GRID, ROW, Axis, Node, dim_of
 from recc.ir.ops import build, is_zero, leaf, spread
 from recc.strategies.lowering import Lowering
 
@@ -37,6 +37,13 @@ class Scan:
                 f"`scan` needs a transition that acts elementwise, and that of {listing} is {kind.structure}",
                 plan.recurrence.place(component.states[0]),
                 "drop `--strategy`; `recc explain` lists what can run it",
+            )
+        if isinstance(kind, Semiring) and kind.column is not None:
+            size = dim_of(kind.column)
+            return Reason(
+                f"the transition of {listing} is a matrix over ({kind.kind}, +): a scan would multiply matrices, which "
+                f"is {size} times the work of the loop",
+                plan.recurrence.place(component.states[0]),
             )
         return None
 

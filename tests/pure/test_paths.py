@@ -1,10 +1,15 @@
-"""Best paths: Viterbi's back-pointers against every path there is."""
+"""Best paths: matrices over (max, +) and (logsumexp, +), and Viterbi's back-pointers against every path there is."""
 
 import itertools
 
+import pytest
 import torch
 
 import recc
+from recc.analysis import analyse
+from recc.frontend import parse_text
+from recc.runtime import probe
+from recc.strategies import Scan
 
 
 def best_path(op, b, P, p0):
@@ -33,3 +38,24 @@ def test_viterbi_finds_the_best_of_all_paths():
 def test_the_first_of_equals_is_taken():
     op = recc.loads("recurrence r\ndim N\ninput a : N\nparam P : N x N\noutput o : N\no = argmaxplus(a, P)\n")
     assert op(torch.zeros(1, 1, 1, 3), torch.zeros(1, 3, 3)).tolist() == [[[[0.0, 0.0, 0.0]]]]
+
+
+MATRIX = "recurrence r\ndim N\ninput b : N\nparam P, Q : N x N\nstate a : N = 0\noutput a : N\na[t] = {}\n"
+
+
+@pytest.mark.parametrize(
+    "update, kind",
+    [("maxplus(a[t-1], P) + b", "max"), ("b - 2 + maxplus(P, a[t-1])", "max"),
+     ("maxplus(a[t-1] + b, P + Q)", "max"), ("logmatmulexp(a[t-1], P) + b", "logsumexp"),
+     ("logmatmulexp(P.T, a[t-1] - b)", "logsumexp"), ("maxplus(a[t-1], P) + a[t-1]", None),
+     ("maxplus(a[t-1], P) * b", None), ("maxplus(2 * a[t-1], P)", None),
+     ("logmatmulexp(a[t-1], P) + maxplus(a[t-1], Q)", None)],
+)  # fmt: skip
+def test_a_matrix_over_a_semiring_is_seen_as_one(update, kind):
+    """Whatever its spelling; and its claims hold for random states."""
+    plan = analyse(parse_text(MATRIX.format(update))[0])
+    (component,) = plan.components
+    assert getattr(component.kind, "kind", None) == kind
+    if kind is not None:
+        assert component.structure == "dense" and "times the work" in Scan.refuses(component, plan).text
+        assert all(error <= limit for *_, error, limit, _ in probe.findings(plan))
