@@ -21,7 +21,7 @@ from recc.ir.program import Recurrence
 from recc.strategies import Choice, Sequential, lower
 from recc.strategies.lowering import Lowering
 from recc.strategies.newton import functions_of
-from recc.tile.program import TileProgram, differentiate, finish, state_key
+from recc.tile.program import DEAR, TileProgram, differentiate, finish, state_key
 
 LIBRARIES = ("primitives", "filters", "solve")  # of which a file has what it calls
 SUPPORT = ("layout", "passes", "op")
@@ -70,10 +70,10 @@ def solvers(program: TileProgram) -> Iterator[str]:
             )
 
 
-def programs(plan: Plan, choice: Choice) -> tuple[TileProgram, TileProgram, TileProgram]:
-    """The tile programs of the forward pass, of the backward pass, and of one token."""
+def programs(plan: Plan, choice: Choice, keep: tuple[str, ...] = DEAR) -> tuple[TileProgram, TileProgram, TileProgram]:
+    """The tile programs of the forward pass, of the backward pass, and of one token. keep: see `differentiate`."""
     program = lower(plan, choice.strategies, choice.chunk)
-    program, backward = (finish(part) for part in differentiate(program))
+    program, backward = (finish(part) for part in differentiate(program, keep))
     lowering = Lowering(plan, 1)
     for component in plan.components:
         Sequential.lower(lowering, component)

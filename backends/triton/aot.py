@@ -89,12 +89,6 @@ def target_of(arch: str) -> GPUTarget:
     raise ValueError(f"no target `{arch}`; there are {', '.join(TARGETS)}")
 
 
-def moved(launch: Recorded) -> int:
-    """Bytes of the tensors that a launch reads or writes, each of them once; the table of chunks aside."""
-    own = {name: x for name, x in launch.arguments.items() if torch.is_tensor(x) and x.dtype != torch.int64}
-    return sum(x.numel() * x.element_size() for x in own.values())
-
-
 def _dims(meta: dict) -> dict[str, int | None]:
     found = {axis.partition("'")[0]: None for key in ("inputs", "params", "states", "outputs") for item in meta[key]
              for axis in item["axes"] if axis != "heads"}  # fmt: skip
@@ -104,9 +98,10 @@ def _dims(meta: dict) -> dict[str, int | None]:
 class _Shapes(KernelPasses):
     """The passes on tensors without values."""
 
-    def _chunks(self, inputs: list, sizes: dict, cu_seqlens: None, reverse: bool) -> Chunks:
+    def _chunks(self, inputs: list, sizes: dict, cu_seqlens: None, reverse: bool, rows: int) -> Chunks:
         first = inputs[0]
-        return Chunks(*first.shape[:2], sizes.get("heads"), self.rows, None, reverse, first.dtype, first.device)
+        place = (*first.shape[:2], sizes.get("heads"), rows, None, reverse, first.dtype, first.device)
+        return Chunks(*place, every=self.rows // rows)
 
 
 def compile_launch(launch: Recorded, target: str) -> Any:

@@ -7,19 +7,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from recc.backends.triton.loops import loops
+from recc.backends.triton.nodes import inner, ordered
+from recc.backends.triton.schedule import SMALL, Launch, Schedule
+
+from recc.ir.node import COL, ROW, dim_of
+from recc.strategies import Choice
+from recc.tile.program import TileProgram
+
 SCHEDULES = ("split", "fused")
 CHUNKS = (16, 32, 64, 128)
 BLOCKS = (16, 32, 64, 128)
 WARPS = (2, 4, 8)
 STAGES = (1, 2, 3)
+SCANS = ("scan", "rscan")
 
 
 @dataclass(frozen=True)
 class Tile:
     """One launch. block: how many places of the dim that its programs share one of them takes, at most; a power of two.
+    loop: the dim that a program takes block by block, if any; step: its places in a block, at most; a power of two.
     warps: of a program. stages: how many iterations of a loop are loaded ahead."""
 
     block: int = 64
+    loop: str | None = None
+    step: int = 32
     warps: int = 4
     stages: int = 2
 
@@ -28,21 +40,29 @@ class Tile:
 class Config:
     """The kernels of one recurrence.
 
-    chunk: tokens in a chunk, a power of two; None: what the choice of strategies says.
+    chunk: tokens in a chunk of the backward pass, a power of two: a state is kept for each. inner: tokens in a chunk of
+    a fused forward pass, which divides `chunk`.
     forward, backward: the schedule of each pass, one of SCHEDULES; where a program cannot be fused, it is split.
+    What is None is left to `default`.
     tiles: (kernel, tile) for launches, by the name that the kernel has in the generated file; the others take the
     default of the emitter, which `tile` says.
     """
 
     chunk: int | None = None
-    forward: str = "split"
-    backward: str = "split"
+    inner: int | None = None
+    forward: str | None = None
+    backward: str | None = None
     tiles: tuple[tuple[str, Tile], ...] = field(default=())
 
     def __post_init__(self) -> None:
         for schedule in (self.forward, self.backward):
-            if schedule not in SCHEDULES:
+            if schedule not in (None, *SCHEDULES):
                 raise ValueError(f"no schedule `{schedule}`; there are {', '.join(SCHEDULES)}")
+
+    def every(self, schedule: Schedule) -> int:
+        """Of so many chunks of a pass, the states that enter the first are kept."""
+        fused = schedule.fused and not schedule.program.reverse
+        return self.chunk // self.inner if fused and self.chunk and self.inner else 1
 
     def tile(self, kernel: str, otherwise: Tile) -> Tile:
         """The tile of a launch."""
@@ -53,10 +73,54 @@ class Config:
         return replace(self, tiles=tuple(sorted({**dict(self.tiles), kernel: tile}.items())))
 
 
+DEFAULT = Config()
+
+
+def default(program: TileProgram, choice: Choice, config: Config) -> Config:
+    """`config` with what it leaves open, for the chunk of `choice`.
+
+    A forward pass without scans is fused: it moves the fewest bytes. Its chunks are short, so that the state and a
+    chunk's tiles fit in registers, and states are kept for each longer chunk of the backward pass.
+    """
+    scans = any(node.op == "scan" for node in ordered(program.roots))
+    small = any(node.op in SMALL for node in ordered(program.roots))
+    chunk = config.chunk or choice.chunk
+    forward = config.forward or ("split" if scans else "fused")
+    inner = config.inner or min(chunk, 16 if small else 32)
+    return replace(config, chunk=chunk, inner=inner, forward=forward, backward=config.backward or "split")
+
+
+def default_tile(launch: Launch, schedule: Schedule) -> Tile:
+    """The tile of a launch that a configuration does not name.
+
+    A walk holds its state: as much of it as registers do, so that what it does not depend on is read once. Other
+    launches take one dim block by block, which keeps their tiles small.
+    """
+    if any(node.op in SCANS for node in schedule.every):
+        return Tile(warps=4 if launch.split or not launch.dims else 8)
+    if launch.walks:
+        return Tile(block=128, warps=8, stages=1)
+    small = all(set(inner(node.axes)) <= {ROW, COL} for node in launch.stores)
+    return Tile(loop=_looped(launch), step=32 if small else 16, warps=4 if small else 8, stages=1)
+
+
+def _looped(launch: Launch) -> str | None:
+    """The dim that a launch takes block by block: that which needs fewest loops, then one that scores contract."""
+    scored = {dim_of(node["over"]) for node in launch.nodes if node.op in ("score", "score_rows", "score_cols")}
+    counts = {}
+    for dim in launch.dims:
+        found = loops(launch, dim)
+        if found is not None:
+            counts[dim] = (sum(bool(one.nodes) for one in found), dim not in scored, dim)
+    return min(counts, key=counts.__getitem__, default=None)
+
+
 def schedules(chunks: tuple[int, ...] = CHUNKS) -> Iterator[Config]:
     """Every chunk and schedule: what decides which kernels there are. Tiles are searched for each kernel on its own."""
     for chunk, forward, backward in itertools.product(chunks, SCHEDULES, SCHEDULES):
-        yield Config(chunk, forward, backward)
+        for size in chunks:
+            if size == chunk or (size < chunk and forward == "fused"):
+                yield Config(chunk, size, forward, backward)
 
 
 def tiles() -> Iterator[Tile]:

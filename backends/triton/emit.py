@@ -6,39 +6,38 @@ import re
 
 from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
-from recc.backends.triton.config import Config, Tile
-from recc.backends.triton.kernel import CHUNKS, FIXED, STATES, TOKENS, Kernel, Tensor, ranks
+from recc.backends.triton.config import Config, Tile, default_tile
+from recc.backends.triton.kernel import Kernel, ranks
 from recc.backends.triton.lines import folded, wrapped
-from recc.backends.triton.schedule import Host, Launch, Schedule, dims, inner, reads
+from recc.backends.triton.loops import loops
+from recc.backends.triton.nodes import dims, inner, reads
+from recc.backends.triton.schedule import Host, Launch, Schedule
+from recc.backends.triton.tensor import CHUNKS, FIXED, STATES, TOKENS, Tensor
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, sort_axes
-from recc.tile.program import TileProgram
 from recc.tile.words import Words
 
+# What is float32 in memory, too: triangular inverses, and what scans of whole chunks leave.
+WIDE = ("inverse", "span_gain", "span_sum", "span_rsum", "scan", "rscan")
 # Names that the generated text has of its own.
 TAKEN = {"tl", "triton", "torch", "math", "F", "chunks", "like", "batch", "time", "heads", "head", "sequence", "block",
          "start", "stop", "step", "chunk", "first", "end", "rows", "tokens", "valid"}  # fmt: skip
 
 
-def function(program: TileProgram, name: str, doc: str, split: str | None, config: Config) -> str:
-    """The kernels of a program, and `name(chunks, loads, params, carries, results)`, which launches them.
+class Function:
+    """The kernels of a schedule, and `name(chunks, loads, params, carries, results)`, which launches them.
 
     results are the tensors that it writes: stores, leaving states, and, in the forward pass, what is saved. It returns
-    the sums. See `launch.py` for how tensors are laid out.
+    the sums. See `launch.py` for how tensors are laid out. text: all of it; kernels: one a launch, in order; rows:
+    tokens in a chunk; every: of so many chunks, the states that enter the first are kept.
     """
-    return _Function(program, name, doc, split, config).text()
 
-
-def default_tile(launch: Launch) -> Tile:
-    """A program that holds all of every dim needs the registers of eight warps."""
-    return Tile(warps=4 if launch.split or not launch.dims else 8)
-
-
-class _Function:
-    def __init__(self, program: TileProgram, name: str, doc: str, split: str | None, config: Config) -> None:
-        self.program, self.name, self.doc, self.config = program, name, doc, config
-        schedule = config.backward if program.reverse else config.forward
-        self.schedule = Schedule(program, split, schedule == "fused")
+    def __init__(self, schedule: Schedule, name: str, doc: str, config: Config) -> None:
+        program = schedule.program
+        self.schedule, self.program, self.name, self.doc, self.config = schedule, program, name, doc, config
+        self.every = config.every(schedule)
+        self.rows = (config.chunk or 0) // self.every
+        self.kernels: list[Kernel] = []
         self.words = Words(program)
         self.used = set(TAKEN)
         self.tensors: dict[Node, Tensor] = {}
@@ -47,6 +46,7 @@ class _Function:
         self.host: dict[Node, str] = {}
         self.arguments = [self._leaf(node) for node in self._leaves()]
         self.results = self._results()
+        self.text = self._text()
 
     # --- tensors -----------------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class _Function:
         name = self._claim(node["name"])
         carried = node in self.schedule.carried
         layout = STATES if carried else FIXED if GRID not in node.axes else TOKENS if self._per_token(node) else CHUNKS
-        self.tensors[node] = Tensor(name, layout, node.axes, node in self.seeded)
+        self.tensors[node] = Tensor(name, layout, node.axes, node in self.seeded, wide=layout in (STATES, FIXED))
         return name
 
     @staticmethod
@@ -99,7 +99,7 @@ class _Function:
         for carry in program.carries:
             initial = self.tensors[carry.old]
             entering = Tensor(self._claim(f"{initial.name}_all"), CHUNKS, carry.old.axes)
-            leaving = Tensor(self._claim(f"{initial.name}_out"), STATES, carry.old.axes)
+            leaving = Tensor(self._claim(f"{initial.name}_out"), STATES, carry.old.axes, wide=True)
             self.walks[carry.old] = initial, entering, leaving
             self.tensors[carry.old] = entering
             every.append(entering.name)
@@ -113,6 +113,7 @@ class _Function:
                 self.tensors[node] = tensor
                 names.append(tensor.name)
         self.scratch = every if program.reverse else []
+        self.scratch = [name for name, carry in zip(self.scratch, program.carries) if self.schedule.is_read(carry)]
         return names
 
     def _scratch(self, node: Node, part: str | None) -> list[str]:
@@ -124,8 +125,9 @@ class _Function:
         axes = node.axes if not partial else self._part_axes(node)
         by_token = GRID in node.axes and ROW in axes and COL not in axes and self._of_host(node)
         name = self._claim(f"{self.words.name(node)}_parts" if partial else self.words.name(node))
+        wide = partial or by_token or GRID not in axes or node.op in WIDE or self._of_host(node) or len(inner(axes)) < 2
         tensor = Tensor(name, TOKENS if by_token else CHUNKS if GRID in axes else FIXED, axes,
-                        not partial and node in self.seeded, partial)  # fmt: skip
+                        not partial and node in self.seeded, partial, wide)  # fmt: skip
         self.written.setdefault(node, []).append(tensor)
         if not partial:
             self.tensors[node] = tensor
@@ -133,7 +135,7 @@ class _Function:
         tile = ", ".join(self._extent(axis, by_token) for axis in axes if axis not in (GRID,))
         lead = [f"triton.cdiv({self._split_of(node)}, {part})" if part else "1"] if partial else []
         lead += ["batch" if by_token else "chunks.count"] if GRID in axes else []
-        return [f"    {name} = chunks.empty({', '.join([*lead, *([tile] if tile else [])])})"]
+        return [f"    {name} = chunks.{'wide' if wide else 'empty'}({', '.join([*lead, *([tile] if tile else [])])})"]
 
     def _split_of(self, node: Node) -> str | None:
         for step in self.schedule.steps:
@@ -160,14 +162,15 @@ class _Function:
 
     # --- text --------------------------------------------------------------------------------------------------
 
-    def text(self) -> str:
+    def _text(self) -> str:
         self.parts: dict[Node, Tensor] = {}
         self.blocks: dict[tuple[str, int], str] = {}  # the part of a dim that a program takes: its variable
         kernels: list[str] = []
         lines = wrapped(f"def {self.name}(", ["chunks", *self.arguments, *self.results], "):")
         lines.append(f'    """{self.doc}"""')
         body: list[str] = []
-        for carry, name in zip(self.program.carries, self.scratch):
+        read = [carry for carry in self.program.carries if self.schedule.is_read(carry)]
+        for carry, name in zip(read, self.scratch):
             sizes = ", ".join(self._size(axis) for axis in carry.old.axes if axis != GRID)
             body.append(f"    {name} = chunks.empty(chunks.count{', ' if sizes else ''}{sizes})")
         for step in self.schedule.steps:
@@ -175,14 +178,18 @@ class _Function:
                 body += self._host(step)
                 continue
             name = self._kernel_name(step, "\n".join(kernels))
-            tile = self.config.tile(name, default_tile(step))
+            tile = self.config.tile(name, default_tile(step, self.schedule))
+            step.loop = tile.loop if tile.loop and loops(step, tile.loop) is not None else None
+            step.split = None if step.loop == step.split else step.split
             part = self._part(step.split, tile.block) if step.split else None
+            stride = self._part(step.loop, tile.step) if step.loop else None
             for node in step.stores:
                 if node in self.schedule.held:
                     body += self._scratch(node, part)
-            kernel = self._kernel(step, name)
+            kernel = self._kernel(step, name, tile)
+            self.kernels.append(kernel)
             kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
-            body += kernel.call(self._size, part, tile)
+            body += kernel.call(self._size, part, stride)
         body += self._copies()
         sums = [self._expression(node) for node in self.program.sums.values()]
         body.append(f"    return ({', '.join(sums)}{',' if len(sums) == 1 else ''})")
@@ -196,15 +203,24 @@ class _Function:
             self.blocks[key] = self._claim(f"part_{dim}")
         return self.blocks[key]
 
-    def _kernel(self, step: Launch, name: str) -> Kernel:
+    def _kernel(self, step: Launch, name: str, tile: Tile) -> Kernel:
         taken = TAKEN | {dim_of(axis) for node in self.schedule.every for axis in dims(node.axes)}
-        return Kernel(self.schedule, step, name, self.words, self.tensors, self.written, self.walks, identifier, taken)
+        tensors = self.tensors, self.written, self.walks
+        return Kernel(self.schedule, step, name, self.words, tensors, identifier, taken, tile, self.every)
 
     def _kernel_name(self, step: Launch, before: str) -> str:
         walks = any(
             isinstance(other, Launch) and other.walks and other.slot > step.slot for other in self.schedule.steps
         )
-        role = "fused" if self.schedule.fused else "walk" if step.walks else "prepare" if walks else "finish"
+        role = (
+            "fused"
+            if step.walks and self.schedule.fused
+            else "walk"
+            if step.walks
+            else "prepare"
+            if walks
+            else "finish"
+        )
         wish = f"{self.name.removesuffix('_tiles')}_{role}"
         name, count = wish, 2
         while f"def {name}(" in before:

@@ -4,66 +4,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from recc.backends.torch.text import is_static
+from recc.backends.torch.binding import is_static
 from recc.backends.triton.config import Tile
 from recc.backends.triton.lines import wrapped
+from recc.backends.triton.loops import Loop, has, loops
+from recc.backends.triton.nodes import dims, inner, ordered, reads
 from recc.backends.triton.padding import Padding
-from recc.backends.triton.schedule import Launch, Schedule, dims, inner, ordered, reads
+from recc.backends.triton.schedule import Launch, Schedule
+from recc.backends.triton.tensor import BLOCK, TOKENS, Tensor
 from recc.backends.triton.text import TileText, aligned_text, inlinable, static_text
 
 from recc.ir.node import GRID, HEADS, RANK, ROW, Axis, Node, dim_of
 from recc.tile.words import Words
 
 WIDTH = 88  # longest expression that is printed in line
-BLOCK = "@block"  # of a sum, of which each block of a dim computes a part
-TOKENS, CHUNKS, FIXED, STATES = "tokens", "chunks", "fixed", "states"
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor in memory, as kernels address it.
-
-    tokens: [batch, heads, time, dims] with strides; chunks: [chunks, heads, tile], contiguous; fixed: [heads, tile],
-    contiguous; states: [sequences, heads, dims] with strides. axes: the node's, which say which of these there are.
-    zero: rows after a chunk's last token are read as 0, otherwise they repeat that token. parts: a leading axis counts
-    the blocks of a sum.
-    """
-
-    name: str
-    layout: str
-    axes: tuple[Axis, ...]
-    zero: bool = False
-    parts: bool = False
-
-    @property
-    def strides(self) -> list[tuple[Axis, str]]:
-        """The axes with a stride of their own, and the strides' names."""
-        if self.layout not in (TOKENS, STATES):
-            return []
-        names = {BLOCK: "block", GRID: "batch" if self.layout == TOKENS else "sequence", HEADS: "head", ROW: "time"}
-        axes = (BLOCK, *self.axes) if self.parts else self.axes
-        return [(axis, f"{self.name}_{names.get(axis, label(axis))}") for axis in axes]
-
-
-def label(axis: Axis) -> str:
-    return axis.replace("'", "_").replace("@", "")
+Tensors = tuple[dict[Node, Tensor], dict[Node, list[Tensor]], dict[Node, tuple[Tensor, Tensor, Tensor]]]
 
 
 class Kernel:
     """The text of one launch.
 
-    tensors: every value in memory, by node; written: for each stored node the tensors it goes to; unique: makes a
-    name of the generated file; walks: for each carry that the launch takes along, (initial, entering, final) tensors.
+    tensors: every value in memory, by node; for each stored node the tensors it goes to; for each carry that a launch
+    takes along, (initial, entering, final) tensors. spell: makes a name of the generated file. every: of so many chunks
+    of a sequence, the states that enter the first are stored.
     """
 
-    def __init__(self, schedule: Schedule, launch: Launch, name: str, words: Words, tensors: dict[Node, Tensor],
-                 written: dict[Node, list[Tensor]], walks: dict[Node, tuple[Tensor, Tensor, Tensor]],
-                 spell: Callable[[str], str], taken: set[str]) -> None:  # fmt: skip
+    def __init__(self, schedule: Schedule, launch: Launch, name: str, words: Words, tensors: Tensors,
+                 spell: Callable[[str], str], taken: set[str], tile: Tile, every: int) -> None:  # fmt: skip
         self.schedule, self.launch, self.name, self.words = schedule, launch, name, words
-        self.tensors, self.written, self.walks, self.spell = tensors, written, walks, spell
+        self.tensors, self.written, self.walks = tensors
+        self.spell, self.tile, self.every = spell, tile, every
+        read = schedule.is_read if schedule.program.reverse else lambda carry: True
+        self.entering = [carry for carry in launch.walks if read(carry)]  # what is stored for every chunk
         self.variables: dict[Node, str] = {}
+        self.spelled: dict[Node, str] = {}
         self.used = set(taken)
         self.statics: dict[Node, str] = {}
         self.sequential = bool(launch.walks)
@@ -98,13 +73,45 @@ class Kernel:
         lines: list[str] = []
         for node in self.launch.loads:
             self._claim(node, self.tensors[node].name)
-        pending = list(self.launch.loads)
-        return [*lines, *self._computed(pending, "    ")]
+        dim = self.launch.loop
+        pending = [node for node in self.launch.loads if dim is None or not has(node, dim)]
+        if dim is None:
+            return [*lines, *self._computed(self.launch.nodes, pending, "    ")]
+        for loop in loops(self.launch, dim) or ():
+            lines += self._computed(loop.before, pending, "    ")
+            lines += self._loop(loop, dim, pending) if loop.nodes else []
+        return lines
 
-    def _computed(self, pending: list[Node], indent: str) -> list[str]:
-        """Every node, and its stores as soon as it is there."""
+    def _loop(self, loop: Loop, dim: str, pending: list[Node]) -> list[str]:
+        """A loop over the blocks of a dim."""
+        lines = self._load_before(loop.nodes, pending, "    ")
+        for node in loop.nodes:
+            if node in loop.sums:
+                zero = f"tl.zeros({self.text.shape(node.axes)}, tl.float32)" if inner(node.axes) else "0.0"
+                lines.append(f"    {self._claim(node, self.words.name(node))} = {zero}")
+        lines += [
+            f"    for at_{dim} in range(0, {dim}, BLOCK_{dim}):",
+            f"        offs_{dim} = at_{dim} + tl.arange(0, BLOCK_{dim})",
+            f"        in_{dim} = offs_{dim} < {dim}",
+        ]
+        inside = [node for node in self.launch.loads if has(node, dim)]
+        for node in loop.nodes:
+            if node in loop.sums:
+                lines += self._load_before(reads(node), inside, "        ")
+                lines.append(f"        {self.variables[node]} += {self.text.define(node)}")
+            else:
+                lines += self._computed([node], inside, "        ")
+        for node in loop.nodes:
+            if node not in loop.sums:
+                self.variables.pop(node, None)
+            elif node in self.launch.stores:
+                lines += [f"    {self._store(node, tensor)}" for tensor in self.written[node]]
+        return lines
+
+    def _computed(self, nodes: list[Node], pending: list[Node], indent: str) -> list[str]:
+        """Nodes, each with its stores as soon as it is there."""
         lines: list[str] = []
-        for node in self.launch.nodes:
+        for node in nodes:
             lines += self._assign(node, pending, indent)
             for tensor in self.written.get(node, ()) if node in self.launch.stores else ():
                 lines += self._load_before([node], pending, indent)
@@ -125,16 +132,24 @@ class Kernel:
             lines.append(f"    {self.variables[node]} = {self._load(self.tensors[node])}")
         lines.append("    for step in range(stop - start):")
         lines.append(f"        chunk = {'stop - 1 - step' if backward else 'start + step'}")
-        for carry in self.launch.walks:
-            inside.append(f"        {self._store(carry.old, self.walks[carry.old][1])}")
+        for carry in self.entering:
+            line = f"        {self._store(carry.old, self.walks[carry.old][1])}"
+            if self.every > 1:  # the states that enter some chunks are kept
+                line = line.replace("(chunk *", "(slot *").replace(", mask=", ", mask=(slot >= 0) & ")
+                line = line if "mask=" in line else f"{line[:-1]}, mask=slot >= 0)"
+            inside.append(line)
         pending = [node for node in self.launch.loads if node not in fixed]
-        inside += self._computed(pending, "        ")
+        inside += self._computed(self.launch.nodes, pending, "        ")
         news = []
         for carry in self.launch.walks:
             inside += self._load_before([carry.new], pending, "        ")
             news.append(self.text._whole(carry.new, carry.old.axes))
         olds = [self.variables[carry.old] for carry in self.launch.walks]
         inside.append(f"        {', '.join(olds)} = {', '.join(news)}")
+        if self.every > 1 and self.entering:
+            inside.insert(
+                0, "        slot = tl.load(chunks_ptr + 4 * chunk + 3)  # where the states that enter are kept, or -1"
+            )
         if re.search(r"\b(tokens|end|valid)\b", "\n".join(inside)):
             inside = [*_chunk_lines("        "), *inside]
         lines += inside
@@ -159,7 +174,7 @@ class Kernel:
         if not self.sequential and re.search(r"\b(tokens|end|valid|batch)\b", text):
             yield from _chunk_lines("    ")
         for dim in self.launch.dims:
-            if re.search(rf"\b(offs|in)_{dim}\b", text):
+            if dim != self.launch.loop and re.search(rf"\b(offs|in)_{dim}\b", text):
                 at = f"block * BLOCK_{dim} + " if dim == self.launch.split else ""
                 yield f"    offs_{dim} = {at}tl.arange(0, BLOCK_{dim})"
                 yield f"    in_{dim} = offs_{dim} < {dim}"
@@ -170,7 +185,9 @@ class Kernel:
         """Every tensor that the kernel reads or writes, in order."""
         found = [self.tensors[node] for node in self.launch.loads]
         found += [tensor for node in self.launch.stores for tensor in self.written[node]]
-        found += [tensor for carry in self.launch.walks for tensor in self.walks[carry.old]]
+        for carry in self.launch.walks:
+            initial, entering, leaving = self.walks[carry.old]
+            found += [initial, *([entering] if carry in self.entering else []), leaving]
         return list(dict.fromkeys(found))
 
     def _pointers(self) -> list[str]:
@@ -187,8 +204,9 @@ class Kernel:
         fixed = [f"{name}: tl.constexpr" for name in ("ROWS", "LEVELS", "STEP", "DOT")]
         return [*dims_, *numbers, *fixed]
 
-    def call(self, sizes: Callable[[Axis], str], part: str | None, tile: Tile) -> list[str]:
-        """The lines that launch the kernel. part: the variable for how much of the split dim a program takes."""
+    def call(self, sizes: Callable[[Axis], str], part: str | None, step: str | None) -> list[str]:
+        """The lines that launch the kernel. part, step: the variables for how much of the split dim a program takes,
+        and how much of the dim of its loop at a time."""
         lead = ["chunks.starts"] if self.sequential else []
         lead += ["chunks.table"] if self.per_chunk else []
         for tensor in self._memory():
@@ -198,11 +216,14 @@ class Kernel:
         split = self.launch.split
         if split and part:
             blocks[split] = part
+        if self.launch.loop and step:
+            blocks[self.launch.loop] = step
         keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={blocks[dim]}" for dim in self.launch.dims]
         keys += [f"{name}={static_text(node, sizes)}" for node, name in self.statics.items()]
         count = f"triton.cdiv({sizes(split)}, {blocks[split]})" if split else "1"
         programs = "chunks.sequences" if self.sequential else "chunks.count" if self.per_chunk else "1"
         heads = "heads" if self._headed() else "1"
+        tile = self.tile
         options = f"num_warps={tile.warps}, num_stages={tile.stages}, enable_fp_fusion=True"
         grid = f"({programs}, {heads}, {count})"
         return wrapped(f"    {self.name}[{grid}](", [*lead, *keys, "**chunks.fixed", options], ")")
@@ -214,11 +235,14 @@ class Kernel:
     # --- statements -------------------------------------------------------------------------------------------
 
     def _claim(self, node: Node, wish: str) -> str:
+        if node in self.spelled:  # in an earlier loop
+            self.variables[node] = self.spelled[node]
+            return self.spelled[node]
         name, count = self.spell(wish), 2
         while name in self.used:
             name, count = f"{self.spell(wish)}_{count}", count + 1
         self.used.add(name)
-        self.variables[node] = name
+        self.variables[node] = self.spelled[node] = name
         return name
 
     def _assign(self, node: Node, pending: list[Node], indent: str) -> list[str]:
@@ -265,7 +289,7 @@ class Kernel:
             return text
         if node not in self.statics:
             self.statics[node] = self._claim(node, "n_" + re.sub(r"\W+", "_", text.replace("math.", "")).strip("_"))
-            del self.variables[node]
+            del self.variables[node], self.spelled[node]
         return self.statics[node]
 
     def _part(self, node: Node) -> tuple[Axis, ...]:
@@ -279,14 +303,14 @@ class Kernel:
         if tensor.zero and tensor.layout == TOKENS:
             masks.insert(0, aligned_text("valid", 0, (ROW,), self._tile(tensor)))
         text = f"tl.load({pointer}{_masked(masks, ', other=0.0')})"
-        return f"{text}.to(tl.float32)" if tensor.layout == TOKENS else text
+        return text if tensor.wide and tensor.layout != TOKENS else f"{text}.to(tl.float32)"
 
     def _store(self, node: Node, tensor: Tensor) -> str:
         pointer, masks = self._address(tensor)
         if tensor.layout == TOKENS:
             masks.insert(0, aligned_text("valid", 0, (ROW,), self._tile(tensor)))
         value = self.variables.get(node) or self.text._whole(node, self._tile(tensor))
-        cast = f"{value}.to({tensor.name}_ptr.dtype.element_ty)" if tensor.layout == TOKENS else value
+        cast = value if tensor.wide else f"{value}.to({tensor.name}_ptr.dtype.element_ty)"
         return f"tl.store({pointer}, {cast}{_masked(masks, '')})"
 
     def _tile(self, tensor: Tensor) -> tuple[Axis, ...]:
@@ -332,9 +356,9 @@ def ranks(schedule: Schedule) -> int:
 
 def _chunk_lines(indent: str) -> list[str]:
     return [
-        f"{indent}batch = tl.load(chunks_ptr + 3 * chunk)",
-        f"{indent}first = tl.load(chunks_ptr + 3 * chunk + 1)",
-        f"{indent}end = tl.load(chunks_ptr + 3 * chunk + 2)  # the last row that holds a token",
+        f"{indent}batch = tl.load(chunks_ptr + 4 * chunk)",
+        f"{indent}first = tl.load(chunks_ptr + 4 * chunk + 1)",
+        f"{indent}end = tl.load(chunks_ptr + 4 * chunk + 2)  # the last row that holds a token",
         f"{indent}valid = rows <= end",
         f"{indent}tokens = first + STEP * tl.minimum(rows, end)  # rows after it repeat that token",
     ]

@@ -1,13 +1,14 @@
 """How sequences are cut into chunks for kernels, and the two passes. Generated files carry this text along.
 
 Kernels read and write tensors where they lie: inputs and outputs as [batch, heads, time, dims] by their strides. A
-table has for each chunk its batch entry, its first token and its last row; the chunks of a sequence follow each other.
-What passes from kernel to kernel is [chunks, heads, tile] in float32.
+table has for each chunk its batch entry, its first token, its last row and where the states that enter it are kept; the
+chunks of a sequence follow each other. What passes from kernel to kernel is [chunks, heads, tile], as wide as the
+inputs but for what must be float32.
 """
 
 import torch
 import triton.language as tl
-from recc.backends.torch.layout import chunk_bound, declared, ordered, working_dtype
+from recc.backends.torch.layout import chunk_bound, declared, dim_of, ordered, working_dtype
 from recc.backends.torch.op import Op
 from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_bounds, register
 
@@ -16,9 +17,12 @@ DOTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 class Chunks:
-    """Where the chunks of a call lie. table: int64 [chunks, 3]; starts: each sequence's first chunk, int64."""
+    """Where the chunks of a call lie. table: int64 [chunks, 4]; starts: each sequence's first chunk, int64.
 
-    def __init__(self, batch, time, heads, rows, cu_seqlens, reverse, dtype, device):
+    every: of so many chunks of a sequence, the states that enter the first are kept; kept: how many there are.
+    """
+
+    def __init__(self, batch, time, heads, rows, cu_seqlens, reverse, dtype, device, every=1):
         self.batch, self.time, self.heads, self.rows = batch, time, heads or 1, rows
         if cu_seqlens is None:
             sequence, begin = torch.arange(batch), torch.zeros(batch, dtype=torch.int64)
@@ -30,17 +34,27 @@ class Chunks:
         counts = -(-lengths // rows)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self.sequences, self.count = len(lengths), int(starts[-1])
+        groups = -(-counts // every)
+        self.kept = int(groups.sum())
+        slots = torch.repeat_interleave(torch.cat([counts.new_zeros(1), groups.cumsum(0)[:-1]]), counts)
         place = torch.arange(self.count) - torch.repeat_interleave(starts[:-1], counts)
+        slots = torch.where(place % every == 0, slots + place // every, -1)
         sequence, begin, lengths = (torch.repeat_interleave(x, counts) for x in (sequence, begin, lengths))
         first = begin + (lengths - 1 - place * rows if reverse else place * rows)
         end = (lengths - place * rows).clamp(max=rows) - 1
-        self.table = torch.stack([sequence, first, end], 1).to(device)
+        self.table = torch.stack([sequence, first, end, slots], 1).to(device)
         self.starts = starts.to(device)
         self.like = torch.empty((), device=device)
+        self.narrow = torch.empty((), device=device, dtype=dtype)
         self.fixed = {"ROWS": rows, "LEVELS": rows.bit_length() - 1, "STEP": -1 if reverse else 1,
                       "DOT": DOTS.get(dtype, tl.float32)}  # fmt: skip
 
     def empty(self, *sizes):
+        """Memory for what passes between kernels, in the inputs' dtype."""
+        return self.narrow.new_empty(sizes)
+
+    def wide(self, *sizes):
+        """Memory in float32."""
         return self.like.new_empty(sizes)
 
     @staticmethod
@@ -65,7 +79,7 @@ class KernelPasses(Passes):
         *tensors, cu_seqlens, reverse = arguments
         inputs, params, states = self._split(tensors)
         sizes = self._sizes(inputs, params, states)
-        chunks = self._chunks(inputs, sizes, cu_seqlens, reverse)
+        chunks = self._chunks(inputs, sizes, cu_seqlens, reverse, self.meta["inner"])
         outputs = self._empty_outputs(inputs[0], sizes)
         sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
         saved = self._empty_saved(chunk_bound(*inputs[0].shape[:2], self.rows, sequences), inputs, sizes)
@@ -80,7 +94,7 @@ class KernelPasses(Passes):
             *saved,
         )
         for x in saved:
-            x[chunks.count :] = 0
+            x[chunks.kept :] = 0
         return _returned((*outputs, *finals, *saved), tensors)
 
     def backward(self, *arguments):
@@ -89,7 +103,7 @@ class KernelPasses(Passes):
         grads, tensors = tensors[: count + carried], tensors[count + carried :]
         saved, tensors = tensors[: len(self.saved)], tensors[len(self.saved) :]
         inputs, params, states = self._split(tensors)
-        chunks = self._chunks(inputs, self._sizes(inputs, params, states), cu_seqlens, reverse)
+        chunks = self._chunks(inputs, self._sizes(inputs, params, states), cu_seqlens, reverse, self.rows)
         gradients = self.meta["gradients"]
         out = {f"d_{item['name']}": torch.empty_like(x, memory_format=torch.contiguous_format)
                for x, item in zip(inputs, self.inputs)}  # fmt: skip
@@ -118,14 +132,19 @@ class KernelPasses(Passes):
     def _fixed(self, params):
         return [ordered(x, item).to(torch.float32).contiguous() for x, item in zip(params, self.params)]
 
-    def _chunks(self, inputs, sizes, cu_seqlens, reverse):
+    def _empty_saved(self, chunks, inputs, sizes):
+        """The states that enter chunks, in the dtype of the inputs."""
+        shapes = [(chunks, *(sizes[dim_of(axis)] for axis in item["tile"])) for item in self.saved]
+        return [inputs[0].new_empty(shape) for shape in shapes]
+
+    def _chunks(self, inputs, sizes, cu_seqlens, reverse, rows):
         if working_dtype(inputs) != torch.float32:
             raise ArgumentError(f'{self.name}: kernels compute in float32, not float64; use backend="torch"')
         if cu_seqlens is not None:
             check_bounds(cu_seqlens.tolist(), inputs[0].shape[1])
         first = inputs[0]
-        heads = sizes.get("heads")
-        return Chunks(*first.shape[:2], heads, self.rows, cu_seqlens, reverse, first.dtype, first.device)
+        place = (*first.shape[:2], sizes.get("heads"), rows, cu_seqlens, reverse, first.dtype, first.device)
+        return Chunks(*place, every=self.rows // rows)
 
 
 class KernelOp(Op):

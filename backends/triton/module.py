@@ -17,17 +17,17 @@ from recc.backends.torch.module import (
     programs,
     support_text,
 )
-from recc.backends.triton.config import Config
-from recc.backends.triton.emit import function
-from recc.backends.triton.schedule import Unserved, split_axis
+from recc.backends.triton.config import DEFAULT, Config, default
+from recc.backends.triton.emit import Function
+from recc.backends.triton.schedule import Schedule, Unserved, split_axis
 
 from recc.analysis import analyse
 from recc.analysis.plan import Plan
 from recc.ir.program import Recurrence
 from recc.strategies import STRATEGIES, Choice, choose
+from recc.tile.program import TileProgram
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
-DEFAULT = Config()
 SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no other, which is then refused
 
 
@@ -43,8 +43,20 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
     in one launch that walks the chunks of a sequence, with less traffic and less parallelism.
     """
     rec = plan.recurrence
-    if config.chunk is not None and choice.parallel:
-        choice = replace(choice, chunk=config.chunk)
+    forward, backward, step = functions(plan, choice, config)
+    parts = [
+        forward.text,
+        backward.text,
+        step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
+        initial_function(rec, forward.program),
+    ]
+    meta = describe(plan, replace(choice, chunk=backward.rows), forward.program, backward.program)
+    return finished("\n\n".join(parts), {**meta, "inner": forward.rows})
+
+
+def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Function, Function, TileProgram]:
+    """The kernels of the forward and of the backward pass, and the program of one token. Raises Unserved."""
+    rec = plan.recurrence
     names = dict.fromkeys(choice.name(c) for c in plan.components)
     if "convolution" in names:
         raise Unserved(
@@ -57,21 +69,15 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
             f"{rec.name} runs by the strategy {names}, which has no Triton kernels",
             f"use the torch backend; `recc explain {rec.name}` says what keeps it from `chunk` and `scan`",
         )
-    program, backward, step = programs(plan, choice)
-    split = split_axis(program)
-    parts = [
-        function(program, "forward_tiles", f"The forward pass of {rec.name}.", split, config),
-        function(
-            backward,
-            "backward_tiles",
-            f"The backward pass of {rec.name}; returns the params' gradients.",
-            split,
-            config,
-        ),
-        step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
-        initial_function(rec, program),
-    ]
-    return finished("\n\n".join(parts), describe(plan, choice, program, backward))
+    program, backward, step = programs(plan, choice, keep=())
+    config, split = default(program, choice, config), split_axis(program)
+    first, second = (
+        Schedule(part, split, kind == "fused")
+        for part, kind in ((program, config.forward), (backward, config.backward))
+    )
+    forward = Function(first, "forward_tiles", f"The forward pass of {rec.name}.", config)
+    doc = f"The backward pass of {rec.name}; returns the params' gradients."
+    return forward, Function(second, "backward_tiles", doc, config), step
 
 
 def standalone(generated: Generated, rec: Recurrence) -> str:

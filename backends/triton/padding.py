@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from recc.backends.torch.text import is_static
-from recc.backends.triton.schedule import dims, inner, reads
+from recc.backends.torch.binding import is_static
+from recc.backends.triton.nodes import dims, inner, reads
 
 from recc.ir.node import Axis, Node, dim_of
 
@@ -58,6 +58,8 @@ class Padding:
                 return self.of(reads(node)[1], axis)
             case "stack":
                 return ZERO if axis == node["axis"] else max(args)
+        if node.op == "div" and is_static(node.args[1]):
+            return args[0]
         if node.op in _OF_ZERO:
             return args[0] if args else ANY
         if node.op in _OF_FINITE:

@@ -67,6 +67,17 @@ def tile_logaddexp(x, y):
     return top + tile_log1p(tl.exp(gap))
 
 
+# --- products -------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def tile_dot(a, b, DOT: tl.constexpr):
+    """a @ b in the precision of DOT, summed in float32. The longer side stands in the rows, which warps share."""
+    if b.shape[1] > a.shape[0]:
+        return tl.trans(tl.dot(tl.trans(b.to(DOT)), tl.trans(a.to(DOT)), input_precision="ieee"))
+    return tl.dot(a.to(DOT), b.to(DOT), input_precision="ieee")
+
+
 # --- rows -----------------------------------------------------------------------------------------------------
 
 
@@ -129,10 +140,10 @@ def tile_decay_matrix(bx, by, rows, before: tl.constexpr):
 @triton.jit
 def tile_sum_between(w, rows, before: tl.constexpr):
     """[j]: the sum of w[t, s] over the pairs that row j lies between, s < j <= t (`before`: j < t)."""
-    later = tile_rcumsum(w)
-    if before:
-        later = tile_unshift(later, rows[:, None])
-    return tl.sum(tl.where(rows[None, :] < rows[:, None], later, 0.0), 1)
+    # What column j - 1 has up to it in the rows from j on: sums of rows, no differences, and no row is turned round.
+    begun = tl.cumsum(w, 1)
+    below = rows[:, None] > rows[None, :] + 1 if before else rows[:, None] > rows[None, :]
+    return tile_shift(tl.sum(tl.where(below, begun, 0.0), 0), 0.0, rows)
 
 
 @triton.jit
@@ -165,10 +176,10 @@ def _tile_merge(down, up, step, half: tl.constexpr):
 
 
 @triton.jit
-def _tile_pairs(rows, half: tl.constexpr):
-    """[t, s]: whether t is in the later and s in the earlier half of one block of 2 * half rows."""
+def _tile_pairs(rows, half):
+    """[t, s]: whether t is in the later and s in the earlier half of one block of 2 * half rows, a power of two."""
     t, s = rows[:, None], rows[None, :]
-    return (t // (2 * half) == s // (2 * half)) & (t % (2 * half) >= half) & (s % (2 * half) < half)
+    return ((t ^ s) < 2 * half) & ((t & half) != 0) & ((s & half) == 0)
 
 
 @triton.jit
@@ -199,7 +210,7 @@ def tile_score(x, y, log_decay, rows, before: tl.constexpr, levels: tl.constexpr
     found = tl.zeros((x.shape[0], y.shape[0]), tl.float32)
     for level in tl.static_range(levels):
         late = x * down if before else x * down * step
-        pairs = tl.dot(late.to(DOT), tl.trans(y * up).to(DOT), input_precision="ieee")
+        pairs = tile_dot(late, tl.trans((y * up).to(DOT)), DOT)
         found = tl.where(_tile_pairs(rows, 1 << level), pairs, found)
         down, up = _tile_merge(down, up, step, 1 << level)
     if not before:
@@ -215,7 +226,7 @@ def tile_score_rows(a, y, log_decay, rows, before: tl.constexpr, levels: tl.cons
     found = tl.zeros(y.shape, tl.float32)
     for level in tl.static_range(levels):
         pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
-        part = tl.dot(pairs.to(DOT), (y * up).to(DOT), input_precision="ieee")
+        part = tile_dot(pairs, y * up, DOT)
         found += part * (down if before else down * step)
         down, up = _tile_merge(down, up, step, 1 << level)
     return found
@@ -230,7 +241,7 @@ def tile_score_cols(a, x, log_decay, rows, before: tl.constexpr, levels: tl.cons
     for level in tl.static_range(levels):
         pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
         late = x * down if before else x * down * step
-        found += tl.dot(tl.trans(pairs).to(DOT), late.to(DOT), input_precision="ieee") * up
+        found += tile_dot(tl.trans(pairs.to(DOT)), late, DOT) * up
         down, up = _tile_merge(down, up, step, 1 << level)
     return found
 
@@ -244,11 +255,11 @@ def tile_unit_inverse(lower, first: tl.constexpr, levels: tl.constexpr):
     """
     rows = tl.arange(0, lower.shape[0])
     inverse = tl.where(rows[:, None] == rows[None, :], 1.0, 0.0)
-    for level in tl.static_range(levels):
+    inverse += tl.where(_tile_pairs(rows, first), lower, 0.0)
+    for level in range(1, levels):
         corner = tl.where(_tile_pairs(rows, first << level), lower, 0.0)
-        if level > 0:
-            corner = tl.dot(tl.dot(inverse, corner, input_precision="ieee"), inverse, input_precision="ieee")
-        inverse += corner
+        corner = tl.dot(inverse, corner, input_precision="ieee")
+        inverse += tl.dot(corner, inverse, input_precision="ieee")
     return inverse
 
 

@@ -9,21 +9,18 @@ only what a walk would otherwise compute in its loop, and triangular inverses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from recc.backends.torch.text import is_static
+from recc.backends.torch.binding import is_static
+from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inner, ordered, reads
 
-from recc.ir.node import COL, COMPLEX, GRID, HEADS, ROW, Axis, Node, dim_of
+from recc.ir.node import COL, COMPLEX, GRID, HEADS, ROW, Node, dim_of
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
 from recc.tile.program import Carry, TileProgram
 
-LEAVES = ("tile", "param", "carry")
-CONSTANT = ("const", "size", "ones", "position", "eye")
-CONTRACTIONS = ("dot", "sum", "amax")
-# What a walk over chunks does not compute in its loop.
-EXPENSIVE = ("dot", "inverse", "score", "score_rows", "score_cols", "scan", "rscan", "span_gain", "span_sum",
-             "span_rsum")  # fmt: skip
+# What a walk over chunks does not compute in its loop: small tiles that take long, and the scans of a whole chunk.
+EXPENSIVE = ("inverse", "score", "score_rows", "score_cols", "scan", "rscan", "span_gain", "span_sum", "span_rsum")
+SMALL = ("inverse", "score")
 KERNEL, HOST, WALK = 1, 0, 2
 
 
@@ -35,58 +32,12 @@ class Unserved(ValueError):
         self.problem, self.help = problem, help
 
 
-def reads(node: Node) -> tuple[Node, ...]:
-    """What the text of a node reads: a score is computed from its tiles and the log decay itself."""
-    args = node.args
-    match node.op:
-        case "score":
-            return args[0], args[2], args[4].args[0]
-        case "score_rows" | "score_cols":
-            return args[0], args[1].args[0], args[2].args[0]
-        case "channel_since":
-            return (args[1].args[0],)
-        case "channel_tail":
-            return (args[1],)
-        case "decay":
-            return args[:2]
-        case "tail" | "since":
-            return args[:1]
-        case "mul":
-            return tuple(arg for arg in args if arg.op != "ones") or args[:1]
-    return args
-
-
-def ordered(roots: Iterable[Node], stops: set[Node] | frozenset[Node] = frozenset()) -> list[Node]:
-    """Every node that the roots' texts read, arguments first; nothing below `stops`."""
-    found: dict[Node, None] = {}
-    stack = [(root, False) for root in reversed(list(roots))]
-    while stack:
-        node, ready = stack.pop()
-        if ready:
-            found[node] = None
-        elif node not in found:
-            stack.append((node, True))
-            if node not in stops and not is_static(node):
-                stack.extend((arg, False) for arg in reversed(reads(node)))
-    return list(found)
-
-
-def inner(axes: Iterable[Axis]) -> tuple[Axis, ...]:
-    """The axes of a tile in a kernel: one chunk and head is one program."""
-    return tuple(axis for axis in axes if axis not in (GRID, HEADS))
-
-
-def dims(axes: Iterable[Axis]) -> tuple[Axis, ...]:
-    """The axes that are dims of the spec, or ranks: those with a size that need not fill its block."""
-    return tuple(axis for axis in inner(axes) if axis not in (ROW, COL, "@a", "@b"))
-
-
 @dataclass
 class Launch:
     """A kernel. nodes: what it computes, in order; loads: what it reads from memory; stores: what it writes.
 
     walks: the carries that it takes along a sequence's chunks, none where all chunks run at once. split: the dim that
-    several programs share, in blocks.
+    several programs share, in blocks; loop: the dim that a program takes block by block.
     """
 
     slot: int
@@ -95,6 +46,7 @@ class Launch:
     stores: list[Node]
     walks: list[Carry] = field(default_factory=list)
     split: str | None = None
+    loop: str | None = None
 
     @property
     def dims(self) -> list[str]:
@@ -272,8 +224,12 @@ class Schedule:
                 if self.in_kernel(arg):
                     self.held[arg] = self.slot[arg]
         self.held |= {node: self.slot[node] for node in program.kept.values() if self.in_kernel(node)}
-        self.stored = {node: self.slot[node] for node in program.stores.values() if self.in_kernel(node)}
+        results = [node for node in program.stores.values() if self.in_kernel(node)]
+        # One launch for all results, the last: what they have in common is read once.
+        last = _up(max((self.slot[node] for node in results), default=0), KERNEL)
+        self.stored = {node: last for node in results if node not in self.host}
         if self.fused:
+            self._hold_local()
             return
         for level in levels(program):
             body = set(loop_nodes(program, level, self.stage))
@@ -291,6 +247,13 @@ class Schedule:
                 return
             self.held |= {node: self.slot[node] for node in often}
 
+    def _hold_local(self) -> None:
+        """A fused pass is handed only what depends on no state and is small but takes long."""
+        self.held, self.stored = dict.fromkeys(self.held, WALK), dict.fromkeys(self.stored, WALK)
+        for node in self.every:
+            if node.op in SMALL and self.stage[node] == 0 and self.in_kernel(node) and GRID in node.axes:
+                self.held[node] = KERNEL
+
     def _is_operand(self, node: Node, body: set[Node], level: int) -> bool:
         carries = carries_of(self.program, level)
         return any(node in reads(user) for user in body) or any(c.new is node for c in carries)
@@ -299,8 +262,7 @@ class Schedule:
         """Holds what a walk at slot `at` reads of `node`: a loop does not compute what is expensive, or a summary."""
         if not self.in_kernel(node) or self.held.get(node, at) < at:
             return
-        summary = ROW not in node.axes and any(ROW in arg.axes for arg in reads(node))
-        if node.op in EXPENSIVE or summary:
+        if node.op in EXPENSIVE:
             self.held[node] = self.slot[node]
             return
         for arg in reads(node):
@@ -338,11 +300,17 @@ class Schedule:
         hosted = [node for node in self.every if node in self.host]
         late = [node for node in hosted if self._late(node)]
         carries = sorted(self.program.carries, key=lambda carry: carry.level)
-        results = [node for node in self.every if node in self.held or node in self.stored]
-        launch = self._launch(KERNEL, [*results, *(carry.new for carry in carries)], carries, results)
-        before = [node for node in hosted if node not in late]
-        around = Host(HOST, before), launch, Host(3, late)
-        return [step for step in around if isinstance(step, Launch) or step.nodes]
+        local = [node for node in self.every if self.held.get(node) == KERNEL]
+        results = [node for node in self.every if WALK in (self.held.get(node), self.stored.get(node))]
+        steps: list[Launch | Host] = [Host(HOST, [node for node in hosted if node not in late])]
+        steps += [self._launch(KERNEL, local, [], local)] if local else []
+        steps.append(self._launch(WALK, [*results, *(carry.new for carry in carries)], carries, results))
+        steps.append(Host(3, late))
+        return [step for step in steps if isinstance(step, Launch) or step.nodes]
+
+    def is_read(self, carry: Carry) -> bool:
+        """Whether a later launch reads the states that enter chunks."""
+        return any(carry.old in step.loads for step in self.steps if isinstance(step, Launch))
 
     def _launch(self, slot: int, roots: list[Node], walks: list[Carry], stores: list[Node]) -> Launch:
         own = {c.old for c in walks}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from recc.backends.torch.binding import ATOM, LOOSE, PRODUCT, SUM, UNARY, is_static
 from recc.backends.torch.text import Text
+from recc.backends.triton.nodes import dims, inner, reads
 from recc.backends.triton.padding import Padding
-from recc.backends.triton.schedule import dims, inner, reads
 
 from recc.ir.node import COL, RANK, ROW, Axis, Node, dim_of, sort_axes, walk
 from recc.ir.ops import is_zero
@@ -264,7 +264,7 @@ class TileText:
             texts, ours, theirs, left, right = texts[::-1], theirs, ours, right, left
         first = self._matrix(texts[0], ours, left, over)
         second = self._matrix(texts[1], theirs, over, right)
-        text = f'tl.dot({_called(first)}.to(DOT), {_called(second)}.to(DOT), input_precision="ieee")'
+        text = f"tile_dot({first}, {second}, DOT)"
         if len(left) > 1 or len(right) > 1:
             text = f"tl.reshape({text}, {self.shape((*left, *right))})"
         return self._turned(text, (*left, *right), wanted)

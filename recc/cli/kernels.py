@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from recc.runtime.tune import Task
     from recc.strategies import Choice
 
-BYTES = "per token and head, each tensor of a launch counted once"
+BYTES = "per token and head, what is read again counted again"
 COLUMNS = {"registers": "registers", "spills": "spilled", "shared": "shared memory", "matrix": "matrix instructions"}
 
 
@@ -49,7 +49,8 @@ def view(plan: Plan, choice: Choice, target: str) -> dict[str, Any]:
     import torch
 
     from recc.analysis.work import TYPICAL
-    from recc.backends.triton.aot import compile_launch, facts, launches, moved
+    from recc.backends.triton import traffic
+    from recc.backends.triton.aot import compile_launch, facts, launches
     from recc.backends.triton.module import generate
     from recc.backends.triton.schedule import Unserved
 
@@ -58,13 +59,13 @@ def view(plan: Plan, choice: Choice, target: str) -> dict[str, Any]:
         generated = generate(plan, choice)
     except Unserved as error:
         return {"target": target, "served": False, "reason": f"{error.problem}; {error.help}"}
-    batch, tokens, heads = 2, 4096, 8
+    sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
+    moved = {one.kernel: one.total for part in traffic.passes(plan, choice) for one in traffic.moved(part, sizes)}
     rows = []
-    for launch in launches(generated, {}, torch.bfloat16, batch, tokens, heads):
+    for launch in launches(generated, {}, torch.bfloat16):
         found = facts(compile_launch(launch, target))
         rows.append({"kernel": launch.name, **found, "warps": launch.options["num_warps"],
-                     "bytes": moved(launch) / (batch * tokens * heads)})  # fmt: skip
-    sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
+                     "bytes": moved[launch.name]})  # fmt: skip
     return {"target": target, "served": True, "dtype": "bfloat16", "sizes": sizes, "chunk": choice.chunk,
             "launches": rows}  # fmt: skip
 

@@ -65,9 +65,9 @@ def tile(name: str, axes: Iterable[str], dtype: str, rows: bool) -> Node:
     return leaf("tile", (GRID, *axes, *((ROW,) if rows else ())), dtype, name=name)
 
 
-def differentiate(program: TileProgram) -> tuple[TileProgram, TileProgram]:
-    """`program` with what it keeps, and its backward pass."""
-    dear = [node for node in walk(*program.roots) if node.op in DEAR and GRID in node.axes]
+def differentiate(program: TileProgram, keep: tuple[str, ...] = DEAR) -> tuple[TileProgram, TileProgram]:
+    """`program` with what it keeps, and its backward pass. keep: the ops whose tiles it keeps."""
+    dear = [node for node in walk(*program.roots) if node.op in keep and GRID in node.axes]
     program = replace(program, kept={f"kept_{place}": node for place, node in enumerate(dear)})
     backward = adjoint(program)
     used = {node["name"] for node in walk(*backward.roots) if node.op == "tile"}

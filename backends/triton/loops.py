@@ -1,0 +1,74 @@
+"""Launches that take a dim block by block: tiles are as small as registers hold, and sums over it add up on the way.
+
+Sums over the dim are complete when its loop has ended. What depends on them and has the dim itself needs another loop,
+which loads its tiles again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recc.backends.triton.nodes import dims, ordered, reads
+from recc.backends.triton.schedule import Launch
+
+from recc.ir.node import Axis, Node, dim_of
+
+SUMS = ("dot", "sum", "score")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One loop over a dim. before: what is computed ahead of it; nodes: its body, in order; sums: those of them that
+    add up over the dim; loads: what it reads block by block."""
+
+    before: list[Node]
+    nodes: list[Node]
+    sums: set[Node]
+    loads: list[Node]
+
+
+def has(node: Node, dim: str) -> bool:
+    """Whether a tile has blocks of `dim`."""
+    return any(dim_of(axis) == dim for axis in dims(node.axes))
+
+
+def loops(launch: Launch, dim: str) -> list[Loop] | None:
+    """The loops over `dim` that compute a launch; None where it is needed whole. The last may have no body."""
+    if launch.walks or any(_whole(node, dim) for node in launch.nodes):
+        return None
+    level: dict[Node, int] = {}
+    for node in launch.nodes:
+        level[node] = max((level[arg] + _sums(arg, dim) for arg in reads(node) if arg in level), default=0)
+    found = []
+    for at in range(max(level.values(), default=0) + 2):
+        here = [node for node in launch.nodes if level[node] == at]
+        before = [node for node in here if not has(node, dim) and not _sums(node, dim)]
+        sums = {node for node in here if _sums(node, dim)}
+        roots = [node for node in here if node in sums or (has(node, dim) and node in launch.stores)]
+        stops = {node for node in ordered(roots) if node not in sums and not has(node, dim)} | set(launch.loads)
+        stops |= {node for node in level if _sums(node, dim) and level[node] < at}
+        body = [node for node in ordered(roots, stops) if node in level and node not in stops]
+        if before or body:
+            read = {arg for node in body for arg in reads(node)}
+            loads = [node for node in launch.loads if has(node, dim) and node in read]
+            found.append(Loop(before, body, sums, loads))
+    return found
+
+
+def _over(node: Node) -> tuple[Axis, ...]:
+    over = dict(node.attrs).get("over", ())
+    return (over,) if isinstance(over, str) else over
+
+
+def _sums(node: Node, dim: str) -> bool:
+    """Whether a node adds up over `dim`."""
+    return node.op in SUMS and any(dim_of(axis) == dim for axis in _over(node))
+
+
+def _whole(node: Node, dim: str) -> bool:
+    """Whether a node needs all of `dim` at once."""
+    if [dim_of(axis) for axis in dims(node.axes)].count(dim) > 1:
+        return True
+    if node.op in ("take", "put", "stack"):
+        return dim_of(node["axis"]) == dim
+    return node.op == "amax" and any(dim_of(axis) == dim for axis in node["over"])

@@ -1,0 +1,59 @@
+"""What the text of a node reads, and the axes of its tile in a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from recc.backends.torch.binding import is_static
+
+from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node
+
+LEAVES = ("tile", "param", "carry")
+CONSTANT = ("const", "size", "ones", "position", "eye")
+CONTRACTIONS = ("dot", "sum", "amax")
+
+
+def reads(node: Node) -> tuple[Node, ...]:
+    """What the text of a node reads: a score is computed from its tiles and the log decay itself."""
+    args = node.args
+    match node.op:
+        case "score":
+            return args[0], args[2], args[4].args[0]
+        case "score_rows" | "score_cols":
+            return args[0], args[1].args[0], args[2].args[0]
+        case "channel_since":
+            return (args[1].args[0],)
+        case "channel_tail":
+            return (args[1],)
+        case "decay":
+            return args[:2]
+        case "tail" | "since":
+            return args[:1]
+        case "mul":
+            return tuple(arg for arg in args if arg.op != "ones") or args[:1]
+    return args
+
+
+def ordered(roots: Iterable[Node], stops: set[Node] | frozenset[Node] = frozenset()) -> list[Node]:
+    """Every node that the roots' texts read, arguments first; nothing below `stops`."""
+    found: dict[Node, None] = {}
+    stack = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            found[node] = None
+        elif node not in found:
+            stack.append((node, True))
+            if node not in stops and not is_static(node):
+                stack.extend((arg, False) for arg in reversed(reads(node)))
+    return list(found)
+
+
+def inner(axes: Iterable[Axis]) -> tuple[Axis, ...]:
+    """The axes of a tile in a kernel: one chunk and head is one program."""
+    return tuple(axis for axis in axes if axis not in (GRID, HEADS))
+
+
+def dims(axes: Iterable[Axis]) -> tuple[Axis, ...]:
+    """The axes that are dims of the spec, or ranks: those with a size that need not fill its block."""
+    return tuple(axis for axis in inner(axes) if axis not in (ROW, COL, "@a", "@b"))

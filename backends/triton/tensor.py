@@ -1,0 +1,41 @@
+"""Tensors in memory, as kernels address them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recc.ir.node import GRID, HEADS, ROW, Axis
+
+BLOCK = "@block"  # of a sum, of which each block of a dim computes a part
+TOKENS, CHUNKS, FIXED, STATES = "tokens", "chunks", "fixed", "states"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in memory, as kernels address it.
+
+    tokens: [batch, heads, time, dims] with strides; chunks: [chunks, heads, tile], contiguous; fixed: [heads, tile],
+    contiguous; states: [sequences, heads, dims] with strides. axes: the node's, which say which of these there are.
+    zero: rows after a chunk's last token are read as 0, otherwise they repeat that token. parts: a leading axis counts
+    the blocks of a sum. wide: always float32, where others of its layout have the inputs' dtype.
+    """
+
+    name: str
+    layout: str
+    axes: tuple[Axis, ...]
+    zero: bool = False
+    parts: bool = False
+    wide: bool = False
+
+    @property
+    def strides(self) -> list[tuple[Axis, str]]:
+        """The axes with a stride of their own, and the strides' names."""
+        if self.layout not in (TOKENS, STATES):
+            return []
+        names = {BLOCK: "block", GRID: "batch" if self.layout == TOKENS else "sequence", HEADS: "head", ROW: "time"}
+        axes = (BLOCK, *self.axes) if self.parts else self.axes
+        return [(axis, f"{self.name}_{names.get(axis, label(axis))}") for axis in axes]
+
+
+def label(axis: Axis) -> str:
+    return axis.replace("'", "_").replace("@", "")

@@ -1,0 +1,99 @@
+"""Bytes that the launches of a pass move between memory and chip, counted on the launches themselves.
+
+Each tensor that a launch reads or writes counts, also what passes from launch to launch, as often as it is read: once
+for each block of a dim that the tensor lacks and programs share, and once for each loop that loads it. What one launch
+writes and the next reads counts twice. Tables of chunks count; the states at the ends of a sequence, which do not
+grow with its length, do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from recc.backends.triton.config import DEFAULT, Config
+from recc.backends.triton.emit import Function
+from recc.backends.triton.kernel import Kernel
+from recc.backends.triton.loops import has, loops
+from recc.backends.triton.nodes import inner
+from recc.backends.triton.tensor import CHUNKS, FIXED, STATES, TOKENS, Tensor
+
+from recc.analysis.plan import Plan
+from recc.ir.node import COL, ROW, Node, dim_of
+from recc.strategies import Choice
+
+TABLE = 32  # bytes of the table for each chunk
+TYPICAL = 128
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Bytes per token and head of one launch."""
+
+    kernel: str
+    read: float
+    written: float
+
+    @property
+    def total(self) -> float:
+        return self.read + self.written
+
+
+def moved(function: Function, sizes: Mapping[str, int], itemsize: int = 2) -> list[Moved]:
+    """Every launch of a pass where dims have `sizes` (128 where they are not named) and inputs `itemsize` bytes."""
+    return [_Launch(function, kernel, sizes, itemsize).moved() for kernel in function.kernels]
+
+
+class _Launch:
+    def __init__(self, function: Function, kernel: Kernel, sizes: Mapping[str, int], itemsize: int) -> None:
+        self.function, self.kernel, self.launch = function, kernel, kernel.launch
+        self.sizes, self.itemsize, self.rows = sizes, itemsize, function.rows
+
+    def moved(self) -> Moved:
+        read = TABLE / self.rows if self.kernel.per_chunk else 0.0
+        for node in self.launch.loads:
+            read += self._bytes(self.kernel.tensors[node]) * self._times(node)
+        written = 0.0
+        for node in self.launch.stores:
+            for tensor in self.kernel.written[node]:
+                written += self._bytes(tensor) * (self._blocks() if tensor.parts else 1)
+        for carry in self.kernel.entering:
+            written += self._bytes(self.kernel.walks[carry.old][1]) / self.function.every
+        return Moved(self.kernel.name, read, written)
+
+    def _size(self, dim: str) -> int:
+        return self.sizes.get(dim) or TYPICAL
+
+    def _bytes(self, tensor: Tensor) -> float:
+        """Per token and head, once."""
+        if tensor.layout in (FIXED, STATES):
+            return 0.0
+        count = 1.0
+        for axis in inner(tensor.axes):
+            if axis in (ROW, COL, "@a", "@b"):
+                count *= self.rows
+            elif dim_of(axis).startswith("@"):
+                count *= self.kernel.ranks
+            else:
+                count *= self._size(dim_of(axis))
+        assert tensor.layout in (TOKENS, CHUNKS)
+        return count / self.rows * (4 if tensor.wide else self.itemsize)
+
+    def _blocks(self) -> int:
+        split = self.launch.split
+        return -(-self._size(split) // self.kernel.tile.block) if split else 1
+
+    def _times(self, node: Node) -> int:
+        """How often a launch reads a tensor."""
+        split, loop = self.launch.split, self.launch.loop
+        times = 1 if split is None or has(node, split) else self._blocks()
+        if loop is not None and has(node, loop):
+            times *= sum(node in part.loads for part in loops(self.launch, loop) or ())
+        return times
+
+
+def passes(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Function, Function]:
+    """The launches of the forward and the backward pass."""
+    from recc.backends.triton.module import functions
+
+    return functions(plan, choice, config)[:2]
