@@ -32,14 +32,15 @@ def parallel() -> list[str]:
 
 
 @functools.cache
-def op(spec: str, chunk: int | None = 16, schedule: str = "split"):
-    """The op of a spec, in small chunks: a short sequence has several."""
+def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
+    """The op of a spec, in small chunks: a short sequence has several. schedule: of both passes, or the default."""
     plan = analyse(recurrence(spec))
-    return module.load(module.generate(plan, module.chosen(plan), Config(chunk, schedule, schedule)))
+    config = Config(chunk, forward=schedule, backward=schedule)
+    return module.load(module.generate(plan, module.chosen(plan), config))
 
 
 def too_large(
-    spec: str, case: Case, chunk: int | None = 16, schedule: str = "split", dtype: str = "float32"
+    spec: str, case: Case, chunk: int | None = 16, schedule: str | None = None, dtype: str = "float32"
 ) -> list[str]:
     """The quantities whose error is beyond the budget of `recc verify`."""
     rows = verify.compare(recurrence(spec), case, [dtype], {"kernels": op(spec, chunk, schedule)}, [])

@@ -43,6 +43,7 @@ class Config:
     chunk: tokens in a chunk of the backward pass, a power of two: a state is kept for each. inner: tokens in a chunk of
     a fused forward pass, which divides `chunk`.
     forward, backward: the schedule of each pass, one of SCHEDULES; where a program cannot be fused, it is split.
+    apart: whether results with different dims are computed by launches of their own.
     What is None is left to `default`.
     tiles: (kernel, tile) for launches, by the name that the kernel has in the generated file; the others take the
     default of the emitter, which `tile` says.
@@ -52,6 +53,7 @@ class Config:
     inner: int | None = None
     forward: str | None = None
     backward: str | None = None
+    apart: bool = False
     tiles: tuple[tuple[str, Tile], ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -101,7 +103,7 @@ def default_tile(launch: Launch, schedule: Schedule) -> Tile:
     if launch.walks:
         return Tile(block=128, warps=8, stages=1)
     small = all(set(inner(node.axes)) <= {ROW, COL} for node in launch.stores)
-    return Tile(loop=_looped(launch), step=32 if small else 16, warps=4 if small else 8, stages=1)
+    return Tile(block=128, loop=_looped(launch), step=32 if small else 16, warps=4 if small else 8, stages=1)
 
 
 def _looped(launch: Launch) -> str | None:

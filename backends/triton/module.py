@@ -72,7 +72,7 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
     program, backward, step = programs(plan, choice, keep=())
     config, split = default(program, choice, config), split_axis(program)
     first, second = (
-        Schedule(part, split, kind == "fused")
+        Schedule(part, split, kind == "fused", config.apart)
         for part, kind in ((program, config.forward), (backward, config.backward))
     )
     forward = Function(first, "forward_tiles", f"The forward pass of {rec.name}.", config)

@@ -81,11 +81,12 @@ class Schedule:
     """Steps of a program in order. `partial`: host nodes of which a kernel computes the part of one program.
 
     fused: one kernel walks the chunks and computes everything on the way, where nothing stands against it; otherwise
-    chunks run apart as far as they can.
+    chunks run apart as far as they can. apart: results with different dims are computed by launches of their own, each
+    with fewer tiles, which read again what they share.
     """
 
-    def __init__(self, program: TileProgram, split: str | None, fused: bool = False) -> None:
-        self.program, self.split = program, split
+    def __init__(self, program: TileProgram, split: str | None, fused: bool = False, apart: bool = False) -> None:
+        self.program, self.split, self.apart = program, split, apart
         self.stage = stages(program)
         self.every = ordered(program.roots)
         self.carried = {carry.old for carry in program.carries}
@@ -250,9 +251,8 @@ class Schedule:
     def _hold_local(self) -> None:
         """A fused pass is handed only what depends on no state and is small but takes long."""
         self.held, self.stored = dict.fromkeys(self.held, WALK), dict.fromkeys(self.stored, WALK)
-        for node in self.every:
-            if node.op in SMALL and self.stage[node] == 0 and self.in_kernel(node) and GRID in node.axes:
-                self.held[node] = KERNEL
+        small = [node for node in self.every if node.op in SMALL and GRID in node.axes and self.in_kernel(node)]
+        self.held |= {node: KERNEL for node in small if self.stage[node] == 0}
 
     def _is_operand(self, node: Node, body: set[Node], level: int) -> bool:
         carries = carries_of(self.program, level)
@@ -279,13 +279,21 @@ class Schedule:
                 steps += [Host(slot, nodes)] if nodes else []
             elif slot % 3 == KERNEL:
                 roots = [node for node in self.every if slot in (self.held.get(node), self.stored.get(node))]
-                steps += [self._launch(slot, roots, [], roots)] if roots else []
+                steps += [self._launch(slot, group, [], group) for group in self._groups(roots)]
             else:
                 for level, at in self.walks.items():
                     if at == slot:
                         carries = carries_of(self.program, level)
                         steps.append(self._launch(slot, [c.new for c in carries], carries, []))
         return steps
+
+    def _groups(self, roots: list[Node]) -> list[list[Node]]:
+        """What one launch computes each: everything, or, `apart`, what has the same dims."""
+        groups: dict[tuple, list[Node]] = {}
+        for node in sorted(roots, key=lambda node: not dims(node.axes)):
+            key = dims(node.axes) if self.apart and node in self.stored else ()
+            groups.setdefault(key or next(iter(groups), ()), []).append(node)
+        return list(groups.values())
 
     def _fusible(self) -> bool:
         """Whether the host stands only before and after the kernels, and no sum goes over programs."""

@@ -19,6 +19,7 @@ from recc.ir.ops import VALUE_OF_FIRST, is_zero, leaf
 from recc.tile import filters  # noqa: F401 - registers its operations
 from recc.tile.adjoint import cotangents
 from recc.tile.ops import leave
+from recc.tile.share import share
 
 # What costs more to compute again than to keep: scores, C numbers a token, as much as a key where C is its size; and
 # solved trajectories.
@@ -95,7 +96,8 @@ def adjoint(program: TileProgram) -> TileProgram:
     spans = Spans(program.spans)
     olds = {c.old: saved[c.name] for c in program.carries}
     olds |= {_finish(node, spans): kept[name] for name, node in program.kept.items()}
-    new = dict(zip(order, rebuild([_finish(grads[n], spans) for n in order], olds.get, spans), strict=True))
+    found = share(rebuild([_finish(grads[n], spans) for n in order], olds.get, spans), spans)
+    new = dict(zip(order, found, strict=True))
     top = max((c.level for c in program.carries), default=0)
     carries = tuple(Carry(c.name, entering[c.name], new[c.old], top - c.level) for c in reversed(program.carries))
     return TileProgram(

@@ -74,13 +74,27 @@ def test_default_chunk(name, interpreted):
     assert interpreted(too_large, name, Case(70, "plain"), None) == []
 
 
+@pytest.mark.parametrize("name", ["simple_gla", "kda"])
+@pytest.mark.parametrize("variant", ["plain", "packed_reverse"])
+def test_states_are_kept_at_longer_chunks(name, variant, interpreted):
+    """Chunks of 16 or 32 tokens in the forward pass, of 64 in the backward pass."""
+    time = sum(PACKED) if "packed" in variant else 130
+    assert interpreted(too_large, name, Case(time, variant), 64) == []
+
+
 @pytest.mark.parametrize("name", KINDS)
-def test_fused_schedule(name, interpreted):
-    """The forward pass is one launch, and its numbers are right."""
+@pytest.mark.parametrize("schedule", ["split", "fused"])
+def test_schedules(name, schedule, interpreted):
+    assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, schedule) == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_fused_schedule(name):
+    """The forward pass is one launch that walks, after at most one for what depends on no state."""
     plan = analyse(recurrence(name))
     text = module.generate(plan, module.chosen(plan), Config(forward="fused")).functions
-    assert re.findall(r"^def (forward_\w+)\(", text, re.MULTILINE) == ["forward_fused", "forward_tiles"]
-    assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, "fused") == []
+    names = re.findall(r"^def (forward_\w+)\(", text, re.MULTILINE)
+    assert [name for name in names if name != "forward_prepare"] == ["forward_fused", "forward_tiles"]
 
 
 def test_a_spec_that_nobody_has_seen(interpreted):
