@@ -119,16 +119,18 @@ def _looped(launch: Launch) -> str | None:
 
 def schedules(chunks: tuple[int, ...] = CHUNKS) -> Iterator[Config]:
     """Every chunk and schedule: what decides which kernels there are. Tiles are searched for each kernel on its own."""
-    for chunk, forward, backward in itertools.product(chunks, SCHEDULES, SCHEDULES):
-        for size in chunks:
-            if size == chunk or (size < chunk and forward == "fused"):
-                yield Config(chunk, size, forward, backward)
+    for chunk, size, forward, backward in itertools.product(chunks, chunks, SCHEDULES, SCHEDULES):
+        if size > chunk:
+            continue
+        for apart in (False, True)[: 2 if backward == "split" else 1]:
+            yield Config(chunk, size, forward, backward, apart)
 
 
-def tiles() -> Iterator[Tile]:
-    """Every tile of a launch. What spills or does not fit is found by compiling it."""
-    for block, warps, stages in itertools.product(BLOCKS, WARPS, STAGES):
-        yield Tile(block, warps, stages)
+def tiles(now: Tile) -> Iterator[Tile]:
+    """Every tile of the launch that has `now`. What spills or does not fit is found by compiling it."""
+    steps = BLOCKS[:-1] if now.loop else (now.step,)
+    for block, step, warps, stages in itertools.product(BLOCKS, steps, WARPS, STAGES):
+        yield Tile(block, now.loop, step, warps, stages)
 
 
 def view(config: Config) -> dict[str, Any]:

@@ -65,18 +65,16 @@ class GpuSpace:
     def _schedules(self, effort: str) -> Iterator[Form]:
         try:
             from recc.backends.triton import config
-            from recc.backends.triton.module import chosen, generate
+            from recc.backends.triton.module import chosen, functions
             from recc.backends.triton.schedule import Unserved
 
-            choice = chosen(self.plan)
-            generate(self.plan, choice)
+            usual = functions(self.plan, chosen(self.plan))[0].config
         except (ImportError, Unserved):
             return
         yield {"backend": "triton"}
-        usual = _choices(config.Config(chunk=choice.chunk))
-        near = (choice.chunk // 2, choice.chunk, 2 * choice.chunk)
+        near = (usual.chunk // 2, usual.chunk, 2 * usual.chunk)
         for found in config.schedules():
-            differ = sum(value != usual[name] for name, value in _choices(found).items())
+            differ = sum(value != getattr(usual, name) for name, value in vars(found).items())
             if differ and (effort == FULL or (differ == 1 and found.chunk in near)):
                 yield {"backend": "triton", **config.view(found)}
 
@@ -88,7 +86,7 @@ class GpuSpace:
         own = config.of(**{key: value for key, value in form.items() if key != "backend"})
         found = []
         for kernel, now in self.kernels(own).items():
-            for tile in config.tiles():
+            for tile in config.tiles(now):
                 differ = sum(value != getattr(now, name) for name, value in vars(tile).items())
                 if differ and (effort == FULL or differ == 1):
                     found.append({"backend": "triton", **config.view(own.with_tile(kernel, tile))})
@@ -96,20 +94,10 @@ class GpuSpace:
 
     def kernels(self, own: Any) -> dict[str, Any]:
         """The kernels of a configuration and their tiles."""
-        import torch
+        from recc.backends.triton.module import chosen, functions
 
-        from recc.backends.triton.aot import launches
-        from recc.backends.triton.config import Tile
-        from recc.backends.triton.module import chosen, generate
-
-        found = launches(generate(self.plan, chosen(self.plan), own), {}, torch.bfloat16)
-        return {x.name: own.tile(x.name, Tile(warps=x.options["num_warps"], stages=x.options["num_stages"]))
-                for x in found}  # fmt: skip
-
-
-def _choices(config: Any) -> dict[str, Any]:
-    """The fields of a configuration; None for what follows from its chunk."""
-    return {name: None if name != "chunk" and value == config.chunk else value for name, value in vars(config).items()}
+        parts = functions(self.plan, chosen(self.plan), own)[:2]
+        return {kernel.name: kernel.tile for part in parts for kernel in part.kernels}
 
 
 def torch_forms(plan: Plan, effort: str) -> list[Form]:
