@@ -152,7 +152,9 @@ class _Calls:
         return lambda: self._derived(_listed(op(*self.tensors)))
 
     def _derived(self, outputs: list[Tensor]) -> object:
-        return torch.autograd.grad(outputs, self.tensors, self.grads, allow_unused=True)
+        smooth = [(y, dy) for y, dy in zip(outputs, self.grads) if y.requires_grad]  # a position has no gradient
+        outputs, grads = zip(*smooth)
+        return torch.autograd.grad(outputs, self.tensors, grads, allow_unused=True)
 
     def _copied(self, moved: int, times: int = 1) -> Callable[[], object]:
         source = torch.zeros(max(moved // 2, 1), dtype=torch.uint8, device=self.task.device)

@@ -88,7 +88,7 @@ def calls(task: Task, passes: str) -> Callable[[Form], Callable[[], object]]:
 
         def training() -> object:
             outputs = op(*tensors)
-            outputs = [outputs] if torch.is_tensor(outputs) else list(outputs)
+            outputs = [y for y in ([outputs] if torch.is_tensor(outputs) else outputs) if y.requires_grad]
             if not shapes:
                 shapes.extend(torch.randn_like(y) for y in outputs)
             return torch.autograd.grad(outputs, tensors, shapes, allow_unused=True)

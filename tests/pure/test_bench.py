@@ -96,6 +96,14 @@ def test_a_slow_clock_and_a_budget():
     assert max(counts) <= 4 and all(found.times.values())
 
 
+def test_an_output_without_a_gradient(capsys):
+    """The positions that viterbi gives are no function that could be derived."""
+    args = ["--time", "5", "--batch", "1", "--heads", "1", "--rounds", "1", "--budget", "1s", "--passes", "training"]
+    assert main(["bench", "viterbi", *args, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "torch loop" in found["seconds"][bench.TRAINING] and found["missing"] == {}
+
+
 @pytest.mark.parametrize("args, words", [
     (["--rounds", "0"], "`--rounds 0` times nothing"),
     (["--plot", "out.bmp"], "`--plot out.bmp` names no picture"),
