@@ -222,7 +222,7 @@ class Algebra:
                 if not is_const(joined, 0):
                     node = build("exp", joined)
                     powers[node] = powers.get(node, 0) + 1
-        factors = tuple((f, p) for f, p in powers.items() if p != 0)
+        factors = _without_ones(tuple((f, p) for f, p in powers.items() if p != 0), term.variable)
         best: tuple[tuple, Term] | None = None
         by_dim: dict[str, list[Axis]] = {}
         for axis in sorted(term.bound):
@@ -254,6 +254,15 @@ class Algebra:
             else:
                 result = add(result, part)
         return result
+
+
+def _without_ones(factors: tuple[tuple[Node, int], ...], variable: Node | None) -> tuple[tuple[Node, int], ...]:
+    """A product without factors that only repeat it along axes that it has."""
+    counts = [(f, p) for f, p in factors if (f.args[0] if f.op == "rename" else f).op != "ones"]
+    repeated = {axis for f, p in factors if (f, p) not in counts for axis in f.axes}
+    have = {axis for f, _ in counts for axis in f.axes} | (set(variable.axes) if variable is not None else set())
+    missing = tuple(sorted(repeated - have))
+    return (*counts, (leaf("ones", missing), 1)) if missing else tuple(counts)
 
 
 def _scaled(term: Term, by: float) -> Term:

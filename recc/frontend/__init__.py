@@ -63,7 +63,7 @@ def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurr
         known |= dict.fromkeys(scope.dims)
         recurrence = lower(scope, check(scope, bag), bag, text, path)
         if recurrence is not None:
-            found.append(stabilised(recurrence))
+            found.append(recurrence)
         scopes.append(scope)
     for scope in scopes if not bag.has_errors else ():
         unused(scope, bag)
@@ -72,4 +72,4 @@ def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurr
             bag.add(naming.no_such_dim(dim, list(known)))
         elif type(size) is not int or not 1 <= size <= MAX_SIZE:
             bag.add(shapes.not_a_size(f"the size given for dim `{dim}`", 1, MAX_SIZE, None))
-    return found, bag
+    return [stabilised(each) for each in found] if not bag.has_errors else [], bag

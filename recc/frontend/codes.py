@@ -60,6 +60,7 @@ TITLES = {
     "E0312": "an expression of constants that has no value",
     "E0313": "a size that is not a whole number",
     "E0314": "random numbers outside of a param's initialiser",
+    "E0315": "a gradient that cannot be taken",
     "E0316": "`contraction` on something that is not a matrix that is learned",
     "E0401": "a state that is never updated",
     "E0402": "a name that is assigned twice",

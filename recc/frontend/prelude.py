@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from recc.frontend import types
 from recc.frontend.messages import shapes
 from recc.frontend.types import Value
-from recc.ir.node import COMPLEX, HEADS, Span, dim_of
+from recc.ir.node import COMPLEX, HEADS, REAL, Span, dim_of
 from recc.ir.node import make as make_node
-from recc.ir.ops import OPS, leaf, neg
+from recc.ir.ops import ONE, OPS, is_zero, leaf, neg, spread
+from recc.tile.adjoint import cotangents
 
 if TYPE_CHECKING:
     from recc.frontend.emit import Emit
@@ -211,6 +212,17 @@ def _along(e: Emit, combine: str, pairs: Value, axis: str, span: Span) -> Value:
 _function("maxplus(a, b)", 2)(_semiring("maxplus", "max"))
 _function("argmaxplus(a, b)", 2)(_semiring("argmaxplus", "argmax"))
 _function("logmatmulexp(a, b)", 2)(_semiring("logmatmulexp", "logsumexp"))
+
+
+@_function("grad(loss, x)", 2)
+def _grad(e: Emit, args: list[Value], over, span: Span) -> Value:
+    loss, x = args
+    if loss.dims or loss.dtype != REAL:
+        raise e.refuse(shapes.gradient_of_many(loss, span))
+    found = cotangents([(loss.node, ONE)], [x.node])[x.node]
+    if is_zero(found):
+        raise e.refuse(shapes.gradient_of_nothing(x, span))
+    return Value(spread(found, x.node.axes), x.dims, x.heads)
 
 
 @_function("eye(dim)", 1, takes="dim")

@@ -112,6 +112,8 @@ def function_of(node: Node, shapes: Shapes) -> Callable[..., Tensor]:
             return lambda: torch.arange(shapes.size(node.axes[0]), **kind)[None]
         case "eye":
             return lambda: torch.eye(shapes.size(node.axes[0]), **kind)[None]
+        case "ones":
+            return lambda: torch.ones([1, *shapes.shape(node.axes)], **kind)
         case "dot":
             a, b = node.args
             letter = {axis: chr(ord("a") + i) for i, axis in enumerate(sort_axes(a.axes + b.axes))}

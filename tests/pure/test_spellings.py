@@ -43,6 +43,7 @@ SPELLINGS: dict[str, list[dict[str, str]]] = {
     "delta_net": [
         {"S[t]": "S[t] = S[t-1] - beta * outer(k, k @ S[t-1] - v)"},
         {"S[t]": "S[t] = (eye(K) - beta * outer(k, k)) @ S[t-1] + beta * outer(k, v)"},
+        {"S[t]": "loss = sum((v - k @ S[t-1]) ** 2) / 2\nS[t] = S[t-1] - beta * grad(loss, S[t-1])"},
         {"S[t]": "error = k @ S[t-1] - v\nstep = beta * error\nS[t] = S[t-1] - outer(k, step)"},
         {"state": "state S : V x K = 0", "S[t]": "S[t] = S[t-1] @ (eye(K) - outer(k, beta * k)) + outer(v, beta * k)",
          "o": "o = S[t] @ q / sqrt(K)"},

@@ -112,6 +112,27 @@ def wrong_rank(word: str, rank: int, value: Value, span: Span) -> Diagnostic:
     )
 
 
+def gradient_of_many(value: Value, span: Span) -> Diagnostic:
+    found = "complex" if value.dtype == "complex" else text(value.dims)
+    return diagnostic(
+        "E0315",
+        f"`grad` differentiates one real number, and this is {found}",
+        value.span or span,
+        found,
+        help="" if value.dtype == "complex" else "add it up: `grad(sum(...), x)`",
+    )
+
+
+def gradient_of_nothing(x: Value, span: Span) -> Diagnostic:
+    return diagnostic(
+        "E0315",
+        "the first argument of `grad` does not read the second",
+        x.span or span,
+        "differentiated by this",
+        note="what is differentiated by must stand in the loss as it is written here, such as `S[t-1]`",
+    )
+
+
 def over_missing(word: str, dim: str, value: Value, span: Span) -> Diagnostic:
     if dim in value.dims:
         message = f"`over={dim}` names {value.dims.count(dim)} axes of {text(value.dims)}"

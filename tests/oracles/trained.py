@@ -1,0 +1,97 @@
+"""Memories that are trained as they are used: loops over tokens whose gradients are autograd's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from oracles.base import Result, Tensors, oracle
+
+
+def apply(x: Tensor, W: Tensor) -> Tensor:
+    """``[batch, heads, K]`` through ``[batch, heads, K, V]``."""
+    return torch.einsum("bhk,bhkv->bhv", x, W)
+
+
+def slopes(loss: Callable[..., Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The gradients of a loss for each batch entry and head, which do not see each other's weights."""
+    return torch.func.grad(lambda weights: loss(*weights).sum())(tuple(weights))
+
+
+@oracle("ttt_linear", "a loop over tokens, the gradient by autograd")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    W, b, outputs = s["W"], s["b"], []
+
+    def model(u: Tensor, W: Tensor, b: Tensor) -> Tensor:
+        normed = F.layer_norm(apply(u, W) + b, u.shape[-1:], eps=1e-6)
+        return u + p["scale"] * normed + p["shift"]
+
+    for t in range(x["q"].shape[1]):
+        q, k, v = (x[name][:, t] for name in "qkv")
+        eta = x["eta"][:, t, :, None]
+        dW, db = slopes(lambda W, b, k=k, v=v: (model(k, W, b) - v).square().sum(-1) / 2, (W, b))
+        W, b = W - eta[..., None] * dW, b - eta * db
+        outputs.append(model(q, W, b))
+    return {"o": torch.stack(outputs, 1)}, {"W": W, "b": b}
+
+
+@oracle("titans_mlp", "a loop over tokens, the gradient by autograd")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    weights, momenta, outputs = [s["M1"], s["M2"]], [s["G1"], s["G2"]], []
+
+    def memory(u: Tensor, M1: Tensor, M2: Tensor) -> Tensor:
+        return apply(F.gelu(apply(u, M1)), M2)
+
+    for t in range(x["q"].shape[1]):
+        q, k, v = (x[name][:, t] for name in "qkv")
+        alpha, eta, theta = (x[name][:, t, :, None, None] for name in ("alpha", "eta", "theta"))
+        found = slopes(lambda *M, k=k, v=v: (memory(k, *M) - v).square().sum(-1), weights)
+        momenta = [eta * G - theta * slope for G, slope in zip(momenta, found, strict=True)]
+        weights = [(1 - alpha) * M + G for M, G in zip(weights, momenta, strict=True)]
+        outputs.append(memory(q, *weights))
+    return {"o": torch.stack(outputs, 1)}, dict(zip(("M1", "M2", "G1", "G2"), weights + momenta, strict=True))
+
+
+def moved(x: Tensors, A: Tensor, link: Callable[[Tensor], Tensor], slope: Callable[[Tensor, int], Tensor]) -> Result:
+    """A[t] = alpha A[t-1] - eta times the slope at link(A[t-1]), and what is read of link(A[t])."""
+    outputs = []
+    for t in range(x["q"].shape[1]):
+        alpha, eta = (x[name][:, t, :, None, None] for name in ("alpha", "eta"))
+        A = alpha * A - eta * slope(link(A), t)
+        outputs.append(apply(x["q"][:, t], link(A)))
+    return {"o": torch.stack(outputs, 1)}, {"A": A}
+
+
+@oracle("yaad", "torch's huber_loss of the error's norm, by autograd")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    def slope(W: Tensor, t: int) -> Tensor:
+        delta = x["delta"][:, t]
+
+        def loss(W: Tensor) -> Tensor:
+            size = ((apply(x["k"][:, t], W) - x["v"][:, t]).square().sum(-1) + 1e-12).sqrt()
+            return delta**2 * F.huber_loss(size / delta, torch.zeros_like(size), reduction="none")
+
+        return slopes(loss, (W,))[0]
+
+    outputs, final = moved(x, s["W"], lambda A: A, slope)
+    return outputs, {"W": final["A"]}
+
+
+@oracle("memora", "a loop over tokens, by hand")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    def slope(W: Tensor, t: int) -> Tensor:
+        return torch.einsum("bhk,bhv->bhkv", x["k"][:, t], apply(x["k"][:, t], W) - x["v"][:, t])
+
+    return moved(x, s["A"], lambda A: A.softmax(-2), slope)
+
+
+@oracle("moneta", "a loop over tokens, by hand")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    def slope(W: Tensor, t: int) -> Tensor:
+        error = apply(x["k"][:, t], W) - x["v"][:, t]
+        return torch.einsum("bhk,bhv->bhkv", x["k"][:, t], 3 * error * (error.square() + 1e-6).sqrt())
+
+    return moved(x, s["A"], lambda A: A / (A.pow(4).sum((-1, -2), keepdim=True) + 1e-6).sqrt(), slope)
