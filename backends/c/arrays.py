@@ -86,9 +86,18 @@ def block(head: str, lines: list[str]) -> list[str]:
     return [f"{head} {{".strip(), *("    " + line for line in lines), "}"]
 
 
-def copied(to: Array, source: Array, sizes: Callable[[Axis], int]) -> list[str]:
-    """Loops that copy every element, whole rows at once where both lie in the same order."""
+def copied(to: Array, source: Array, sizes: Callable[[Axis], int], lanes: int = 0) -> list[str]:
+    """Loops that copy every element: whole rows at once where both lie in the same order, and square blocks of `lanes`
+    where one is the other's transpose."""
     axes, index = to.axes, {axis: variable(place) for place, axis in enumerate(to.axes)}
+    if lanes and len(axes) == 2 and not any(sizes(axis) % lanes for axis in axes):
+        row, column = axes
+        if to.strides[column] == source.strides[row] == 1:
+            lines = [f"turn({to.at(index)}, {to.strides[row]}, {source.at(index)}, {source.strides[column]});"]
+            for axis in (column, row):
+                head = f"for (long {index[axis]} = 0; {index[axis]} < {sizes(axis)}; {index[axis]} += {lanes})"
+                lines = block(head, lines)
+            return lines
     lines = [f"*({to.at(index)}) = *({source.at(index)});"]
     if axes and to.strides[axes[-1]] == source.strides[axes[-1]] == 1:
         row = {**index, axes[-1]: "0"}

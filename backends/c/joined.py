@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from recc.backends.c.arrays import block
+from recc.backends.c.groups import MOVES
 from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part
 
-from recc.ir.node import Axis
-from recc.tile.cores import Phases, dims
-from recc.tile.program import TileProgram
+from recc.ir.node import Axis, Node, walk
+from recc.tile.cores import REDUCTIONS, Phases, dims
+from recc.tile.program import TileProgram, state_key
 
 
 def shared_loops(
@@ -24,25 +25,35 @@ def shared_loops(
     sizes: Callable[[Axis], int],
     lanes: int,
     registers: int,
-) -> Loops | None:
-    """The loops that both cores can share, if each program has one and no one else reads what lasts a tile's turn."""
-    first, second = Phases(again), Phases(back)
+) -> tuple[Loops | None, frozenset[Node]]:
+    """The loops that both cores can share, if each program has one and no one else reads the states that last a tile's
+    turn; and the loads of the adjoint that the first core computes in them, a number a row."""
+    first, late = Phases(again), frozenset(back.loads[name] for name in again.stores if name in back.loads)
+    states = frozenset(
+        back.loads[state_key(carry.name)] for carry in again.carries if state_key(carry.name) in back.loads
+    )
+    second = Phases(back, late)
     if len(first.cores) != 1 or len(second.cores) != 1:
-        return None
-    loops = Loops.of_core(second.cores[0], second, sizes, lanes, registers)
+        return None, frozenset()
+    (core,) = second.cores
+    loops = Loops.of_core(core, second, sizes, lanes, registers)
     own = Loops.of_core(first.cores[0], first, sizes, lanes, registers, loops.lane)
     shape = (loops.shape, loops.outer, loops.row, loops.lane)
-    if shape[:2] != ("tile", ()) or loops.row is None or (own.shape, own.outer, own.row, own.lane) != shape:
-        return None
-    if any(layouts[carry.name] != (loops.row, loops.lane) for carry in again.carries):
-        return None
-    if any(first.owner(node) is not first.cores[0] or loops.row not in dims(node) for node in again.stores.values()):
-        return None
-    passed = {back.loads[name] for name in again.stores if name in back.loads}
-    readers = [node for node in second.nodes if passed & set(node.args)]
-    if passed & set(second.roots) or any(second.owner(node) is not second.cores[0] for node in readers):
-        return None
-    return loops
+    near = shape[:2] == ("tile", ()) and loops.row is not None and (own.shape, own.outer, own.row, own.lane) == shape
+    near = near and all(layouts[carry.name] == (loops.row, loops.lane) for carry in again.carries)
+    near = near and (late == states or loops.vectors * lanes >= sizes(loops.lane))
+    stores = again.stores.values()
+    near = near and all(first.owner(node) is first.cores[0] and loops.row in dims(node) for node in stores)
+    lasting = {
+        node for node in second.nodes if node in states or set(dims(node)) == core.axes and node.op not in REDUCTIONS
+    }
+    lasting = {node for node in lasting if second.owner(node) is not core and states & set(walk(node))}
+    readers = [node for node in second.nodes if lasting & set(node.args) and node not in lasting]
+    near = near and not (late | lasting) & set(second.roots) and all(second.owner(node) is core for node in readers)
+    inner = [node for node in second.nodes if second.owner(node) is core]
+    needed = walk(*(arg for node in (*inner, *(c.new for c in core.carries)) for arg in node.args))
+    awaited = {node for node in needed if second.owner(node) == 1 and node.op in (*REDUCTIONS, *MOVES)}
+    return (loops, late - states) if near and not awaited else (None, frozenset())
 
 
 def joined(first: Part, second: Part, tiles: dict[str, tuple[str, int]]) -> list[str]:

@@ -216,9 +216,9 @@ class _File:
                 else:
                     array = work.array(f"state_{identifier(state_key(name))}", layouts[name])
                 leaves[olds[name]] = array
-                into += copied(array, outside["first"][name], self._size)
-                out += copied(outside["saved"][name], array, self._size)
-                back += copied(outside["last"][name], array, self._size)
+                into += copied(array, outside["first"][name], self._size, self.real.lanes)
+                out += copied(outside["saved"][name], array, self._size, self.real.lanes)
+                back += copied(outside["last"][name], array, self._size, self.real.lanes)
             if in_place:
                 task.append(last.replace("*restrict ", "*"))
                 same = f"if ({array.base} != {outside['first'][state.name].base}) {{"
@@ -259,7 +259,7 @@ class _File:
         again_leaves = dict(leaves)
         kept: dict[str, Array] = {}
         tiles: dict[str, tuple[str, int]] = {}
-        shared = shared_loops(again, back, layouts, self._size, self.real.lanes, self.registers)
+        shared, late = shared_loops(again, back, layouts, self._size, self.real.lanes, self.registers)
         load, enter, leave, out = [], [], [], []
         carries = {carry.name: carry for carry in back.carries}
         for carry in again.carries:
@@ -276,7 +276,9 @@ class _File:
             fields.append(("saved", state.name))
             field = f"saved_{identifier(state.name)}"
             outside = self._external(field, state, False)
-            moves = [line for name in outside for line in copied(entered[name], outside[name], self._size)]
+            moves = [
+                line for name in outside for line in copied(entered[name], outside[name], self._size, self.real.lanes)
+            ]
             load += _scope([self._point_fixed(field, "saved"), *moves])
         for name, node in again.stores.items():
             if name not in kept:
@@ -310,7 +312,7 @@ class _File:
                     own = _by_layout(dims(back.params[name]), layouts)
                     results[f"d_{name}"] = array = work.array(f"sum_{field}{'_im' * place}", own)
                     enter += _zeroed(array, self._size)
-                    moves += copied(outside[name], array, self._size)
+                    moves += copied(outside[name], array, self._size, self.real.lanes)
             if moves:  # else nothing depends on it
                 fields.append(("d_param", item.name))
                 out += _scope([self._point_fixed(field, "sequence"), *moves])
@@ -324,10 +326,10 @@ class _File:
                     if kind == "d_last":
                         key = identifier(state_key(name))
                         array = back_leaves[carries[name].old] = work.array(f"d_state_{key}", layouts[name])
-                        moves += copied(array, outside[name], self._size)
+                        moves += copied(array, outside[name], self._size, self.real.lanes)
                         zeros += _zeroed(array, self._size)
                     else:
-                        moves += copied(outside[name], back_leaves[carries[name].old], self._size)
+                        moves += copied(outside[name], back_leaves[carries[name].old], self._size, self.real.lanes)
                 lines = _scope([self._point_fixed(field, "sequence"), *moves])
                 if kind == "d_last":
                     enter += self._first_head(state, lines, zeros)
@@ -339,7 +341,7 @@ class _File:
         )
         second = Part(
             back, work, back_leaves, results, self.chunk, self.registers, backwards=True, finished=first.stored,
-            loops=shared,
+            loops=shared, late=late,
         )  # fmt: skip
         lines = joined(first, second, tiles) if shared is not None else [
             "// the states that enter each token of the chunk",

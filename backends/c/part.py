@@ -44,6 +44,7 @@ class Part:
     those for a chunk of `c` tokens. lanes: the axis that vectors run along, for states where that is settled.
     finished: what another part has computed before. loops: of the only core, and they are left to the caller, who
     shares them with another part: `before` holds the lines up to the core, `pieces` the core, `lines` what follows.
+    late: loads that the other part computes in those loops.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Part:
         lanes: dict[str, Axis | None] | None = None,
         finished: dict[Node, Array] | None = None,
         loops: Loops | None = None,
+        late: frozenset[Node] = frozenset(),
     ) -> None:
         self.program, self.work, self.chunk, self.registers = program, work, chunk, registers
         self.prefix, self.backwards, self.lanes = prefix, backwards, lanes or {}
         self.finished, self.loops = finished or {}, loops
-        self.phases = Phases(program)
+        self.phases = Phases(program, late)
         self.arrays: dict[Node, Array] = dict(leaves)
         self.copies: dict[tuple[Node, Axis | None], Array] = {}  # by the axis that is contiguous
         self.results, self.states = results, leaves
@@ -199,6 +201,8 @@ class Part:
         home = self.phases.owner(node)
         if isinstance(owner, Core):
             if home is owner:
+                return True
+            if self.loops is not None and home == 1:  # what is late, and only needed within the loops
                 return True
             early = isinstance(home, int) and home <= self.phases.cores.index(owner)
             return early and home != INVARIANT and span(node) == owner.axes and node.op not in ("rename", "take")

@@ -58,7 +58,7 @@ def _needed(used: set[str]) -> set[str]:
 
 
 def _own(real: Real) -> list[str]:
-    return [_types(real), _past(real), _sums(real), _exponentials(real), _logarithms(real), _CURVES]
+    return [_types(real), _past(real), _sums(real), _transpose(real), _exponentials(real), _logarithms(real), _CURVES]
 
 
 def _types(real: Real) -> str:
@@ -152,6 +152,25 @@ def _sums(real: Real) -> str:
     return y;
 }""")
     return "\n".join([*lines, *single]) + "\n"
+
+
+def _transpose(real: Real) -> str:
+    """A square block turned over: in each step, halves of blocks change places between two rows."""
+    lanes, lines = real.lanes, ["LANES void turn(real *to, long to_step, const real *from, long from_step) {"]
+    for i in range(lanes):
+        lines.append(f"    vec x{i} = load(from + {i} * from_step);")
+    half = lanes // 2
+    while half:
+        low = ", ".join(str(p if not p & half else p - half + lanes) for p in range(lanes))
+        high = ", ".join(str(p + half if not p & half else p + lanes) for p in range(lanes))
+        for i in range(lanes):
+            if not i & half:
+                j = i + half
+                lines.append(f"    vec a{half}_{i} = __builtin_shufflevector(x{i}, x{j}, {low});")
+                lines.append(f"    x{j} = __builtin_shufflevector(x{i}, x{j}, {high}), x{i} = a{half}_{i};")
+        half //= 2
+    lines += [f"    store(to + {i} * to_step, x{i});" for i in range(lanes)]
+    return "\n".join([*lines, "}"]) + "\n"
 
 
 def _horner(coefficients: tuple[float, ...], x: str, literal: str) -> str:

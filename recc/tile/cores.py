@@ -67,10 +67,13 @@ class Core:
 
 
 class Phases:
-    """The cores of a program in order, and for each node its owner: a core, or the number of a stage."""
+    """The cores of a program in order, and for each node its owner: a core, or the number of a stage.
 
-    def __init__(self, program: TileProgram) -> None:
-        self.program = program
+    late: tiles that are there only once the first core's loops come to them.
+    """
+
+    def __init__(self, program: TileProgram, late: frozenset[Node] = frozenset()) -> None:
+        self.program, self.late = program, late
         self.cores = _cores(program)
         self.homes = {carry.old: core for core in self.cores for carry in core.carries}
         self.roots = [*program.stores.values(), *program.sums.values(), *program.kept.values()]
@@ -88,7 +91,7 @@ class Phases:
             if node in self.homes:
                 stage[node] = self.cores.index(self.homes[node]) + 1
             elif node.op == "tile":
-                stage[node] = 0
+                stage[node] = int(node in self.late)
             elif node in self.adopted:
                 stage[node] = self.cores.index(self.adopted[node]) + 1
             else:
@@ -129,7 +132,7 @@ class Phases:
                     ready = all(
                         arg in self.homes or (inside.get(arg) is core and arg.op not in REDUCTIONS) for arg in own
                     )
-                    wide = any(frozenset(dims(arg)) == core.axes for arg in own)  # else its factors are kept instead
+                    wide = any(frozenset(dims(arg)) == core.axes for arg in node.args)  # else its factors are kept
                     if ready and wide and span(node) == core.axes and node.op not in ("rename", "take"):
                         inside[node] = core
         return inside
