@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recc.backends.c.arrays import Array, Workspace, copied
@@ -31,6 +31,7 @@ class Kernel:
 
     forward, backward: the tensors of each call in the order of its structure's fields, as (kind, name).
     all_heads: whether a task is a whole sequence; else it is one head, and leaves parts of what heads share.
+    parts: each function in a file of its own, so that the backward pass is built when it is first asked for.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Kernel:
     forward: tuple[tuple[str, str], ...]
     backward: tuple[tuple[str, str], ...]
     all_heads: bool
+    parts: dict[str, str] = field(default_factory=dict)
 
 
 def generate(plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None = None) -> Kernel:
@@ -95,10 +97,14 @@ class _File:
             f"state in {self.real.name}, {self.chunk} tokens between saved states\n\n"
         )
         types = "typedef struct { real *data; long batch, time, head; } tensor;  // strides in elements\n"
-        passes = [self._struct("forward", forward_fields), forward, self._struct("backward", backward_fields), backward]
-        body = "\n".join([types, *passes])
-        text = tidied(head, prelude(self.real, ops_of([self.step, self.again, self.back])), body)
-        return Kernel(text, self.chunk, self.used, tuple(forward_fields), tuple(backward_fields), self.all_heads)
+        passes = {
+            "forward": [self._struct("forward", forward_fields), forward],
+            "backward": [self._struct("backward", backward_fields), backward],
+        }
+        given = prelude(self.real, ops_of([self.step, self.again, self.back]))
+        text = tidied(head, given, "\n".join([types, *passes["forward"], *passes["backward"]]))
+        parts = {name: tidied(head, given, "\n".join([types, *lines])) for name, lines in passes.items()}
+        return Kernel(text, self.chunk, self.used, tuple(forward_fields), tuple(backward_fields), self.all_heads, parts)
 
     def _struct(self, direction: str, fields: list[tuple[str, str]]) -> str:
         names = ", ".join(f"{kind}_{identifier(name)}" for kind, name in fields)

@@ -35,7 +35,7 @@ class Native:
         self.dtype = dtype
         registers = 32 if machine.vector_bytes == 64 else 16
         self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), registers, options.chunk)
-        self._library = None
+        self._functions: dict[str, Any] = {}
         self.name = plan.recurrence.name
         self.spare: list[torch.Tensor] = []
         self.elements = max([1, *(_product(s.axes, sizes) for s in plan.recurrence.states)])
@@ -48,22 +48,18 @@ class Native:
     def problem(self) -> str | None:
         """Why it cannot be built, in the compiler's words, or None once it is."""
         try:
-            self.library  # noqa: B018
+            self.function("forward")
         except build.BuildError as error:
             return str(error)
         return None
 
-    @property
-    def library(self) -> ctypes.CDLL:
-        if self._library is None:
-            self._library = build.library(self.kernel.source)
-        return self._library
-
     def function(self, direction: str) -> Any:
-        """The kernel's `forward` or `backward`."""
-        function = getattr(self.library, f"{identifier(self.name)}_{direction}")
-        function.restype = None
-        return function
+        """The kernel's `forward` or `backward`, built the first time that it is asked for."""
+        if direction not in self._functions:
+            library = build.library(self.kernel.parts[direction])
+            self._functions[direction] = getattr(library, f"{identifier(self.name)}_{direction}")
+            self._functions[direction].restype = None
+        return self._functions[direction]
 
     def run(self, direction: str, head: list[int], tensors: list[list[int]], tasks: int, tokens: int) -> None:
         """Calls the kernel for all tasks. head: heads, time, reverse and the addresses of offsets and chunks."""

@@ -17,7 +17,7 @@ from recc.tile.words import Words
 LONGEST, USUAL = 160, 120  # a line may be as long as this; one that is longer is broken near the second
 
 _NAMED = (
-    r"LANES \w+ (\w+)\(",
+    r"(?:LANES|ONCE) \w+ (\w+)\(",
     r"typedef (?:long long|\w+) (\w+)",
     r"#define (\w+)",
     r"enum \{ (\w+)",

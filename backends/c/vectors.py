@@ -73,6 +73,7 @@ typedef real four __attribute__((vector_size({4 * real.bytes})));
 typedef real loose_four __attribute__((vector_size({4 * real.bytes}), aligned({real.bytes}), may_alias));
 
 #define LANES static inline __attribute__((always_inline, unused))
+#define ONCE static __attribute__((noinline, unused))
 #define ONE ((real)1)
 #define HALF ((real)0.5)
 
@@ -156,7 +157,7 @@ def _sums(real: Real) -> str:
 
 def _transpose(real: Real) -> str:
     """A square block turned over: in each step, halves of blocks change places between two rows."""
-    lanes, lines = real.lanes, ["LANES void turn(real *to, long to_step, const real *from, long from_step) {"]
+    lanes, lines = real.lanes, ["ONCE void turn(real *to, long to_step, const real *from, long from_step) {"]
     for i in range(lanes):
         lines.append(f"    vec x{i} = load(from + {i} * from_step);")
     half = lanes // 2
