@@ -145,6 +145,16 @@ def _(x: Tensors) -> Loop:
     return Loop(lambda: torch.zeros_like(x["f"][:, 0]), (x["f"], (1 - x["f"]) * x["i"]), step)
 
 
+@_loop("para_gru")
+def _(x: Tensors) -> Loop:
+    def step(h, xz, xr, xc):
+        z, r = torch.sigmoid(xz + x["az"] * h), torch.sigmoid(xr + x["ar"] * h)
+        h = h + z * (torch.tanh(xc + x["ac"] * (r * h)) - h)
+        return h, h
+
+    return Loop(lambda: torch.zeros_like(x["xz"][:, 0]), (x["xz"], x["xr"], x["xc"]), step)
+
+
 def _stacked(spec: str, x: Tensors) -> Tensor:
     """The recurrent matrices as one [gates * D, D], and what they read, as torch's cells hold them."""
     return torch.cat([x[name][0] for name in MATRICES[spec]])

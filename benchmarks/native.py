@@ -33,6 +33,8 @@ def parse() -> argparse.Namespace:
         "--compile", nargs="*", choices=("scan", "chunk"), default=["scan", "chunk"], metavar="FORM",
         help="what goes through torch.compile: scan (seconds for each), chunk (minutes), or nothing (default: both)",
     )  # fmt: skip
+    parser.add_argument("--add", action="store_true", help="keep what the results' file has of other specs and threads")
+    parser.add_argument("--first-use", action="store_true", help="only measure how long the first use of an op takes")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # the process of one number of threads
     args = parser.parse_args()
@@ -134,14 +136,16 @@ def disagreeing(token: dict[str, Callable]) -> dict[str, str]:
 def bounds(w, floors) -> tuple[dict[str, Callable], dict[str, Callable]]:
     """Calls that do what the forward and the backward pass must do at least."""
     rows = w.batch * w.time * w.heads
-    if w.streams:
-        count = rows * w.sizes["D"]
-        return (
-            {"streaming triad": floors.stream("triad", 3, count)},
-            {"5 streams": floors.stream("five", 5, count)},
-        )
-    if w.exponentials:
-        return {"exponentials": floors.exponentials(rows * w.exponentials)}, {}
+    if w.exponentials or w.streams:
+        forward, backward = {}, {}
+        if w.exponentials:
+            forward["exponentials"] = floors.exponentials(rows * w.exponentials)
+        if w.streams:
+            count = rows * w.sizes["D"]
+            forward["streaming triad"] = floors.stream("triad", 3, count * w.streams // 3 // 16 * 16)
+        if w.streams and not w.exponentials:
+            backward["5 streams"] = floors.stream("five", 5, count)
+        return forward, backward
     count = rows * w.multiply_adds
     return (
         {"multiply-adds": floors.multiply_adds(count)},
@@ -194,6 +198,14 @@ def in_own_process(threads: int, args: argparse.Namespace) -> dict:
         return json.loads(file.read_text())
 
 
+def added(old: dict, new: dict) -> dict:
+    """The old results, with what the new ones have of machines, workloads and floors in place of their own."""
+    for threads, found in new["threads"].items():
+        kept = old["threads"].get(threads, {"workloads": {}})
+        old["threads"][threads] = {**found, "workloads": {**kept["workloads"], **found["workloads"]}}
+    return {**old, **{key: value for key, value in new.items() if key != "threads"}}
+
+
 def confine(threads: int) -> None:
     """To so many cores, for libraries that have no switch of their own."""
     if hasattr(os, "sched_setaffinity"):
@@ -211,12 +223,19 @@ def main() -> None:
     from first_use import first_use
     from native_report import figures, markdown, plot
 
-    results = {"threads": {str(n): in_own_process(n, args) for n in args.threads}, "first_use": first_use()}
+    threads = [] if args.first_use else args.threads
+    results = {"threads": {str(n): in_own_process(n, args) for n in threads}}
+    if args.first_use or not args.only:
+        results["first_use"] = first_use()
+    file = args.output / "native.json"
+    if args.add and file.is_file():
+        results = added(json.loads(file.read_text()), results)
+    results.setdefault("first_use", {})
     results["figures"] = figures(results)
     text = markdown(results)
     if not args.quick:
         args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "native.json").write_text(json.dumps(results, indent=1) + "\n")
+        file.write_text(json.dumps(results, indent=1) + "\n")
         (args.output / "native.md").write_text(text)
         plot(results, args.output / "native.png")
     print(text)

@@ -22,6 +22,7 @@ PARAMS = {
     "ema": ("alpha", "delta", "beta", "eta"),
     "gru": ("W", *MATRICES["gru"], "bn"),
     "lstm": ("W", *MATRICES["lstm"]),
+    "para_gru": ("az", "ar", "ac"),
 }
 
 
@@ -30,8 +31,8 @@ class Workload:
     """sizes: the spec's dims. multiply_adds: of the step, for each token and head, as the equation is written.
 
     streams: arrays [batch, time, heads, D] that the forward pass of a scan must move. exponentials: for each token and
-    head. One of the three is what bounds the forward pass. backward_work: multiply-adds of the backward pass over those
-    of the forward pass.
+    head. What takes longest of the three bounds the forward pass. backward_work: multiply-adds of the backward pass
+    over those of the forward pass.
     """
 
     spec: str
@@ -67,6 +68,7 @@ WORKLOADS = {
         _memory("mlstm", 3),
         Workload("mamba", 2, 2048, 1, {"D": 512, "N": 16}, "W4", exponentials=512 * 16),
         Workload("hgrn", 4, 4096, 1, {"D": 1024}, "W1", streams=3),
+        Workload("para_gru", 4, 4096, 1, {"D": 1024}, "W5", streams=4, exponentials=3 * 1024),
         Workload("ema", 2, 2048, 1, {"D": 512, "N": 16}, multiply_adds=3 * 512 * 16),
         Workload("gru", 16, 512, 1, {"D": 256}, multiply_adds=6 * 256 * 256, backward_work=2),
         Workload("lstm", 16, 512, 1, {"D": 256}, multiply_adds=8 * 256 * 256, backward_work=2),
@@ -136,6 +138,12 @@ def _hgrn(d, normal, param) -> Tensors:
     return {"f": (normal(d["D"]) + 3).sigmoid(), "i": normal(d["D"])}
 
 
+def _para_gru(d, normal, param) -> Tensors:
+    D = d["D"]
+    made = {name: normal(D) for name in ("xz", "xr", "xc")}
+    return made | {name: param(D, scale=2 / (5 * D) ** 0.5) for name in ("az", "ar", "ac")}
+
+
 def _ema(d, normal, param) -> Tensors:
     D, N = d["D"], d["N"]
     made = {"x": normal(D), "alpha": param(D, N, scale=0.2), "delta": param(D, N, scale=0.2)}
@@ -155,7 +163,7 @@ def _cell(spec: str) -> Callable[..., Tensors]:
 _DRAWS = {
     "gla": _gla, "simple_gla": _simple_gla, "gated_delta_net": _gated_delta_net, "delta_net": _delta_net,
     "rwkv7": _rwkv7, "mlstm": _mlstm, "mamba": _mamba, "hgrn": _hgrn, "ema": _ema, "gru": _cell("gru"),
-    "lstm": _cell("lstm"),
+    "lstm": _cell("lstm"), "para_gru": _para_gru,
 }  # fmt: skip
 
 
