@@ -149,8 +149,8 @@ def markdown(results: dict) -> str:
         "",
         *_machine_table(processes),
     ]
-    for spec in next(iter(processes.values()))["workloads"]:
-        lines += _section(spec, {n: p["workloads"][spec] for n, p in processes.items()})
+    for spec in dict.fromkeys(spec for p in processes.values() for spec in p["workloads"]):
+        lines += _section(spec, {n: p["workloads"][spec] for n, p in processes.items() if spec in p["workloads"]})
     return "\n".join(lines) + "\n"
 
 
@@ -206,7 +206,7 @@ def _cell(times: dict, name: str, part: str) -> str:
 
 def plot(results: dict, path: Path) -> None:
     """How many times as long as native code everything else takes: a row for each workload, a panel for each pass."""
-    count = max(results["threads"], key=int)
+    count = max(results["threads"], key=lambda n: (len(results["threads"][n]["workloads"]), int(n)))
     process = results["threads"][count]
     specs = list(process["workloads"])[::-1]
     plt = pyplot()
