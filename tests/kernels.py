@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import torch
 from recc.backends.triton import module
@@ -27,16 +28,28 @@ def has_complex_state(name: str) -> bool:
 
 def parallel() -> list[str]:
     """The shipped specs that a strategy with chunks runs, those with complex states aside."""
-    names = (name for name in library.names() if not has_complex_state(name))
-    return [name for name in names if module.chosen(analyse(recurrence(name))).parallel]
+    return [name for name in real() if module.chosen(analyse(recurrence(name))).parallel]
+
+
+def real() -> list[str]:
+    """The shipped specs whose states are real: those that kernels serve in one way or another."""
+    return [name for name in library.names() if not has_complex_state(name)]
 
 
 @functools.cache
 def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
-    """The op of a spec, in small chunks: a short sequence has several. schedule: of both passes, or the default."""
+    """The op of a spec, in small chunks: a short sequence has several. schedule: `sequential` walks over tokens, of
+    which `chunk` are between the states that are saved, where not all are."""
     plan = analyse(recurrence(spec))
-    config = Config(chunk, forward=schedule, backward=schedule)
-    return module.load(module.generate(plan, module.chosen(plan), config))
+    if schedule != "sequential":
+        return module.load(
+            module.generate(plan, module.chosen(plan), Config(chunk, forward=schedule, backward=schedule))
+        )
+    generated = module.generate(plan, module.chosen(plan, "sequential"))
+    meta = dict(generated.meta)
+    if meta["checkpoint"] > 1:
+        meta |= {"checkpoint": chunk, "digest": f"{meta['digest']}_{chunk}"}
+    return module.load(replace(generated, meta=meta))
 
 
 def too_large(
@@ -53,3 +66,71 @@ def bits(spec: str, case: Case) -> list[bool]:
     given = problem(recurrence(spec), case)
     first, second = (run_op(given, op(spec), torch.float32) for _ in range(2))
     return [torch.equal(first[what], second[what]) for what in first]
+
+
+def alone(spec: str, bad: float) -> list[str]:
+    """What a bad number in the second of three sequences changes in the others, in a walk over tokens."""
+    rec, call = recurrence(spec), op(spec, 4, "sequential")
+    given = problem(rec, Case(6, "plain"))
+    inputs = {name: torch.cat([x, x[:1]]) for name, x in given.inputs.items()}
+    state = {name: torch.cat([x, x[:1]]) for name, x in (given.state or {}).items()}
+    spoilt = {name: x.clone() for name, x in inputs.items()}
+    next(iter(spoilt.values()))[1, 2] = bad
+    found = []
+    for tensors in (inputs, spoilt):
+        leaves = {name: x.requires_grad_() for name, x in tensors.items()}
+        result, final = call(**leaves, **given.params, initial_state=state, return_final_state=True)
+        results = [*(result if isinstance(result, tuple) else (result,)), *final.values()]
+        grads = torch.autograd.grad(sum(x.square().sum() for x in results), list(leaves.values()), allow_unused=True)
+        found.append([x[[0, 2]].detach() for x in (*results, *grads) if x is not None])
+    return [f"result {place}" for place, (a, b) in enumerate(zip(*found)) if not torch.equal(a, b)]
+
+
+def steps(spec: str) -> list[str]:
+    """Where a bound decode step, which updates its state in place, differs from `step`."""
+    rec, call = recurrence(spec), op(spec, 4, "sequential")
+    given = problem(rec, Case(3, "step"))
+    state = {name: x.clone() for name, x in (given.state or {}).items()}
+    now = {name: x[:, 0].clone() for name, x in given.inputs.items()}
+    with torch.no_grad():
+        bound, wrong, held = call.bind(**now, **given.params, state=state), [], given.state
+        for t in range(3):
+            for name, x in given.inputs.items():
+                now[name].copy_(x[:, t])
+            got = bound()
+            want, held = call.step(**{name: x[:, t] for name, x in given.inputs.items()}, **given.params, state=held)
+            pairs = zip(got if isinstance(got, tuple) else (got,), want if isinstance(want, tuple) else (want,))
+            wrong += [f"output at {t}" for a, b in pairs if not torch.equal(a, b)]
+            wrong += [f"{name} at {t}" for name in state if not torch.equal(state[name], held[name])]
+    return wrong
+
+
+def apart(spec: str, reverse: bool) -> list[str]:
+    """Where packed sequences give other results than each of them alone, of a walk over tokens."""
+    rec, call, lengths = recurrence(spec), op(spec, 4, "sequential"), (3, 0, 6, 1)
+    given = problem(rec, Case(sum(lengths), "plain"))
+    inputs = {name: x[:1].requires_grad_() for name, x in given.inputs.items()}
+    state = {name: x[[0, 1, 0, 1]].requires_grad_() for name, x in (given.state or {}).items()}
+    params = {name: x.requires_grad_() for name, x in given.params.items()}
+    edges = torch.tensor([0, *lengths]).cumsum(0)
+
+    def called(inputs: dict, state: dict, offsets: torch.Tensor | None) -> list[torch.Tensor]:
+        result, final = call(**inputs, **params, initial_state=state, return_final_state=True, cu_seqlens=offsets,
+                             reverse=reverse)  # fmt: skip
+        return [*(result if isinstance(result, tuple) else (result,)), *final.values()]
+
+    whole = called(inputs, state, edges)
+    pieces = [
+        called(
+            {name: x[:, lo:hi] for name, x in inputs.items()}, {name: x[at : at + 1] for name, x in state.items()}, None
+        )
+        for at, (lo, hi) in enumerate(zip(edges[:-1], edges[1:]))
+    ]
+    count = len(whole) - len(state)
+    single = [torch.cat(parts, 1 if place < count else 0) for place, parts in enumerate(zip(*pieces))]
+    leaves = [*inputs.values(), *params.values(), *state.values()]
+    grads = [
+        torch.autograd.grad(sum((x * x.detach().cos()).sum() for x in results), leaves) for results in (whole, single)
+    ]
+    pairs = [*zip(whole, single), *zip(*grads)]
+    return [f"{place}" for place, (a, b) in enumerate(pairs) if not torch.allclose(a, b, rtol=1e-4, atol=1e-5)]

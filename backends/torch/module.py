@@ -130,22 +130,22 @@ def describe(plan: Plan, choice: Choice, program: TileProgram, backward: TilePro
         "inputs": [item(i, domain=(i.domain.low, i.domain.high, i.domain.unit)) for i in rec.inputs],
         "params": [item(p) for p in rec.params],
         "states": [item(rec.state(c.name), key=state_key(c.name)) for c in program.carries],
-        "saved": [*(_saved(c.old) for c in program.carries), *(_saved(node) for node in program.kept.values())],
+        "saved": [*(saved_item(c.old) for c in program.carries), *(saved_item(node) for node in program.kept.values())],
         "outputs": [item(o) for o in rec.outputs],
         "initial": True,
-        "checkpoint": CHECKPOINT if choice.chunk == 1 and _expands(rec) else 1,
+        "checkpoint": CHECKPOINT if choice.chunk == 1 and expands(rec) else 1,
         "working": _working_tiles(program),
         "gradients": gradients,
         "solvers": {", ".join(names): f"step_{solver_name(names)}" for names in solved},
     }
 
 
-def _saved(node: Node) -> dict[str, Any]:
+def saved_item(node: Node) -> dict[str, Any]:
     """A tile that the forward pass leaves to the backward pass, one entry a chunk."""
     return {"tile": tuple(axis for axis in node.axes if axis != GRID), "dtype": node.dtype}
 
 
-def _expands(rec: Recurrence) -> bool:
+def expands(rec: Recurrence) -> bool:
     """Whether a state has more dims than what is read and written for a token: then states are dear to keep."""
     widest = max((len(item.axes) for item in (*rec.inputs, *rec.outputs)), default=0)
     return any(len(state.axes) > widest for state in rec.states)
@@ -166,10 +166,17 @@ def standalone(generated: Generated, rec: Recurrence) -> str:
     return one_file(generated, rec, "import functools\nimport math\n\nimport torch\n", libraries, support, "Op")
 
 
+TILES = ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")
+
+
 def one_file(
-    generated: Generated, rec: Recurrence, imports: str, libraries: list[str], support: list[str], op: str
-) -> str:
-    """The tile functions with what they need: of each library the functions that are called, all of the support."""
+    generated: Generated, rec: Recurrence, imports: str, libraries: list[str], support: list[str], op: str,
+    functions: tuple[str, ...] = TILES,
+) -> str:  # fmt: skip
+    """The tile functions with what they need: of each library the functions that are called, all of the support.
+
+    op: the class of the op, which takes the description and `functions`.
+    """
     name = identifier(rec.name)
     title = f'"""{rec.name}, compiled by recc from this spec:\n\n{_quoted(rec.text)}\n"""\n'
     functional = "import torch.nn.functional as F\n" if "F." in generated.functions else ""
@@ -181,7 +188,7 @@ def one_file(
     texts = [text for text in libraries if text] + [without_imports(text) for text in support]
     # A name of its own for torch.library: a file that is loaded beside recc runs its own text.
     meta = pprint.pformat({**generated.meta, "digest": f"{generated.meta['digest']}_file"}, width=116, sort_dicts=False)
-    use = f"META = {meta}\n\n{name} = {op}(META, forward_tiles, backward_tiles, step_tiles, initial_tiles)\n"
+    use = f"META = {meta}\n\n{name} = {op}(META, {', '.join(functions)})\n"
     return "\n\n".join([head, generated.functions.rstrip(), *texts, use])
 
 

@@ -15,6 +15,7 @@ from recc.backends.torch.layout import dtype_of
 from recc.backends.torch.module import Generated
 from recc.backends.triton.launch import Chunks, KernelPasses
 from recc.backends.triton.module import namespace
+from recc.backends.triton.tokens import Decoder, TokenPasses, Tokens
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -58,13 +59,15 @@ class _Recorder:
 
 def launches(generated: Generated, sizes: dict[str, int], dtype: torch.dtype, batch: int = 2, time: int = 4096,
              heads: int = 8) -> list[Recorded]:  # fmt: skip
-    """Every launch of a forward and a backward pass on tensors of these sizes, none of which is made."""
+    """Every launch of a forward and a backward pass, and of one token where states are walked, on tensors of these
+    sizes, none of which is made."""
     space, found = namespace(generated), []
     for name, value in list(space.items()):
-        if isinstance(value, triton.JITFunction) and name.startswith(("forward_", "backward_")):
+        if isinstance(value, triton.JITFunction) and name.startswith(("forward_", "backward_", "decode_")):
             space[name] = _Recorder(name, value, found)
     meta = generated.meta
-    passes = _Shapes(meta, space["forward_tiles"], space["backward_tiles"])
+    by_token = meta["chunk"] == 1
+    passes = (TokenPasses if by_token else _Shapes)(meta, space["forward_tiles"], space["backward_tiles"])
     known = {**{dim: size or 64 for dim, size in _dims(meta).items()}, **sizes}
 
     def made(item: dict, *lead: int, kind: torch.dtype = dtype) -> torch.Tensor:
@@ -77,6 +80,10 @@ def launches(generated: Generated, sizes: dict[str, int], dtype: torch.dtype, ba
     results = passes.forward(*inputs, *params, *states, None, False)
     results = [results] if torch.is_tensor(results) else list(results)
     passes.backward(*results, *inputs, *params, *states, None, False)
+    if by_token:
+        decoder = Decoder(passes, space["decode_tiles"])
+        call = Tokens(batch, 1, heads, None, False, inputs[0], 1)
+        decoder.step((call, {**known, "heads": heads}), [*(x[:, 0] for x in inputs), *params], states)
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from recc.backends.torch.emit import step_function
 from recc.backends.torch.module import (
+    TILES,
     Generated,
     called,
     describe,
@@ -17,6 +18,7 @@ from recc.backends.torch.module import (
     programs,
     support_text,
 )
+from recc.backends.triton import sequential
 from recc.backends.triton.config import DEFAULT, Config, default
 from recc.backends.triton.emit import Function
 from recc.backends.triton.schedule import Schedule, Unserved, split_axis
@@ -28,7 +30,7 @@ from recc.strategies import STRATEGIES, Choice, choose
 from recc.tile.program import TileProgram
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
-SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no other, which is then refused
+SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no other
 
 
 def chosen(plan: Plan, strategy: str | None = None, chunk: int | None = None) -> Choice:
@@ -43,6 +45,8 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
     in one launch that walks the chunks of a sequence, with less traffic and less parallelism.
     """
     rec = plan.recurrence
+    if {choice.name(component) for component in plan.components} == {"sequential"}:
+        return sequential.generate(plan, choice)
     forward, backward, step = functions(plan, choice, config)
     parts = [
         forward.text,
@@ -83,17 +87,24 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
 def standalone(generated: Generated, rec: Recurrence) -> str:
     """One file that imports torch and triton alone: kernels, support text, and the op under the recurrence's name."""
     libraries = [support_text("triton", "primitives"), support_text("torch", "primitives")]
-    support = [support_text("torch", part) for part in ("layout", "passes", "op")] + [support_text("triton", "launch")]
-    return one_file(generated, rec, IMPORTS, libraries, support, "KernelOp")
+    support = [support_text("torch", part) for part in ("layout", "passes", "op")]
+    if generated.meta["chunk"] == 1:
+        support.append(support_text("triton", "tokens"))
+        return one_file(generated, rec, IMPORTS, libraries, support, "TokenOp", (*TILES, "decode_tiles"))
+    return one_file(generated, rec, IMPORTS, libraries, [*support, support_text("triton", "launch")], "KernelOp")
 
 
 def load(generated: Generated) -> Any:
     """The op of generated code. TRITON_INTERPRET decides, when this is called, whether kernels run interpreted."""
     from recc.backends.triton.launch import KernelOp
+    from recc.backends.triton.tokens import TokenOp
 
     space = namespace(generated)
-    functions = [space[name] for name in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
-    op = KernelOp(generated.meta, *functions)
+    functions = [space[name] for name in TILES]
+    if generated.meta["chunk"] == 1:
+        op = TokenOp(generated.meta, *functions, space["decode_tiles"])
+    else:
+        op = KernelOp(generated.meta, *functions)
     op.source = generated.functions
     return op
 

@@ -44,6 +44,8 @@ class Padding:
                 if len(args) == 1:
                     return max(args[0], FINITE) if axis not in reads(node)[0].axes else args[0]
                 return ANY if ANY in args else min(args)
+            case "div" if is_static(node.args[1]):
+                return args[0]
             case "dot":
                 own = [self.of(arg, axis) for arg in node.args if axis in arg.axes]
                 return ZERO if own == [ZERO] else max(own)

@@ -82,7 +82,10 @@ class GpuSpace:
         if form["backend"] != "triton":
             return []
         from recc.backends.triton import config
+        from recc.backends.triton.module import chosen
 
+        if not chosen(self.plan).parallel:
+            return []
         own = config.of(**{key: value for key, value in form.items() if key != "backend"})
         found = []
         for kernel, now in self.kernels(own).items():

@@ -51,21 +51,25 @@ def _normal_forms(plan: Plan) -> dict[str, Node]:
     return found
 
 
-def step_programs(plan: Plan) -> tuple[TileProgram, TileProgram, TileProgram]:
-    """The step; what the backward pass runs again of it; and the adjoint of the step.
+def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProgram, TileProgram]:
+    """The step; what the backward pass runs again of it; and the adjoint of the step. Its `sums` are the terms of one
+    token, which whoever runs it adds up.
 
     All are of real numbers, and of one head unless a state waits for several (`has_all_heads`). Run again is what leads
     from state to state. It keeps each token's entering states, and the small sums on the way, which the adjoint then
-    need not compute from the states. Raises NoPair for a complex op that has no form in real numbers.
+    need not compute from the states. Raises NoPair for a complex op that has no form in real numbers. Without `terms`,
+    for whoever runs all heads and tokens at a time: of all heads, with sums over all tokens, and complex as it is.
     """
-    step = one_head(in_real_numbers(step_program(plan)))
+    step = step_program(plan)
+    step = one_head(in_real_numbers(step)) if terms else step
     wide = max((len(dims(c.old)) for c in step.carries), default=0)
     again = replace(finish(step), stores={})
     phases = Phases(again)
     small = [node for core in phases.cores for node in core.consumed if len(dims(node)) < wide or wide < 2]
     small.sort(key=phases.nodes.index)
     kept = {f"kept_{place}": node for place, node in enumerate(small)}
-    back = contracted(_of_each_token(adjoint(replace(step, kept=kept))))
+    back = adjoint(replace(step, kept=kept))
+    back = contracted(_of_each_token(back) if terms else back)
     used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
     states = {state_key(c.name): c.old for c in step.carries}
     stores = {name: node for name, node in {**states, **kept}.items() if name in used or name in states}

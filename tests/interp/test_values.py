@@ -106,10 +106,8 @@ def test_same_bits(interpreted):
     assert all(interpreted(bits, "gla", Case(TOKENS, "plain")))
 
 
-@pytest.mark.parametrize("name", [name for name in library.names() if has_complex_state(name)] + ["gru"])
+@pytest.mark.parametrize("name", [name for name in library.names() if has_complex_state(name)])
 def test_refusals(name):
-    # A matrix that no input enters is convolved, and kernels have no FFT.
-    words = "strategy sequential" if name in ("gru", "s4") else "state `.*` is complex"
-    with pytest.raises(Unserved, match=words) as refused:
+    with pytest.raises(Unserved, match="state `.*` is complex") as refused:
         op(name, None)
     assert "torch backend" in refused.value.help

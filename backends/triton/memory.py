@@ -1,0 +1,131 @@
+"""Tensors as kernels that walk over tokens address them: every one by its strides, where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from recc.backends.triton.schedule import inner
+from recc.backends.triton.text import aligned_text
+
+from recc.ir.node import ROW, Axis, dim_of
+
+TOKENS, STATES, FIXED, CHUNKS, SCRATCH, SUMS = "tokens", "states", "fixed", "chunks", "scratch", "sums"
+# The leading axes of each layout: [batch, time, (heads,) dims] and so on. A block axis may stand before all of them.
+LEADS = {TOKENS: ("batch", "time"), STATES: ("sequence",), FIXED: (), CHUNKS: ("chunk",),
+         SCRATCH: ("sequence", "place"), SUMS: ("program",)}  # fmt: skip
+INDEX = {"batch": "batch", "time": "token", "sequence": "sequence", "chunk": "saved", "place": "place",
+         "program": "tl.program_id(0)", "block": "block", "heads": "head"}  # fmt: skip
+OF_ROW = ("batch", "time", "sequence", "chunk")  # one index for each row where a program takes rows of sequences
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A tensor. axes: a tile's, which say what stands after the leading axes of the layout.
+
+    block: a leading axis counts the blocks of the split dim. once: all blocks hold the same, the first one writes it.
+    """
+
+    name: str
+    layout: str
+    axes: tuple[Axis, ...]
+    headed: bool
+    block: bool = False
+    once: bool = False
+
+    @property
+    def leads(self) -> tuple[str, ...]:
+        return (*(("block",) if self.block else ()), *LEADS[self.layout], *(("heads",) if self.headed else ()))
+
+    @property
+    def tile(self) -> tuple[Axis, ...]:
+        return inner(self.axes)
+
+    @property
+    def dims(self) -> tuple[Axis, ...]:
+        return tuple(axis for axis in self.tile if axis != ROW)
+
+    @property
+    def strides(self) -> list[str]:
+        """The names of the strides, one for each axis of the tensor."""
+        own = [axis.replace("'", "_").replace("@", "") for axis in self.dims]
+        return [f"{self.name}_{axis}" for axis in (*self.leads, *own)]
+
+
+@dataclass(frozen=True)
+class Access:
+    """The text of loads and stores. rows: a program takes rows of sequences; single: there is one token; split: several
+    programs share a dim."""
+
+    rows: bool
+    single: bool
+    split: bool
+    place: Callable[[Axis], str]
+
+    def load(self, memory: Memory, mask: str = "") -> str:
+        """A tile in float32. mask: which rows there are, by default those of this token."""
+        return f"{self._load(memory, 'token', mask or self._here(memory))}.to(tl.float32)"
+
+    def early(self, memory: Memory) -> str:
+        """The tile of the token `ahead`, as it is in memory; zero where there is none."""
+        return self._load(memory, "ahead", "more")
+
+    def store(self, memory: Memory, value: str) -> str:
+        pointer, masks = self._address(memory, "token")
+        here = self._here(memory)
+        once = ["(block == 0)"] if memory.once and self.split else []
+        masks = [*once, *([self._aligned(here, memory)] if here else []), *masks]
+        return f"tl.store({pointer}, {value}{_masked(masks, '')})"
+
+    def base(self, memory: Memory) -> str:
+        """The address that all tokens of a program share: see `_address`."""
+        return " + ".join(self._offsets(memory, None))
+
+    def row(self, text: str, tile: tuple[Axis, ...]) -> str:
+        """A value for each row, aligned with a tile."""
+        return aligned_text(text, 0, (ROW,), tile)
+
+    def _load(self, memory: Memory, token: str, mask: str) -> str:
+        pointer, masks = self._address(memory, token)
+        masks = [*([self._aligned(mask, memory)] if mask else []), *masks]
+        return f"tl.load({pointer}{_masked(masks, ', other=0.0')})"
+
+    def _aligned(self, mask: str, memory: Memory) -> str:
+        return self.row(mask, memory.tile) if self.rows else mask
+
+    def _here(self, memory: Memory) -> str:
+        """Which rows of a tensor this program has, if it takes rows."""
+        if not self.rows or memory.layout in (FIXED, SUMS):
+            return ""
+        return "in_rows" if self.single or memory.layout == STATES else "valid"
+
+    def _address(self, memory: Memory, token: str) -> tuple[str, list[str]]:
+        """A pointer for each element of a tile, and the masks of its dims. For vectors of tokens, what they have in
+        common is computed before the loops."""
+        masks = [aligned_text(f"in_{dim_of(axis)}", 0, (axis,), memory.tile) for axis in memory.dims]
+        if memory.layout != TOKENS or self.single or len(masks) > 1:
+            return " + ".join(self._offsets(memory, token)), masks
+        return f"{memory.name}_at + {self._sum([f'{token} * {memory.name}_time'], memory.tile)}", masks
+
+    def _offsets(self, memory: Memory, token: str | None) -> list[str]:
+        """The terms of a tensor's address; token: None leaves a token's place out."""
+        tile, parts, of_rows = memory.tile, [f"{memory.name}_ptr"], []
+        for lead in memory.leads:
+            if lead == "time" and (self.single or token is None):
+                continue
+            index = token if lead == "time" else INDEX[lead]
+            of_row = self.rows and ROW in tile and lead in OF_ROW
+            (of_rows if of_row else parts).append(f"{index} * {memory.name}_{lead}")
+        parts += [self._sum(of_rows, tile)] if of_rows else []
+        for axis, stride in zip(memory.dims, memory.strides[len(memory.leads) :]):
+            parts.append(f"{aligned_text(self.place(axis), 0, (axis,), tile)} * {stride}")
+        return parts
+
+    def _sum(self, terms: list[str], tile: tuple[Axis, ...]) -> str:
+        """A sum of offsets, aligned with a tile if there is one for each of its rows."""
+        text = " + ".join(terms)
+        return self.row(f"({text})", tile) if self.rows and tile != (ROW,) else text
+
+
+def _masked(masks: list[str], more: str) -> str:
+    return f", mask={' & '.join(masks)}{more}" if masks else ""

@@ -1,0 +1,299 @@
+"""One walk over the tokens of sequences as the text of a Triton kernel, and the text of its call.
+
+A program takes one head of one sequence, or, in rows, of a block of sequences, and one block of the split dim. States
+stay in registers; the inputs of a token are loaded while the one before it is computed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from recc.backends.triton.lines import wrapped
+from recc.backends.triton.memory import FIXED, TOKENS, Access, Memory
+from recc.backends.triton.padding import ZERO
+from recc.backends.triton.schedule import dims, inner, reads
+from recc.backends.triton.statements import Loop, Statements, is_computed
+from recc.backends.triton.text import aligned_text, static_text
+
+from recc.ir.node import ROW, Axis, Node, dim_of
+
+INDENT = "    "
+# Names that the generated text has of its own.
+TAKEN = {"tl", "triton", "torch", "math", "F", "call", "like", "batch", "time", "heads", "head", "sequence", "block",
+         "start", "length", "steps", "step", "first", "token", "ahead", "more", "t", "i", "j", "n", "rows", "valid",
+         "place", "begin", "count", "saved", "sequences", "bounds_ptr"}  # fmt: skip
+SETTINGS = ("ROWS", "CHUNK", "STEP", "PACKED", "DOT")
+
+
+@dataclass
+class Walk:
+    """A launch. loop: over all tokens, or those of a chunk; again: over the tokens of a chunk, before it. enter, leave:
+    where states come from and go to; saved: where they are saved for each chunk, or where `again` has them from.
+    rows: a program takes rows of sequences. split: the dim that programs share. single: one token, no loop."""
+
+    name: str
+    purpose: str
+    loop: Loop
+    again: Loop | None
+    enter: dict[Node, Memory]
+    leave: dict[Node, Memory]
+    saved: dict[Node, Memory]
+    rows: bool
+    split: str | None
+    single: bool = False
+
+    @property
+    def loops(self) -> list[Loop]:
+        return [loop for loop in (self.again, self.loop) if loop is not None]
+
+
+class Kernel:
+    """The text of one launch. spell: makes a name of the generated file; taken: names of dims."""
+
+    def __init__(self, walk: Walk, spell: Callable[[str], str], taken: set[str]) -> None:
+        self.walk = walk
+        if walk.split not in self.dims():  # nothing in this kernel has the dim that others share
+            walk.split = None
+        self.values = Statements(walk.loops, spell, TAKEN | taken)
+        self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place)
+        self.body = [f"{INDENT}{line}" for line in self._body()]
+        self.prologue = [f"{INDENT}{line}" for line in self._prologue()]
+
+    def lines(self) -> list[str]:
+        options = "" if self.walk.single else '(do_not_specialize=["sequences", "time"])'
+        lines = [f"@triton.jit{options}", *wrapped(f"def {self.walk.name}(", self._arguments(), "):")]
+        who = "One head of a block of sequences" if self.walk.rows else "One sequence and head"
+        which = f"{who}, one block of {self.walk.split}" if self.walk.split else who
+        return [*lines, f'    """{which}: {self.walk.purpose}."""', *self.prologue, *self.body]
+
+    # --- the body ------------------------------------------------------------------------------------------------
+
+    def _body(self) -> list[str]:
+        walk, names, lines = self.walk, self.values.variables, []
+        fixed = {node: memory for loop in walk.loops for node, memory in loop.loads.items() if memory.layout == FIXED}
+        lines += [f"{names[node]} = {self.access.load(memory)}" for node, memory in fixed.items()]
+        for loop in walk.loops:
+            lines += self._invariants(loop)
+        lines += [f"{names[old]} = {self.access.load(memory)}" for old, memory in walk.enter.items()]
+        for node, memory in walk.loop.sums:
+            shape = self.values.text.shape(node.axes)
+            lines.append(f"{memory.name}_sum = {f'tl.zeros({shape}, tl.float32)' if shape != '()' else '0.0'}")
+        if walk.single:
+            lines += self._token(walk.loop)
+        else:
+            lines += self._tokens(walk.loop, False) if walk.again is None else self._chunks()
+        lines += [self.access.store(memory, names[old]) for old, memory in walk.leave.items()]
+        for node, memory in walk.loop.sums:
+            text = f"{memory.name}_sum"
+            lines.append(self.access.store(memory, f"tl.sum({text}, 0)" if ROW in node.axes else text))
+        return lines
+
+    def _invariants(self, loop: Loop) -> list[str]:
+        """What is the same at every token."""
+        per_token, users, lines = loop.per_token, loop.users, []
+        for node in loop.nodes:
+            if node not in per_token and node not in self.values.variables:
+                lines += self.values.assign(node, loop, users)
+        return lines
+
+    def _chunks(self) -> list[str]:
+        walk, names = self.walk, self.values.variables
+        inside = ["begin = (tl.cdiv(steps, CHUNK) - 1 - i) * CHUNK", "count = tl.minimum(steps - begin, CHUNK)"]
+        inside += ["valid = begin < length"] if walk.rows else []
+        inside.append(f"saved = {self._saved_row('begin')}")
+        inside.append("# The states that enter each token of the chunk, from the ones that were saved.")
+        inside += [f"{names[old]} = {self.access.load(memory)}" for old, memory in walk.saved.items()]
+        inside += self._tokens(walk.again, True)
+        inside.append("tl.debug_barrier()  # from here on threads read what others have written")
+        inside.append("# The chunk's cotangents, from its last token to its first.")
+        inside += self._tokens(walk.loop, True)
+        inside.append("tl.debug_barrier()")
+        return ["for i in range(tl.cdiv(steps, CHUNK)):", *(f"{INDENT}{line}" for line in inside)]
+
+    def _saved_row(self, token: str) -> str:
+        """The place of a chunk's states. Packed sequences have room for one chunk more each than they may need."""
+        return f"{token} // CHUNK + (start // CHUNK + sequence if PACKED else sequence * tl.cdiv(time, CHUNK))"
+
+    def _tokens(self, loop: Loop, chunked: bool) -> list[str]:
+        """The loop over all tokens, or those of a chunk; t is a token's place in its sequence, `place` in its chunk."""
+        back, rows = loop.backwards, self.walk.rows
+        early = [(self.values.variables[node], m) for node, m in loop.loads.items() if m.layout == TOKENS]
+        count, at, turn = ("count", "place", "j") if chunked else ("steps", "t", "i")
+        before, inside = [], []
+        if early:
+            before += self._first_ahead(back, chunked)
+            before += [f"{memory.name}_ahead = {self.access.early(memory)}" for _, memory in early]
+        before.append(f"for {turn if back else at} in range({count}):")
+        inside += [f"{at} = {count} - 1 - {turn}"] if back else []
+        inside += ["t = begin + place"] if chunked else []
+        inside.append("token = first + STEP * t")
+        inside += ["valid = t < length"] if rows else []
+        if early:
+            more = f"{at} > 0" if back else f"{at} + 1 < {count}"
+            more = f"({more}) & ({'t <= length' if back else 't + 1 < length'})" if rows else more
+            inside += [f"ahead = token {'-' if back else '+'} STEP", f"more = {more}"]
+        for name, memory in early:
+            inside.append(f"{name} = {memory.name}_ahead.to(tl.float32)")
+            inside.append(f"{memory.name}_ahead = {self.access.early(memory)}")
+        inside += self._token(loop)
+        return [*before, *(f"{INDENT}{line}" for line in inside)]
+
+    def _first_ahead(self, back: bool, chunked: bool) -> list[str]:
+        """The first token of a loop, and whether there is one."""
+        last = "(begin + count - 1)" if chunked else "(steps - 1)"
+        start = last if back else "begin" if chunked else ""
+        more = "begin < length" if chunked else "length > 0"
+        if self.walk.rows and back:
+            more = "begin + count <= length" if chunked else "(length > 0) & (length == steps)"
+        return [f"ahead = first + STEP * {start}" if start else "ahead = first", f"more = {more}"]
+
+    def _token(self, loop: Loop) -> list[str]:
+        """The work of one token: loads that were not early, values, stores, and the next states."""
+        walk, values, lines = self.walk, self.values, []
+        users, per_token, known = loop.users, loop.per_token, set(values.variables)
+        early = () if walk.single else (TOKENS,)
+        pending = [node for node, memory in loop.loads.items() if memory.layout not in (FIXED, *early)]
+
+        def load(*nodes: Node) -> list[str]:
+            return values.loads(nodes, loop, pending, self.access.load)
+
+        if walk.again is None and walk.saved:
+            lines += self._save()
+        stores: dict[Node, list[Memory]] = {}
+        for node, memory in loop.stores:
+            stores.setdefault(node, []).append(memory)
+        for node in [*(node for node in stores if not is_computed(node)), *loop.nodes]:
+            if is_computed(node) and node in per_token and node not in values.variables:
+                lines += [*load(*reads(node)), *values.assign(node, loop, users)]
+            for memory in stores.get(node, ()):
+                lines += [*load(node), self.access.store(memory, values.whole(node, memory.axes))]
+        for node, memory in loop.sums:
+            value = values.whole(node, node.axes)
+            if walk.rows and not walk.single:
+                value = f"tl.where({self.access.row('valid', inner(node.axes))}, {value}, 0.0)"
+            lines += [*load(node), f"{memory.name}_sum += {value}"]
+        news = []
+        for old, new in loop.states:
+            lines += load(new)
+            news.append(self._next(old, new))
+        if news:
+            lines.append(f"{', '.join(values.variables[old] for old, _ in loop.states)} = {', '.join(news)}")
+        values.free([node for node in values.variables if node in per_token and node not in known])
+        return lines
+
+    def _next(self, old: Node, new: Node) -> str:
+        """The next value of a state: zero outside of its dims, and unchanged after a sequence's last token."""
+        text, tile = self.values.whole(new, old.axes), inner(old.axes)
+        for axis in dims(old.axes):
+            if self.values.padding.of(new, axis) != ZERO:
+                mask = aligned_text(f"in_{dim_of(axis)}", 0, (axis,), tile)
+                text = f"tl.where({mask}, {text}, 0.0)"
+        if self.walk.rows and not self.walk.single:
+            text = f"tl.where({self.access.row('valid', tile)}, {text}, {self.values.variables[old]})"
+        return text
+
+    def _save(self) -> list[str]:
+        """States of the forward pass, saved where a chunk begins."""
+        lines = ["if t % CHUNK == 0:", f"    saved = {self._saved_row('t')}"]
+        names = self.values.variables
+        return [*lines, *(f"    {self.access.store(memory, names[old])}" for old, memory in self.walk.saved.items())]
+
+    # --- what stands before it ---------------------------------------------------------------------------------------
+
+    def _prologue(self) -> list[str]:
+        walk, text, lines = self.walk, "\n".join(self.body), []
+        if walk.rows:
+            lines.append("sequence = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
+            lines.append("in_rows = sequence < sequences")
+        else:
+            lines.append("sequence = tl.program_id(0).to(tl.int64)")
+        if re.search(r"\bhead\b", text) or any(memory.headed for memory in self.memory()):
+            lines.append("head = tl.program_id(1).to(tl.int64)")
+        if walk.split:
+            lines.append("block = tl.program_id(2)")
+        lines += ["batch = sequence"] if walk.single else self._bounds()
+        for dim in self.dims():
+            at = f"block * BLOCK_{dim} + " if dim == walk.split else ""
+            lines += [f"offs_{dim} = {at}tl.arange(0, BLOCK_{dim})", f"in_{dim} = offs_{dim} < {dim}"]
+        for memory in self.memory():
+            if re.search(rf"\b{memory.name}_at\b", text):
+                lines.append(f"{memory.name}_at = {self.access.base(memory)}")
+        return lines
+
+    def _bounds(self) -> list[str]:
+        """Where the sequences begin, how long they are, and their first token in the order of the walk."""
+        mask = ", mask=in_rows, other=0" if self.walk.rows else ""
+        return [
+            "if PACKED:",
+            f"    start = tl.load(bounds_ptr + sequence{mask})",
+            f"    length = tl.load(bounds_ptr + sequence + 1{mask}) - start",
+            "    batch = sequence * 0",
+            "else:",
+            "    start = sequence * 0",
+            f"    length = {'tl.where(in_rows, time, 0)' if self.walk.rows else 'time'}",
+            "    batch = sequence",
+            "first = start if STEP > 0 else start + length - 1",
+            f"steps = {'tl.max(length, 0)' if self.walk.rows else 'length'}",
+        ]
+
+    # --- arguments and the call --------------------------------------------------------------------------------------
+
+    def memory(self) -> list[Memory]:
+        """Every tensor that the kernel reads or writes, in order."""
+        walk, found = self.walk, []
+        for loop in walk.loops:
+            found += [*loop.loads.values(), *(memory for _, memory in (*loop.stores, *loop.sums))]
+        for group in (walk.enter, walk.leave, walk.saved):
+            found += group.values()
+        return list(dict.fromkeys(found))
+
+    def tiles(self) -> list[tuple[Axis, ...]]:
+        """The axes of every tile, those of states first."""
+        states = [old.axes for loop in self.walk.loops for old, _ in loop.states]
+        nodes = [node for loop in self.walk.loops for node in (*loop.nodes, *loop.loads, *loop.roots)]
+        args = [arg.axes for loop in self.walk.loops for node in loop.nodes for arg in reads(node)]
+        return [*states, *(node.axes for node in nodes), *args, *(memory.axes for memory in self.memory())]
+
+    def dims(self) -> list[str]:
+        return sorted({dim_of(axis) for axes in self.tiles() for axis in dims(axes)})
+
+    def largest(self) -> list[tuple[str, ...]]:
+        """The dims of the tiles that are no part of another's, and ROWS for the rows of sequences."""
+        found = {tuple(sorted("ROWS" if a == ROW else dim_of(a) for a in inner(axes))) for axes in self.tiles()}
+        return sorted(tile for tile in found if tile and not any(_within(tile, other) for other in found - {tile}))
+
+    def _settings(self) -> list[str]:
+        text = "\n".join([*self.prologue, *self.body])
+        return [name for name in SETTINGS if re.search(rf"\b{name}\b", text)]
+
+    def _arguments(self) -> list[str]:
+        parts = ["sequences"] if self.walk.single else ["bounds_ptr", "sequences", "time"]
+        for memory in self.memory():
+            parts += [f"{memory.name}_ptr", *memory.strides]
+        names = [f"{prefix}{dim}" for dim in self.dims() for prefix in ("", "BLOCK_")]
+        names += [*self.values.statics.values(), *self._settings()]
+        return [*parts, *(f"{name}: tl.constexpr" for name in names)]
+
+    def call(self, sizes: Callable[[Axis], str], strides: Callable[[Memory], str]) -> list[str]:
+        """The lines that launch the kernel."""
+        walk = self.walk
+        lead = ["call.sequences"] if walk.single else ["call.bounds", "call.sequences", "call.time"]
+        for memory in self.memory():
+            lead += [memory.name, f"*{strides(memory)}"]
+        blocks = {dim: f"part_{dim}" if dim == walk.split else f"block_{dim}" for dim in self.dims()}
+        keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={block}" for dim, block in blocks.items()]
+        keys += [f"{name}={static_text(node, sizes)}" for node, name in self.values.statics.items()]
+        keys += [f"{name}=call.{name}" for name in self._settings()]
+        grid = ["triton.cdiv(call.sequences, call.ROWS)" if walk.rows else "call.sequences"]
+        grid.append("call.heads" if any(memory.headed for memory in self.memory()) else "1")
+        grid.append(f"triton.cdiv({sizes(walk.split)}, {blocks[walk.split]})" if walk.split else "1")
+        tiles = [" * ".join(blocks.get(dim, "call.ROWS") for dim in tile) for tile in self.largest()]
+        more = ", spare=True" if walk.loop.backwards or not (walk.split or walk.rows) else ""
+        options = f"**call.options({', '.join(tiles) or '1'}{more})"
+        return wrapped(f"    {walk.name}[({', '.join(grid)})](", [*lead, *keys, options], ")")
+
+
+def _within(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
+    return all(part.count(dim) <= whole.count(dim) for dim in part)

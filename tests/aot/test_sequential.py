@@ -1,0 +1,54 @@
+"""Kernels that walk over tokens, compiled for GPUs that need not be there."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton")
+
+import torch
+from kernels import real, recurrence
+from recc.backends.triton import aot, module
+
+from recc.analysis import analyse
+from recc.strategies import choose
+
+# Known to spill in the backward pass: a layer has some forty vectors beside its memory, dend_plrnn a matrix for each
+# row of sequences, rhn four matrices on the way of its state.
+SPILLS = ("gated_delta_net_layer", "dend_plrnn", "rhn")
+PASSES = ("forward", "backward", "decode")
+MATRICES = ("gru", "lstm", "elman")  # on the way of a state
+
+
+def compiled(name: str, target: str, only: tuple[str, ...] = PASSES, size: int | None = None):
+    """The facts of the launches of one token and of both passes in bfloat16, by the kernel's name."""
+    plan = analyse(recurrence(name))
+    generated = module.generate(plan, choose(plan, "sequential"))
+    sizes = {} if size is None else dict.fromkeys(plan.recurrence.dims, size)
+    launches = aot.launches(generated, sizes, torch.bfloat16)
+    assert {launch.name.partition("_")[0] for launch in launches} == set(PASSES)
+    wanted = [launch for launch in launches if launch.name.partition("_")[0] in only]
+    return {launch.name: aot.facts(aot.compile_launch(launch, target)) for launch in wanted}
+
+
+@pytest.mark.parametrize("name", [name for name in real() if name not in SPILLS])
+def test_every_backward_pass_without_spills(name):
+    """For Hopper, at the spec's own dims and 64 for the others: what keeps the most values of all kernels."""
+    found = compiled(name, "sm_90", ("backward",))
+    assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
+
+
+@pytest.mark.parametrize("target", sorted(aot.TARGETS))
+@pytest.mark.parametrize("name", ["gla", "hgrn", "lstm"])
+def test_every_target(name, target):
+    found = compiled(name, target)
+    if (name, target) != ("lstm", "gfx942"):  # whose backward pass has half the registers for a thread
+        assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
+    assert all((facts["matrix"] > 0) == (name in MATRICES) for facts in found.values())
+
+
+@pytest.mark.parametrize("name", ["gated_delta_net", "gla"])
+def test_wide_heads(name):
+    """At K = V = 128 programs share a dim, so that registers do."""
+    found = compiled(name, "sm_90", ("forward", "backward"), 128)
+    assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}

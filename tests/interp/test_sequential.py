@@ -1,0 +1,76 @@
+"""Kernels that walk over tokens against the float64 loop: every spec, forward and backward, and the decode step."""
+
+from __future__ import annotations
+
+import pytest
+from kernels import alone, apart, real, steps, too_large
+
+from recc.runtime.cases import PACKED, Case
+
+CHUNK = 4  # tokens between saved states
+# One of each kind: a matrix memory, rank 1, sums that several programs share, cores one after the other, projections
+# around a recurrence, a matrix on the way of the state, two states with such matrices.
+KINDS = ("gla", "gated_delta_net", "mamba", "mlstm", "gla_layer", "gru", "lstm")
+CELL = """recurrence cell
+dim D, M
+input x : D
+input a : M in [0, 1]
+param W : D x D = normal(0, 0.3)
+param u : D = 1
+state h : D = 0
+state S : D x M = 0
+output y : M
+p    = relu(x + W @ h[t-1])
+S[t] = a * S[t-1] + outer(tanh(p), 1 - a)
+h[t] = sigmoid(u * h[t-1] + sum(S[t], over=M))
+y    = h[t] @ S[t] / (1 + max(abs(p), over=D))
+example T = 17, heads = 2, D = 5, M = 3
+"""
+
+
+@pytest.mark.parametrize("name", real())
+def test_float32(name, interpreted):
+    assert interpreted(too_large, name, Case(6, "plain"), CHUNK, "sequential") == []
+
+
+@pytest.mark.parametrize("name", [*KINDS, "slstm", "elman_relu"])
+def test_float16(name, interpreted):
+    assert interpreted(too_large, name, Case(6, "plain"), CHUNK, "sequential", "float16") == []
+
+
+@pytest.mark.parametrize("time", [0, 1, 2, 17])
+@pytest.mark.parametrize("name", ["gated_delta_net", "gru", "hgrn"])
+def test_lengths(name, time, interpreted):
+    assert interpreted(too_large, name, Case(time, "plain"), CHUNK, "sequential") == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_packed_sequences_as_each_alone(name, reverse, interpreted):
+    assert interpreted(apart, name, reverse) == []
+
+
+@pytest.mark.parametrize("name", ["gla", "gru"])
+@pytest.mark.parametrize("variant", ["fresh", "grouped", "split", "reverse", "packed_reverse"])
+def test_calls(name, variant, interpreted):
+    time = sum(PACKED) if "packed" in variant else 7
+    assert interpreted(too_large, name, Case(time, variant), 32, "sequential") == []
+
+
+@pytest.mark.parametrize("name", real())
+def test_step(name, interpreted):
+    """One launch a token: against the reference, and in place with the same bits."""
+    assert interpreted(too_large, name, Case(2, "step"), CHUNK, "sequential") == []
+    assert interpreted(steps, name) == []
+
+
+@pytest.mark.parametrize("variant", ["plain", "reverse", "step"])
+def test_a_cell_that_nobody_has_seen(variant, interpreted):
+    """A matrix on the way of a vector that drives a memory, whose own sum drives the vector."""
+    assert interpreted(too_large, CELL, Case(9, variant), CHUNK, "sequential") == []
+
+
+@pytest.mark.parametrize("name", ["gla", "gru", "mlstm"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_number_stays_in_its_sequence(name, bad, interpreted):
+    assert interpreted(alone, name, bad) == []
