@@ -18,7 +18,7 @@ from recc.ir.node import HEADS, Node, dim_of, walk
 from recc.tile.alone import INNER, has_all_heads
 from recc.tile.cores import Phases, dims
 from recc.tile.pairs import names_of, whole_name
-from recc.tile.program import TileProgram, state_key
+from recc.tile.program import TileProgram, seed_key, state_key
 from recc.tile.step import step_programs
 
 BUFFER = 1 << 19  # bytes of states that a backward pass holds for the tokens of a chunk: within the second-level cache
@@ -288,14 +288,14 @@ class _File:
             load += _scope([self._point_fixed(field, "saved"), *moves])
         for name, node in again.stores.items():
             if name not in kept:
-                kept[name] = work.array(name, dims(node), self.chunk)
+                kept[name] = work.array(identifier(name), dims(node), self.chunk)
         back_leaves = {**leaves}
         for item in self.rec.outputs:
             fields.append(("d_out", item.name))
             field = f"d_out_{identifier(item.name)}"
             for name, array in self._external(field, item, True).items():
-                if f"d_{name}" in back.loads:
-                    back_leaves[back.loads[f"d_{name}"]] = array
+                if seed_key(name) in back.loads:
+                    back_leaves[back.loads[seed_key(name)]] = array
             chunk += self._point_tokens(field)
         for name, array in kept.items():
             if name in back.loads:

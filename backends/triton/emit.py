@@ -15,6 +15,7 @@ from recc.backends.triton.schedule import Host, Launch, Schedule
 from recc.backends.triton.tensor import CHUNKS, FIXED, STATES, TOKENS, Tensor
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, sort_axes
+from recc.tile.program import seed_key
 from recc.tile.words import Words
 
 # What is float32 in memory, too: triangular inverses, and what scans of whole chunks leave.
@@ -63,7 +64,7 @@ class Function:
 
     def _seeded(self) -> set[Node]:
         """What is zero on the rows after a chunk's last token: what is linear in the cotangents of outputs."""
-        names = {f"d_{name}" for name in self._outputs()} if self.program.reverse else set()
+        names = {seed_key(name) for name in self._outputs()} if self.program.reverse else set()
         seeds = {node for name, node in self.program.loads.items() if name in names}
         for node in self.schedule.every:
             if any(arg in seeds for arg in node.args):
@@ -72,7 +73,7 @@ class Function:
 
     def _outputs(self) -> list[str]:
         loads = self.program.loads
-        return [name[2:] for name in loads if name.startswith("d_") and name[2:] not in loads]
+        return [name[2:] for name in loads if name.startswith(seed_key(""))]
 
     def _leaf(self, node: Node) -> str:
         name = self._claim(node["name"])

@@ -23,7 +23,7 @@ from recc.analysis.plan import Plan
 from recc.ir.node import GRID, HEADS, ROW, Axis, Node, Spans, dim_of, walk
 from recc.ir.ops import build, leaf
 from recc.strategies import Choice
-from recc.tile.program import TileProgram
+from recc.tile.program import TileProgram, seed_key
 from recc.tile.step import step_programs
 from recc.tile.words import Words
 
@@ -36,7 +36,7 @@ def generate(plan: Plan, choice: Choice) -> Generated:
     apart = meta["checkpoint"] > 1  # states are saved for each chunk, and run again in between
     used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
     kept = {key: node for key, node in again.stores.items() if apart or key in used}
-    given = {*step.loads, *(f"d_{key}" for key in step.stores), *kept}
+    given = {*step.loads, *map(seed_key, step.stores), *kept}
     back = replace(back, loads={key: node for key, node in back.loads.items() if key in given})
     held = [c.old for c in step.carries] if apart else list(kept.values())
     meta["saved"] = [saved_item(node) for node in held]

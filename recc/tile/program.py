@@ -69,7 +69,7 @@ def tile(name: str, axes: Iterable[str], dtype: str, rows: bool) -> Node:
 def differentiate(program: TileProgram, keep: tuple[str, ...] = DEAR) -> tuple[TileProgram, TileProgram]:
     """`program` with what it keeps, and its backward pass. keep: the ops whose tiles it keeps."""
     dear = [node for node in walk(*program.roots) if node.op in keep and GRID in node.axes]
-    program = replace(program, kept={f"kept_{place}": node for place, node in enumerate(dear)})
+    program = replace(program, kept={f"kept.{place}": node for place, node in enumerate(dear)})
     backward = adjoint(program)
     used = {node["name"] for node in walk(*backward.roots) if node.op == "tile"}
     kept = {name: node for name, node in program.kept.items() if name in used}
@@ -82,12 +82,12 @@ def adjoint(program: TileProgram) -> TileProgram:
     saved = {c.name: leaf("tile", c.old.axes, c.old.dtype, name=state_key(c.name)) for c in program.carries}
     seeds, loads = [], dict(program.loads)
     for name, value in program.stores.items():
-        seed = leaf("tile", value.axes, value.dtype, name=f"d_{name}")
-        loads[f"d_{name}"] = seed
+        seed = leaf("tile", value.axes, value.dtype, name=seed_key(name))
+        loads[seed_key(name)] = seed
         seeds.append((value, seed))
     entering = {}
     for c in program.carries:
-        entering[c.name] = leaf("tile", c.old.axes, c.old.dtype, name=f"d_{state_key(c.name)}")
+        entering[c.name] = leaf("tile", c.old.axes, c.old.dtype, name=seed_key(state_key(c.name)))
         seeds.append((c.new, entering[c.name]))
     wrt = [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
     grads = cotangents(seeds, wrt)
@@ -152,6 +152,14 @@ def valued(node: Node, spans: Spans) -> Node:
     return rebuild([node], value, spans)[0]
 
 
+# Names of a program that no spec can have: as identifiers they are `S_x` and `d_x`.
+
+
 def state_key(name: str) -> str:
-    """A state's name as an identifier: a delayed value `x[t-2]` becomes `x_2`."""
-    return "S_" + name.replace("[t-", "_").replace("]", "") if "[" in name else f"S_{name}"
+    """Of a state's leaf; a delayed value is called `x[t-2]`."""
+    return "S." + name.replace("[t-", ".").replace("]", "")
+
+
+def seed_key(name: str) -> str:
+    """Of the cotangent that enters for a result."""
+    return f"d.{name}"

@@ -67,7 +67,7 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     phases = Phases(again)
     small = [node for core in phases.cores for node in core.consumed if len(dims(node)) < wide or wide < 2]
     small.sort(key=phases.nodes.index)
-    kept = {f"kept_{place}": node for place, node in enumerate(small)}
+    kept = {f"kept.{place}": node for place, node in enumerate(small)}
     back = adjoint(replace(step, kept=kept))
     back = contracted(_of_each_token(back) if terms else back)
     used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}

@@ -192,3 +192,26 @@ h[t] = 0.5 * h[t-1] + z
 y = {function}(h[t]) * complex(1, 2) / h[t] + z ** 3 + where(abs(z) > 1, z ** 0.5, z - 1)
 """
     check(text, N=9)
+
+
+NAMES = """recurrence names
+dim D
+input x, x_re, d_y, S_h, d_S_x_1, kept_0, saved, task, head : D
+param real, vec, load, c, i, l, a, work, begin : D
+state h : D complex = 0
+state h_re, h_im, x_1 : D = 0
+output y : D
+h[t] = exp(complex(-0.1, 0.3 * i)) * h[t-1] + x + h_re[t-1] * 0.1 * S_h * kept_0
+h_re[t] = 0.5 * h_re[t-1] + x_re * saved * task * head
+h_im[t] = 0.4 * h_im[t-1] + x_re * x[t-1] * real * vec * load
+x_1[t] = 0.3 * x_1[t-1] + d_S_x_1 * c * i * l * a * work * begin
+y = real_part + imag(h[t]) + h_re[t] + h_im[t] + x_1[t] * d_y
+real_part = sin(h_re[t-1])
+"""
+
+
+@pytest.mark.parametrize("backend", ["c", "torch"])
+def test_names_that_a_program_might_take_for_its_own(backend, monkeypatch):
+    """Of cotangents, states, delayed values, parts of complex ones, and what the C text declares."""
+    monkeypatch.setattr(Call, "backend", backend)
+    check(NAMES, D=5)
