@@ -143,7 +143,8 @@ class Kernel:
         news = []
         for carry in self.launch.walks:
             inside += self._load_before([carry.new], pending, "        ")
-            news.append(self.text._whole(carry.new, carry.old.axes))
+            whole = self.text._whole(carry.new, carry.old.axes)
+            news.append(self.text.padding.zeroed(carry.new, dims(carry.old.axes), whole, carry.old.axes))
         olds = [self.variables[carry.old] for carry in self.launch.walks]
         inside.append(f"        {', '.join(olds)} = {', '.join(news)}")
         if self.every > 1 and self.entering:

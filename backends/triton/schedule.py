@@ -143,7 +143,7 @@ class Schedule:
         if node.op in CONTRACTIONS and {GRID, HEADS} & set(node["over"]):
             return True
         if node.op == "dot":
-            fixed = [arg for arg in node.args if GRID not in arg.axes and ROW not in arg.axes]
+            fixed = [arg for arg in node.args if not set(arg.axes) & {GRID, ROW, COL}]
             return any(set(inner(arg.axes)) - set(node["over"]) for arg in fixed)
         return False
 

@@ -31,6 +31,19 @@ z[t] = a * z[t-1] + sigmoid(k)
 o    = silu(e) * (q @ S[t]) / (1 + abs(q @ z[t]))
 example T = 33, heads = 2, K = 5, V = 20
 """
+# A key that is the same at every token and is not zero beyond K: neither the blocks' padding may enter sums over K, nor
+# may products with a key that no chunk has of its own be taken for products with a param.
+FIXED_KEY = """recurrence fixed_key
+dim K, V
+input q : K
+input v : V
+state S : K x V = 0
+output o, p : V
+S[t] = S[t-1] + outer(ones(K), v)
+o    = softmax(q) @ S[t]
+p    = ones(K) @ S[t]
+example T = 33, heads = 2, K = 5, V = 4
+"""
 
 
 @pytest.mark.parametrize("name", parallel())
@@ -100,6 +113,11 @@ def test_fused_schedule(name):
 def test_a_spec_that_nobody_has_seen(interpreted):
     """Two states, two kinds of reads, functions before and after, dims that fill no block."""
     assert interpreted(too_large, ANOTHER, Case(TOKENS, "plain")) == []
+
+
+@pytest.mark.parametrize("schedule", ["split", "fused"])
+def test_a_key_that_no_token_changes(schedule, interpreted):
+    assert interpreted(too_large, FIXED_KEY, Case(TOKENS, "plain"), 16, schedule) == []
 
 
 def test_same_bits(interpreted):
