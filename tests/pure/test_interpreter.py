@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from recc.backends.torch import primitives
 
 from recc.ir import ops
 from recc.ir.evaluate import ELEMENTWISE
@@ -72,12 +73,10 @@ def test_ops_compute_what_the_registry_says_for_torch(op: str):
     arguments = [torch.linspace(low, high, 9, dtype=torch.float64).roll(i) for i in range(entry.arity)]
     if op == "where":
         arguments[0] = arguments[0] > 0
-    names = {"torch": torch, "F": torch.nn.functional, "as_complex": torch.complex}
-    names["softplus"] = lambda x: torch.log1p(torch.exp(x))
     text = entry.torch.format(*(f"x{i}" for i in range(entry.arity)))
     if op in ("conj", "real", "imag"):
         arguments[0] = torch.complex(arguments[0], arguments[0] ** 2)
-    theirs = eval(text, names, {f"x{i}": x for i, x in enumerate(arguments)})
+    theirs = eval(text, vars(primitives), {f"x{i}": x for i, x in enumerate(arguments)})
     torch.testing.assert_close(ELEMENTWISE[op](*arguments), theirs, rtol=1e-14, atol=1e-14)
 
 
