@@ -103,7 +103,7 @@ class Rows:
         """`arg` as an operand for the axes of `node`, that of the rows being of size one."""
         axes = node.axes
         if is_static(arg):
-            return f"like.new_full({(1,) * len(axes)}, {self(arg)})"
+            return self._filled(str((1,) * len(axes)), arg)
         inner = tuple(axis for axis in axes if axis != ROW)
         text, binds = self._aligned(arg, inner)
         return f"{text if binds == ATOM else f'({text})'}.unsqueeze({axes.index(ROW) - len(axes)})"

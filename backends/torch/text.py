@@ -9,7 +9,7 @@ from collections.abc import Callable
 from recc.backends.torch.binding import ATOM, BINDS, PRODUCT, is_static
 from recc.backends.torch.rows import Rows
 
-from recc.ir.node import COL, GRID, HEADS, REAL, ROW, Axis, Node, dim_of, sort_axes
+from recc.ir.node import COL, COMPLEX, GRID, HEADS, REAL, ROW, Axis, Node, dim_of, sort_axes
 from recc.ir.ops import OPS, ZERO, build, is_zero
 from recc.tile.ops import LEAST
 from recc.tile.solve import column_of
@@ -121,11 +121,12 @@ class Text(Rows):
         if node.op == "size":
             return self.sizes(node["dim"]), ATOM
         args = [self._static(arg) for arg in node.args]
-        if node.op in _STATIC:
+        if node.op in _STATIC and node.args[0].dtype != COMPLEX:
             return f"{_STATIC[node.op]}({args[0][0]})", ATOM
         if node.op in ("add", "sub", "mul", "div", "neg", "pow"):
             return "(" + OPS[node.op].torch.format(*(text for text, _ in args)) + ")", ATOM
-        tensors = (f"torch.tensor({text}, dtype=torch.float64)" for text, _ in args)
+        dtypes = ("complex128" if arg.dtype == COMPLEX else "float64" for arg in node.args)
+        tensors = (f"torch.tensor({text}, dtype=torch.{dtype})" for (text, _), dtype in zip(args, dtypes))
         return f"({OPS[node.op].torch.format(*tensors)}).item()", ATOM
 
     def _dim(self, node: Node, axis: Axis) -> int:
@@ -142,10 +143,16 @@ class Text(Rows):
             return self._expanded(b, node)
         return None
 
+    def _filled(self, sizes: str, number: Node) -> str:
+        """A tensor that holds one number everywhere; a real `like` makes no complex one."""
+        if number.dtype == COMPLEX:
+            return f"(like.new_ones({sizes}) * {self(number)})"
+        return f"like.new_full({sizes}, {self(number)})"
+
     def _expanded(self, a: Node, node: Node) -> str:
         if is_static(a):
             sizes = ", ".join(self.sizes(axis) for axis in node.axes)
-            return f"like.new_full(({sizes},), {self(a)})"
+            return self._filled(f"({sizes},)", a)
         text, binds = self._aligned(a, node.axes)
         sizes = ["-1" if axis in a.axes else self.sizes(axis) for axis in node.axes]
         return f"{text if binds == ATOM else f'({text})'}.expand({', '.join(sizes)})"

@@ -205,6 +205,20 @@ def test_native_code_is_left_out_where_there_is_none(monkeypatch):
             verify.verify(spec(name), strategies=["native"])
 
 
+def test_a_complex_number_as_a_transition():
+    text = """recurrence turning
+dim D
+input x : D
+state h : D complex = 0
+output y : D
+h[t] = exp(complex(-0.1, 0.3)) * h[t-1] + x
+y    = real(h[t])
+example T = 33, heads = 2, D = 8
+"""
+    report = verify.verify(parse_text(text)[0], case="T=17 plain")
+    assert report.ok and {"scan", "convolution", "sequential"} <= {row.strategy for row in report.rows}
+
+
 # --- the probe ------------------------------------------------------------------------------------------------
 
 
