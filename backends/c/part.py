@@ -264,7 +264,8 @@ class Part:
         for node in self.program.loads.values():
             array = self.arrays.get(node)
             if array is not None and array.base.endswith("_at") and array.time is not None and node in self.order:
-                size = max([1, *(self.work.size(axis) * array.strides[axis] for axis in array.axes)])
+                known = [axis for axis in array.axes if isinstance(array.strides[axis], int)]  # not that of heads
+                size = max([1, *(self.work.size(axis) * array.strides[axis] for axis in known)])
                 found += [(f"{array.base} + {n}" if n else array.base, array.time) for n in range(0, size, line)]
         return found
 

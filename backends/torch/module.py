@@ -6,9 +6,11 @@ import ast
 import hashlib
 import pprint
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module, resources
+from types import ModuleType
 from typing import Any
 
 from recc.backends.torch.emit import function, identifier, step_function
@@ -204,10 +206,15 @@ def _quoted(text: str) -> str:
     )
 
 
-def library() -> dict[str, Any]:
-    """What generated functions may call, by name."""
-    modules = [import_module(f"recc.backends.torch.{part}") for part in LIBRARIES]
-    return {name: value for module in modules for name, value in vars(module).items()}
+def executed(functions: str, name: str) -> dict[str, Any]:
+    """The functions of a generated text by name, in a module of their own: torch.compile looks names up in modules."""
+    module = ModuleType(f"recc_generated_{hashlib.blake2s(functions.encode(), digest_size=8).hexdigest()}")
+    for part in LIBRARIES:
+        found = vars(import_module(f"recc.backends.torch.{part}"))
+        vars(module).update({name: value for name, value in found.items() if not name.startswith("__")})
+    exec(compile(functions, f"<recc {name}>", "exec"), vars(module))  # our own text: a spec holds no code
+    sys.modules[module.__name__] = module
+    return vars(module)
 
 
 def support_text(backend: str, part: str) -> str:

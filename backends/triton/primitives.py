@@ -55,8 +55,22 @@ def tile_sign(x):
 
 @triton.jit
 def tile_power(x, y):
-    """x ** y for x >= 0."""
-    return tl.exp2(y * tl.log2(x))
+    """x ** y; NaN where x is negative and y is no whole number."""
+    both = tl.zeros_like(x + y)
+    base, exponent = x + both, y + both
+    size = tl.where(exponent == 0, 1.0, tl.exp2(exponent * tl.log2(tl.abs(base))))
+    half = exponent * 0.5
+    sign = tl.where(half == tl.floor(half), 1.0, tl.where(exponent == tl.floor(exponent), -1.0, float("nan")))
+    return tl.where(base < 0, sign * size, size)
+
+
+@triton.jit
+def tile_whole_power(x, N: tl.constexpr):
+    """x ** N for a whole number N > 0."""
+    result = x
+    for _ in tl.static_range(N - 1):
+        result = result * x
+    return result
 
 
 @triton.jit

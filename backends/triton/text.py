@@ -181,6 +181,12 @@ class TileText:
             return f"tl.full({self.shape(node.axes)}, {number}, tl.float32)" if inner(node.axes) else number
         return self._whole(value, node.axes)
 
+    def _op_pow(self, node: Node) -> str | None:
+        """A small whole power is a product: it has a value for negative numbers, and none of a logarithm's error."""
+        base, exponent = node.args
+        whole = exponent.op == "const" and float(exponent["value"]) in range(1, 9)
+        return f"tile_whole_power({self(base)}, {int(exponent['value'])})" if whole else None
+
     def _op_ones(self, node: Node) -> str:
         return f"tl.full({self.shape(node.axes)}, 1.0, tl.float32)" if inner(node.axes) else "1.0"
 

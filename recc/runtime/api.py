@@ -95,7 +95,7 @@ def compile_recurrence(
 ) -> Any:
     """The op of a parsed recurrence; see `load`. options: more of a configuration, which are the backend's own."""
     from recc.backends.torch import op
-    from recc.backends.torch.module import generate, library
+    from recc.backends.torch.module import executed, generate
 
     plan = analyse(rec)
     if backend == "triton":
@@ -110,8 +110,7 @@ def compile_recurrence(
         raise ValueError(f"the backend {backend or 'torch'} has no option {', '.join(options)}")
     # With native code asked for by name, a chunk is the tokens between its saved states.
     generated = generate(plan, choose(plan, strategy, None if native else chunk))
-    space = library()
-    exec(compile(generated.functions, f"<recc {rec.name}>", "exec"), space)  # our own text: a spec holds no code
+    space = executed(generated.functions, rec.name)
     functions = [space[name] for name in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
     if native:
         from recc.backends.c.op import NativeOp
