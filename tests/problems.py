@@ -72,6 +72,12 @@ def part(inputs: Tensors, first: int, last: int) -> Tensors:
     return {name: x[:, first:last] for name, x in inputs.items()}
 
 
+def overflows(values: Tensors) -> bool:
+    """Whether the equation itself left the range of numbers, as a memory that is trained too fast does: then it is no
+    yardstick."""
+    return not all(x.isfinite().all() for x in values.values())
+
+
 def error(actual: Tensor, expected: Tensor, least: float = 1e-3) -> float:
     """The largest error over the largest entry, or over `least` where all entries are smaller."""
     assert actual.shape == expected.shape and actual.isfinite().all()

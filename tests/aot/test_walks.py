@@ -14,8 +14,10 @@ from recc.analysis import analyse
 from recc.strategies import choose
 
 # Known to spill in the backward pass: a layer has some forty vectors beside its memory, dend_plrnn a matrix for each
-# row of sequences, rhn four matrices on the way of its state.
-SPILLS = ("gated_delta_net_layer", "dend_plrnn", "rhn")
+# row of sequences, rhn four matrices on the way of its state, and memories that are trained their gradients' states.
+SPILLS = ("gated_delta_net_layer", "dend_plrnn", "rhn", "moneta", "omega_net", "titans_mlp")
+# On gfx942 a thread of the backward pass has half the registers; on sm_100 the forward pass spills 16 bytes.
+SPILLING = (("lstm", "gfx942"), ("lstm", "sm_100"))
 PASSES = ("forward", "backward", "decode")
 MATRICES = ("gru", "lstm", "elman")  # on the way of a state
 
@@ -42,7 +44,7 @@ def test_every_backward_pass_without_spills(name):
 @pytest.mark.parametrize("name", ["gla", "hgrn", "lstm"])
 def test_every_target(name, target):
     found = compiled(name, target)
-    if (name, target) != ("lstm", "gfx942"):  # whose backward pass has half the registers for a thread
+    if (name, target) not in SPILLING:
         assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
     assert all((facts["matrix"] > 0) == (name in MATRICES) for facts in found.values())
 

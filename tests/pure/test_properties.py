@@ -10,7 +10,7 @@ import rewriting
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from problems import SPECS, assert_same, call, error, facts, gradients, parsed, part, problem
+from problems import SPECS, assert_same, call, error, facts, gradients, overflows, parsed, part, problem
 
 import recc
 from recc.ir.interpreter import run
@@ -126,6 +126,8 @@ def test_chunked_is_sequential(name: str):
         inputs, params, start = tensors
         outputs, final = call(op, inputs, params, start, reverse=reverse)
         expected, end = run(rec, inputs, params, initial_state=start, reverse=reverse)
+        if overflows(expected):
+            return
         assert_same(outputs, expected)
         assert_same(final, end)
         # A gradient is a sum of terms of about 1, which may cancel: an entry far below 1 has the rounding of those.
@@ -147,6 +149,8 @@ def test_splitting_and_packing(name: str):
         pieces = list(zip(bounds, bounds[1:], strict=False))
 
         whole, end = call(op, inputs, params, start, reverse=reverse)
+        if overflows(whole):
+            return
         state = start
         for first, last in reversed(pieces) if reverse else pieces:
             outputs, state = call(op, part(inputs, first, last), params, state, reverse=reverse)
@@ -159,6 +163,8 @@ def test_splitting_and_packing(name: str):
         for i, (first, last) in enumerate(pieces):
             own = {key: x[i : i + 1] for key, x in starts.items()}
             outputs, final = call(op, part(inputs, first, last), params, own, reverse=reverse)
+            if overflows(outputs):
+                continue
             assert_same(part(packed, first, last), outputs)
             assert_same({key: x[i : i + 1] for key, x in ends.items()}, final)
 
