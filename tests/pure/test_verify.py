@@ -182,7 +182,8 @@ def test_wrong_native_code_is_caught(monkeypatch):
     def careless(*given, **options):
         made = honest(*given, **options)
         assert right in made.source
-        return dataclasses.replace(made, source=made.source.replace(right, f"1.0001 * {right}"))
+        wrong = {name: text.replace(right, f"1.0001 * {right}") for name, text in made.parts.items()}
+        return dataclasses.replace(made, parts=wrong)
 
     monkeypatch.setattr(passes, "generate", careless)
     # under a name of its own: a process registers equal passes once, and another test may have had right ones
