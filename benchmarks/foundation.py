@@ -30,7 +30,7 @@ import recc
 from recc.frontend import parse_text
 from recc.ir.interpreter import run as reference
 from recc.library import find
-from recc.runtime.measure import machine, median, ratio, rounds, whole
+from recc.tuning.measure import machine, median, ratio, rounds, whole
 
 BATCH, HEADS, TIME, LONG, SIZE, THREADS = 2, 4, 2048, 16384, 64, 2
 RESULTS = Path(__file__).parent / "results"

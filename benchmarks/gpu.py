@@ -44,8 +44,9 @@ from gpu_cases import (
 )
 from gpu_report import markdown
 
-from recc.runtime import cache, measure
-from recc.runtime.tune import Task
+from recc.runtime import cache
+from recc.tuning import measure
+from recc.tuning.tune import Task
 
 ROOT = Path(__file__).parent.parent
 SHARES = {"tests": 0.3, "tune": 0.15}  # of the budget; the rest is the benchmark's

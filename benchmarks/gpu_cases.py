@@ -13,9 +13,9 @@ from torch import Tensor
 
 from recc.frontend import parse_text
 from recc.library import find
-from recc.runtime import tuning
 from recc.runtime.api import compile_recurrence
-from recc.runtime.tune import Task
+from recc.tuning import store
+from recc.tuning.tune import Task
 
 FORWARD, TRAINING, DECODE = PASSES = ("forward", "forward + backward", "decode step")
 KERNELS, TUNED, FLA, ATTENTION, COPY = "recc", "recc, tuned", "fla-core", "flash attention", "copy"
@@ -62,7 +62,7 @@ def task_of(spec: str, shape: Shape, device: str = "cuda", dtype: torch.dtype = 
 def own(task: Task) -> Iterator[tuple[str, dict[str, Any]]]:
     """recc's kernels as the heuristics choose them, and as they were tuned."""
     yield KERNELS, {"backend": "triton"} if task.device == "cuda" else {"backend": "torch"}
-    found = next((e for e in tuning.entries(task.rec) if e.key == task.key(tuning.TRAINING)), None)
+    found = next((e for e in store.entries(task.rec) if e.key == task.key(store.TRAINING)), None)
     if found is not None and dict(found.config) != {"backend": "triton"}:
         yield TUNED, dict(found.config)
 

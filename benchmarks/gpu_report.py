@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gpu_cases import ATTENTION, COPY, FLA, KERNELS, PASSES, TUNED
 
-from recc.runtime.chart import duration
-from recc.runtime.measure import median, ratio, taken
+from recc.tuning.chart import duration
+from recc.tuning.measure import median, ratio, taken
 
 ABOUT = (
     "Medians of interleaved rounds, timed by the GPU with its caches flushed; decode steps as CUDA graphs where they",

@@ -54,7 +54,7 @@ def measure(args: argparse.Namespace) -> dict:
     from rivals import versions
     from workloads import WORKLOADS
 
-    from recc.runtime.measure import machine
+    from recc.tuning.measure import machine
 
     torch.set_num_threads(threads)
     floors = Floors(threads)
@@ -72,7 +72,7 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
     from decoding import steps, timed
     from workloads import draw
 
-    from recc.runtime.measure import rounds, whole
+    from recc.tuning.measure import rounds, whole
 
     began = time.perf_counter()
     tensors = draw(w)

@@ -10,8 +10,8 @@ import rivals
 from candidates import NATIVE, TORCH
 from report import target, targets_table
 
-from recc.runtime.chart import INK, OTHER, OURS, PALE, duration, pyplot
-from recc.runtime.measure import ratio
+from recc.tuning.chart import INK, OTHER, OURS, PALE, duration, pyplot
+from recc.tuning.measure import ratio
 
 FLOOR, BACKWARD = "floor: ", ", backward"
 KINDS = {"forward": "forward", "both": "forward + backward", "decode": "decode step"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recc.runtime.chart import INK, OTHER, OURS, PALE, duration, pyplot
+from recc.tuning.chart import INK, OTHER, OURS, PALE, duration, pyplot
 
 NAMES = {
     "gdn chunk": "gated_delta_net, recc chunk",

@@ -27,3 +27,18 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of the test's own, and the spec of the tests of tuning as `small.rec` in an empty folder."""
+    from tuned_spec import TEXT
+
+    from recc.runtime import api
+
+    monkeypatch.setenv("RECC_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.rec").write_text(TEXT)
+    api._compiled.cache_clear()
+    yield
+    api._compiled.cache_clear()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recc.cli import options
 
 if TYPE_CHECKING:
-    from recc.runtime.bench import Results
+    from recc.tuning.bench import Results
 
 NAMES = {"forward": "forward", "training": "forward + backward", "decode": "decode step"}
 
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from recc.cli import common, sized
     from recc.cli.tune import budget
-    from recc.runtime import bench, measure
+    from recc.tuning import bench, measure
 
     task, seconds = sized.task(args), budget(args)
     if args.rounds < 1:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _tell(found)
     if args.plot:
-        from recc.runtime.bench_plot import plot
+        from recc.tuning.plot import plot
 
         plot(found, Path(args.plot))
         print(f"wrote {args.plot}", file=sys.stderr)
@@ -86,8 +86,8 @@ def table(found: Results) -> Any:
     """Medians, in brackets half of what lies between the quartiles, and how many times the loop's speed that is."""
     from rich.table import Table
 
-    from recc.runtime import bench, measure
-    from recc.runtime.chart import duration
+    from recc.tuning import bench, measure
+    from recc.tuning.chart import duration
 
     rows = Table(box=None, pad_edge=False, padding=(0, 2))
     rows.add_column("")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from recc.analysis.plan import Plan
-    from recc.runtime.tune import Task
     from recc.strategies import Choice
+    from recc.tuning.tune import Task
 
 BYTES = "per token and head, what is read again counted again"
 COLUMNS = {"registers": "registers", "spills": "spilled", "shared": "shared memory", "matrix": "matrix instructions"}
@@ -115,8 +115,8 @@ def dry_run(task: Task, args: argparse.Namespace) -> int:
     from recc.analysis import analyse
     from recc.backends.triton.prune import Pruner
     from recc.cli.tune import budget
-    from recc.runtime.search import said
-    from recc.runtime.space import GpuSpace
+    from recc.tuning.search import said
+    from recc.tuning.space import GpuSpace
 
     target, deadline = checked(args.target or "sm_90"), time.monotonic() + budget(args)
     space = GpuSpace(analyse(task.rec), "triton")

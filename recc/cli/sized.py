@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from recc.cli import common
 
 if TYPE_CHECKING:
-    from recc.runtime.tune import Task
+    from recc.tuning.tune import Task
 
 DEVICES = ("cpu", "cuda")
 
@@ -18,7 +18,7 @@ def task(args: argparse.Namespace) -> Task:
     import torch
 
     from recc.frontend import parse_text
-    from recc.runtime.tune import USUAL, Task
+    from recc.tuning.tune import USUAL, Task
 
     if args.device not in DEVICES:
         raise common.Usage(f"no device is called `{args.device}`", f"there are {', '.join(DEVICES)}")

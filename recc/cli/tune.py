@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from recc.cli import options
 
 if TYPE_CHECKING:
-    from recc.runtime.search import Outcome
-    from recc.runtime.tune import Task
-    from recc.runtime.tuning import Entry
+    from recc.tuning.search import Outcome
+    from recc.tuning.store import Entry
+    from recc.tuning.tune import Task
 
 BUDGETS = {"quick": 60.0, "full": 600.0}  # seconds for each of the passes that are tuned
 
@@ -72,7 +72,7 @@ def budget(args: argparse.Namespace) -> float:
 
 def _search(task: Task, budget: float, args: argparse.Namespace) -> int:
     from recc.cli import common
-    from recc.runtime import measure, tune, tuning
+    from recc.tuning import measure, store, tune
 
     wanted = ("forward", "training") if args.passes == "both" else (args.passes,)
     views, interrupted, clock = [], False, measure.clock_of(task.device)
@@ -84,7 +84,7 @@ def _search(task: Task, budget: float, args: argparse.Namespace) -> int:
                     backend=args.backend, fresh=args.fresh, jobs=args.jobs, report=report,
                 )  # fmt: skip
         except OSError as error:
-            where = tuning.folder(task.rec)
+            where = store.folder(task.rec)
             raise common.Usage(f"what was found cannot be kept in `{where}`: {error.strerror or error}",
                                "name a folder that can be written in RECC_CACHE_DIR") from None  # fmt: skip
         views.append(_view(task, passes, found, entry))
@@ -93,7 +93,7 @@ def _search(task: Task, budget: float, args: argparse.Namespace) -> int:
         interrupted = found.interrupted
         if interrupted:
             break
-    if args.save and (path := tuning.export(task.rec)) and not args.json:
+    if args.save and (path := store.export(task.rec)) and not args.json:
         print(f"wrote {path}")
     if args.json:
         print(json.dumps(views, indent=2))
@@ -106,7 +106,7 @@ def _search(task: Task, budget: float, args: argparse.Namespace) -> int:
 def _tell(task: Task, passes: str, found: Outcome, entry: Entry | None) -> None:
     """What came out, for people."""
     from recc.cli import common
-    from recc.runtime.search import said
+    from recc.tuning.search import said
 
     console = common.console()
     console.print(f"[bold]{task.rec.name}[/], {passes}: {task.shape}, {task.dtype_name} on {task.key(passes).arch}")
@@ -131,7 +131,7 @@ def _tell(task: Task, passes: str, found: Outcome, entry: Entry | None) -> None:
 def _table(found: Outcome) -> Any:
     from rich.table import Table
 
-    from recc.runtime.search import said
+    from recc.tuning.search import said
 
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     table.add_column("  time, of the best before it", justify="right")
@@ -160,7 +160,7 @@ def _progress(name: str, budget: float, clock: Any):
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from recc.runtime.search import said
+    from recc.tuning.search import said
 
     columns = TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn(), TextColumn("{task.fields[best]}")
     began = clock.now()

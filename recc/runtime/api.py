@@ -79,7 +79,7 @@ def _compiled(text: str, path: str, asked: str, limit: float | None, dims: tuple
     rec = rec if limit is None else clipped(rec, limit)
     made = compile_recurrence(rec, **wanted)
     if wanted.keys() == {"strategy", "chunk", "backend"} and wanted["strategy"] is None and wanted["chunk"] is None:
-        from recc.runtime.tuned import Tuned
+        from recc.tuning.tuned import Tuned
 
         made.tuned = Tuned.of(rec, wanted["backend"])
     return made

@@ -16,7 +16,7 @@ from recc.runtime import verify
 from recc.runtime.api import compile_recurrence
 from recc.runtime.cases import PACKED, Case
 from recc.runtime.samples import sample_inputs
-from recc.runtime.tune import OnDevice
+from recc.tuning.tune import OnDevice
 
 KINDS = ("gla", "gated_delta_net", "mamba", "mlstm", "retnet")
 CALLS = (Case(1, "plain"), Case(0, "plain"), Case(70, "reverse"), Case(70, "split"), Case(sum(PACKED), "packed"),

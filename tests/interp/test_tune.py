@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recc.runtime import tuning
+from recc.tuning import store
 
 FORMS = [{"backend": "triton", "chunk": 16}, {"backend": "triton", "chunk": 16, "forward": "fused"}]
 
@@ -15,9 +15,9 @@ def searched(folder: str) -> tuple:
     from kernels import recurrence
 
     import recc
-    from recc.runtime import measure, search, tune
     from recc.runtime.cases import Case
-    from recc.runtime.space import GpuSpace
+    from recc.tuning import measure, search, tune
+    from recc.tuning.space import GpuSpace
 
     class Few(GpuSpace):
         def starts(self, effort):
@@ -39,7 +39,7 @@ def searched(folder: str) -> tuple:
         patch.setattr(tune, "space_of", lambda device, plan, backend: Few(plan))
         patch.setattr(tune, "CASES", (Case(20, "plain"),))
         patch.setattr(search, "AHEAD", 1.1)  # a form that is as fast counts as faster, so that it must be verified
-        found, entry = tune.search(task, tuning.FORWARD, clock=Clock(), budget=600, effort="quick")
+        found, entry = tune.search(task, store.FORWARD, clock=Clock(), budget=600, effort="quick")
         op = recc.loads(rec.text, path="tuned.rec")
         with torch.no_grad():
             best = op.tuned(task.tensors(), {"batch": 1, "time": 20, "heads": 1, "K": 8, "V": 4})

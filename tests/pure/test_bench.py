@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recc.cli import main
-from recc.runtime import bench, measure
+from recc.tuning import bench, measure
 
 SPEC = """recurrence small
 dim K, V
@@ -87,7 +87,7 @@ def test_a_slow_clock_and_a_budget():
             return 1.0
 
     from recc.frontend import parse_text
-    from recc.runtime.tune import Task
+    from recc.tuning.tune import Task
 
     rec, sized = (parse_text(SPEC, "small.rec", dims=dims)[0] for dims in ({}, {"K": 8, "V": 8}))
     task = Task(rec, sized, {"K": 8, "V": 8}, 1, 5, 1, torch.float32, "cpu")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recc.runtime import measure
-from recc.runtime.bench import COPY, DECODE, Results
-from recc.runtime.chart import INK, OTHER, OURS, PALE, duration, pyplot
+from recc.tuning import measure
+from recc.tuning.bench import COPY, DECODE, Results
+from recc.tuning.chart import INK, OTHER, OURS, PALE, duration, pyplot
 
 
 def plot(found: Results, path: Path) -> None:

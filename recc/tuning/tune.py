@@ -13,12 +13,12 @@ from recc.analysis import analyse
 from recc.ir.interpreter import init_params
 from recc.ir.node import HEADS
 from recc.ir.program import Recurrence
-from recc.runtime import measure, tuning
 from recc.runtime.api import compile_recurrence
 from recc.runtime.cases import PACKED, Case
 from recc.runtime.samples import sample_inputs
-from recc.runtime.search import Outcome, Search
-from recc.runtime.space import Form, space_of
+from recc.tuning import measure, store
+from recc.tuning.search import Outcome, Search
+from recc.tuning.space import Form, space_of
 
 USUAL = 64  # of a dim without size
 # What a winner must get right, at the sizes of its dims: a length that fills no chunk, one token, packed sequences, a
@@ -66,11 +66,11 @@ class Task:
         return Subject(rec.text, rec.path, rec.name, fixed, tuple(self.sizes.items()), self.dtype_name, self.batch,
                        self.time, self.heads, target)  # fmt: skip
 
-    def key(self, passes: str) -> tuning.Key:
+    def key(self, passes: str) -> store.Key:
         dims = tuple(sorted(self.sizes.items()))
-        return tuning.Key(
-            self.rec.fingerprint, tuning.strategy_of(self.rec), passes, self.dtype_name, dims, tuning.bucket(self.time),
-            tuning.bucket(self.batch * self.heads), tuning.arch_of(self.device),
+        return store.Key(
+            self.rec.fingerprint, store.strategy_of(self.rec), passes, self.dtype_name, dims, store.bucket(self.time),
+            store.bucket(self.batch * self.heads), store.arch_of(self.device),
         )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def calls(task: Task, passes: str) -> Callable[[Form], Callable[[], object]]:
                 shapes.extend(torch.randn_like(y) for y in outputs)
             return torch.autograd.grad(outputs, tensors, shapes, allow_unused=True)
 
-        return forward if passes == tuning.FORWARD else training
+        return forward if passes == store.FORWARD else training
 
     return runner
 
@@ -148,18 +148,18 @@ def search(
     fresh: bool = False,
     jobs: int | None = None,
     report: Callable[[Outcome, str], None] = lambda outcome, doing: None,
-) -> tuple[Outcome, tuning.Entry | None]:
+) -> tuple[Outcome, store.Entry | None]:
     """Searches for `budget` seconds and stores the best form; goes on where an earlier search ended, unless `fresh`.
 
     Returns what was found and the stored entry, None where there is none. Raises OSError where it cannot be stored.
     """
     key, rec = task.key(passes), task.rec
-    earlier = None if fresh else next((e for e in tuning.entries(rec) if e.key == key), None)
+    earlier = None if fresh else next((e for e in store.entries(rec) if e.key == key), None)
     space = space_of(task.device, analyse(rec), backend)
     prune = _pruner(task, space.starts(effort), jobs) if task.device == "cuda" else None
     found = Search(
         space, calls(task, passes), lambda form: wrong(task, form), clock, clock.now() + budget, effort, seed,
-        journal=tuning.folder(rec) / f"{key.digest}.tried", report=report,
+        journal=store.folder(rec) / f"{key.digest}.tried", report=report,
         **({} if prune is None else {"prune": prune}),
     ).run(None if earlier is None else dict(earlier.config))  # fmt: skip
     if prune is not None:
@@ -169,8 +169,8 @@ def search(
     facts: dict[str, Any] = {"seconds": found.seconds, "first_seconds": found.first_seconds, "timed": found.timed,
                              "shape": task.shape, "effort": effort, "exhausted": found.exhausted,
                              "machine": measure.machine(task.device)}  # fmt: skip
-    entry = tuning.Entry(key, found.best, facts)
-    tuning.record(rec, entry)
+    entry = store.Entry(key, found.best, facts)
+    store.record(rec, entry)
     return found, entry
 
 
@@ -179,4 +179,4 @@ def _pruner(task: Task, starts: list[Form], jobs: int | None) -> Any:
         from recc.backends.triton.prune import Pruner
     except ImportError:  # without Triton there are only forms of torch
         return None
-    return Pruner(task.subject(tuning.arch_of("cuda")), starts[0], jobs)
+    return Pruner(task.subject(store.arch_of("cuda")), starts[0], jobs)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from recc.ir.program import Recurrence
-from recc.runtime import cache, tuning
+from recc.runtime import cache
 from recc.runtime.api import compile_recurrence
+from recc.tuning import store
 
 
 class Tuned:
@@ -20,7 +21,7 @@ class Tuned:
     symbols, takes the form found for the longest sequences.
     """
 
-    def __init__(self, forms: dict[str, list[tuple[tuning.Entry, Any]]]) -> None:
+    def __init__(self, forms: dict[str, list[tuple[store.Entry, Any]]]) -> None:
         self.forms = forms  # by the type of device, in the order in which they count
         self.longest = {kind: sorted(found, key=lambda pair: -pair[0].key.time) for kind, found in forms.items()}
         self.found: dict[tuple, Any] = {}
@@ -31,12 +32,12 @@ class Tuned:
 
         backend: only forms of this one, if the caller asked for it.
         """
-        known = [e for e in tuning.entries(rec) if backend in (None, e.config["backend"])]
+        known = [e for e in store.entries(rec) if backend in (None, e.config["backend"])]
         if not known:
             return None
-        kinds = {tuning.arch_of(kind): kind for kind in ("cpu", *(["cuda"] if torch.cuda.is_available() else []))}
-        forms: dict[str, list[tuple[tuning.Entry, Any]]] = {}
-        strategy = tuning.strategy_of(rec)
+        kinds = {store.arch_of(kind): kind for kind in ("cpu", *(["cuda"] if torch.cuda.is_available() else []))}
+        forms: dict[str, list[tuple[store.Entry, Any]]] = {}
+        strategy = store.strategy_of(rec)
         for entry in known:
             kind = kinds.get(entry.key.arch)
             if kind is not None and entry.key.strategy == strategy:
@@ -49,7 +50,7 @@ class Tuned:
         if kind not in self.forms:
             return None
         differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-        passes = tuning.TRAINING if differentiated else tuning.FORWARD
+        passes = store.TRAINING if differentiated else store.FORWARD
         if torch.compiler.is_compiling():
             return self._traced(kind, passes, inputs[0].dtype, sizes)
         key = (kind, passes, inputs[0].dtype, *sizes.values())
@@ -60,7 +61,7 @@ class Tuned:
 
     def _traced(self, kind: str, passes: str, dtype: torch.dtype, sizes: dict[str, Any]) -> Any:
         """The sizes of a call that is traced are symbols: the form for the longest sequences."""
-        for wanted in (passes, tuning.TRAINING):
+        for wanted in (passes, store.TRAINING):
             for entry, op in self.longest[kind]:
                 key = entry.key
                 dims = [sizes[name] == size for name, size in key.dims]
@@ -71,11 +72,11 @@ class Tuned:
     def _find(self, kind: str, passes: str, dtype: torch.dtype, sizes: dict[str, Any], time: int, rows: int) -> Any:
         forms = self.forms[kind]
         name = str(dtype).removeprefix("torch.")
-        best = tuning.nearest([entry for entry, _ in forms], passes, name, sizes, time, rows)
+        best = store.nearest([entry for entry, _ in forms], passes, name, sizes, time, rows)
         return None if best is None else next(op for entry, op in forms if entry is best)
 
 
-def _made(rec: Recurrence, entry: tuning.Entry) -> Any:
+def _made(rec: Recurrence, entry: store.Entry) -> Any:
     """The op of an entry; None, with a warning, where this recc or machine has no such form."""
     try:
         return compile_recurrence(rec, **entry.config)

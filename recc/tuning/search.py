@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recc.runtime import cache, measure
-from recc.runtime.space import FULL, Form, Space
+from recc.runtime import cache
+from recc.tuning import measure
+from recc.tuning.space import FULL, Form, Space
 
 ROUNDS = 5  # of a race, which is left early where a form is far behind
 FAR, BEHIND = 3.0, 1.25  # times of the best so far: after two calls, after two rounds

@@ -13,11 +13,11 @@ from torch import Tensor
 from recc.analysis import analyse
 from recc.ir import interpreter
 from recc.ir.node import HEADS
-from recc.runtime import measure, tuning
 from recc.runtime.api import compile_recurrence
-from recc.runtime.space import QUICK, Form, space_of
-from recc.runtime.tune import Task
 from recc.strategies import STRATEGIES, Refused, choose
+from recc.tuning import measure, store
+from recc.tuning.space import QUICK, Form, space_of
+from recc.tuning.tune import Task
 
 FORWARD, TRAINING, DECODE = "forward", "forward + backward", "decode step"
 PASSES = (FORWARD, TRAINING, DECODE)
@@ -53,7 +53,7 @@ def forms(task: Task) -> Iterator[tuple[str, Form]]:
     plan = analyse(task.rec)
     for form in space_of(task.device, plan).starts(QUICK):
         if form in ({"backend": "c"}, {"backend": "torch"}):
-            yield ("recc native" if form["backend"] == "c" else f"recc torch, {tuning.strategy_of(task.rec)}"), form
+            yield ("recc native" if form["backend"] == "c" else f"recc torch, {store.strategy_of(task.rec)}"), form
         elif form == {"backend": "triton"}:
             yield "recc triton", form
     for name in STRATEGIES:
@@ -63,10 +63,10 @@ def forms(task: Task) -> Iterator[tuple[str, Form]]:
             continue
         if chosen.strategies != choose(plan).strategies:
             yield f"recc torch, {name}", {"backend": "torch", "strategy": name}
-    for passes in (tuning.FORWARD, tuning.TRAINING):
-        found = next((e for e in tuning.entries(task.rec) if e.key == task.key(passes)), None)
+    for passes in (store.FORWARD, store.TRAINING):
+        found = next((e for e in store.entries(task.rec) if e.key == task.key(passes)), None)
         if found is not None:
-            yield f"recc, tuned for {'forward' if passes == tuning.FORWARD else 'training'}", dict(found.config)
+            yield f"recc, tuned for {'forward' if passes == store.FORWARD else 'training'}", dict(found.config)
 
 
 def run(task: Task, *, clock: measure.Clock, count: int, budget: float, wanted: tuple[str, ...] = PASSES,
