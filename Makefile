@@ -21,7 +21,7 @@ help:
 	@echo 'make bench   times against other implementations and the machine; results in benchmarks/results/'
 	@echo 'make gpu     on a machine with a GPU, within 9 minutes: the gpu tests, a quick tune, times beside other kernels'
 	@echo 'make tasks   what each class of recurrence learns; redraws docs/tasks.png'
-	@echo 'make readme  regenerate the table of specs in README.md'
+	@echo 'make readme  regenerate the tables of specs in README.md and docs/specs.md'
 	@echo 'make lint    ruff; make format rewrites'
 	@echo 'make setup   only the virtual environment'
 
@@ -61,6 +61,7 @@ tasks: $(READY)
 
 readme: $(READY)
 	@$(BIN)/python -m recc list --readme README.md
+	@$(BIN)/python tests/specs_page.py docs/specs.md
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -102,7 +102,7 @@ def _scale_reasons(rec: Recurrence, name: str) -> tuple[Reason, ...]:
 
 
 def _nonlinear_reason(rec: Recurrence, error: NotAffine, name: str) -> Reason:
-    return Reason(f"{name}[t-1] enters under something nonlinear: {error.why}", rec.spans.get(error.node))
+    return Reason(f"{name}[t-1] does not enter linearly: {error.why}", rec.spans.get(error.node))
 
 
 def _coupled_reason(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node]) -> Reason:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from recc.ir.node import Axis, Node, Spans, digest, dim_of, walk
 from recc.ir.ops import ONE, ZERO, add, build, const, div, dot, is_const, leaf, mul, neg, rename, total
+from recc.ir.printer import word
 
 LIMIT = 96  # terms; a state-free expression that distributes into more stays one factor
 
@@ -121,7 +122,7 @@ class Algebra:
         if node in self.variables:
             return [Term(1.0, variable=node)]
         if variable is not None:
-            raise NotAffine(node, variable, f"`{node.op}` is not affine in its argument")
+            raise NotAffine(node, variable, f"`{word(node.op)}` is not affine in its argument")
         if not args:
             return self._atom(node)
         rebuilt = build(node.op, *(self.canon(arg) for arg in args), **dict(node.attrs))

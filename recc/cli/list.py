@@ -44,24 +44,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table() -> list[dict[str, Any]]:
-    """One row a spec: its name, what it is, where it is from, the class of its memories, the strategy chosen, and
-    whether native code serves it."""
+    """One row a spec: its name, what it is, where it is from, the class of its memories, the strategy chosen, what
+    stands in the way of a parallel form (None where it has one), whether native code serves it, and its length."""
     from recc.analysis import analyse
     from recc.analysis.explain import class_of
     from recc.backends.c.limits import refusal
     from recc.frontend import parse_text
     from recc.library import find, names
     from recc.strategies import choose
+    from recc.strategies.hindrance import hindrance
 
     rows = []
     for name in names():
-        rec = parse_text(*find(name))[0]
+        text, path = find(name)
+        rec = parse_text(text, path)[0]
         plan = analyse(rec)
         choice = choose(plan)
         # Past values that a spec reads are states too, but say nothing about the architecture.
         memories = [part for part in plan.components if not all(rec.state(state).delay for state in part.states)]
         memories = memories or list(plan.components)
         title, source = _title(rec.doc)
+        slow = [part for part in memories if choice.name(part) == "sequential"]
         rows.append({
             "spec": name,
             "title": title,
@@ -69,7 +72,9 @@ def table() -> list[dict[str, Any]]:
             "class": "; ".join(dict.fromkeys(class_of(part) for part in memories)),
             "strategy": " and ".join(dict.fromkeys(choice.name(part) for part in memories)),
             "parallel": choice.parallel,
+            "hindrance": None if choice.parallel else hindrance(slow[0], plan).text,
             "native": refusal(plan) is None,
+            "lines": len(text.splitlines()),
         })  # fmt: skip
     return rows
 

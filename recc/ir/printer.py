@@ -11,6 +11,12 @@ DEPTH = 60  # levels of an expression that are shown; an unrolled update can hav
 _INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "pow": ("**", 4),
           "lt": ("<", 0), "le": ("<=", 0), "gt": (">", 0), "ge": (">=", 0), "eq": ("==", 0), "ne": ("!=", 0)}
 # fmt: on
+_WORDS = {"amax": "max", "maximum": "max", "minimum": "min"}
+
+
+def word(op: str) -> str:
+    """What a spec calls the op: `>=` for ge, `max` for maximum."""
+    return _INFIX[op][0] if op in _INFIX else _WORDS.get(op, op)
 
 
 def show(node: Node, names: Mapping[Node, str] | None = None, limit: int = 400) -> str:
@@ -64,8 +70,7 @@ def _show(node: Node, level: int, of: Callable[[Node, int], str]) -> str:
             text = f"{of(args[0], 2)} @ {of(args[1], 3)}"
             return f"({text})" if level > 2 else text
         case "sum" | "amax":
-            word = "sum" if node.op == "sum" else "max"
-            return f"{word}({of(args[0], 0)}, over={', '.join(node['over'])})"
+            return f"{word(node.op)}({of(args[0], 0)}, over={', '.join(node['over'])})"
         case "rename":
             swapped = {old: new for old, new in node["mapping"]}
             text = of(args[0], 5)
@@ -73,7 +78,7 @@ def _show(node: Node, level: int, of: Callable[[Node, int], str]) -> str:
         case "take":
             return f"{of(args[0], 5)}[{node['index'] + 1}]"
         case _:
-            return f"{node.op}({', '.join(of(arg, 0) for arg in args)})"
+            return f"{word(node.op)}({', '.join(of(arg, 0) for arg in args)})"
 
 
 def _starts_with_dot(node: Node) -> bool:

@@ -32,6 +32,12 @@ def test_table_in_readme_is_current():
     assert between_markers(text, markdown(table()), "README.md") == text, "run `make readme`"
 
 
+def test_page_of_specs_is_current():
+    from specs_page import page
+
+    assert read("docs/specs.md") == page(), "run `make readme`"
+
+
 def test_spec_in_readme_is_the_file():
     assert read("specs/gated_delta_net.rec") in blocks("README.md", "")
 
