@@ -281,3 +281,21 @@ def check_bounds(bounds, time):
         raise ArgumentError(f"`cu_seqlens` must run from 0 to the time {time}, not from {bounds[0]} to {bounds[-1]}")
     if any(b < a for a, b in zip(bounds, bounds[1:])):
         raise ArgumentError("`cu_seqlens` must not decrease")
+
+
+def check_once(cu_seqlens, time):
+    """check_bounds, which waits for the device: once for each version of a tensor, also of one that torch rewraps."""
+    if cu_seqlens.is_inference():  # these have no version
+        return check_bounds(cu_seqlens.tolist(), time)
+    storage = torch.multiprocessing.reductions.StorageWeakRef(cu_seqlens.untyped_storage())
+    x = cu_seqlens
+    own = x._version, x.storage_offset(), x.stride(), x.shape, x.dtype, time
+    ref, checked = _CHECKED.get(storage.cdata, (storage, ()))
+    if own not in checked:
+        check_bounds(cu_seqlens.tolist(), time)
+        for key in [key for key, (held, _) in list(_CHECKED.items()) if held.expired()]:
+            del _CHECKED[key]
+        _CHECKED[storage.cdata] = ref, (*checked, own)[-8:]
+
+
+_CHECKED = {}  # by storage: a weak reference, which keeps its address from being used again, and what was checked there

@@ -121,8 +121,8 @@ def compile_launch(launch: Recorded, target: str) -> Any:
         elif torch.is_tensor(value):
             signature[name] = POINTERS[value.dtype]
             attributes[(place,)] = [["tt.divisibility", 16]]
-        elif value == 1:  # as a launch specialises it
-            signature[name], constants[name] = "constexpr", 1
+        elif value is None or value == 1:  # as a launch specialises it
+            signature[name], constants[name] = "constexpr", value
         else:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
             if value % 16 == 0:

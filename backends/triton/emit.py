@@ -22,7 +22,8 @@ from recc.tile.words import Words
 WIDE = ("inverse", "span_gain", "span_sum", "span_rsum", "scan", "rscan")
 # Names that the generated text has of its own.
 TAKEN = {"tl", "triton", "torch", "math", "F", "chunks", "like", "batch", "time", "heads", "head", "sequence", "block",
-         "start", "stop", "step", "chunk", "first", "end", "rows", "tokens", "valid"}  # fmt: skip
+         "start", "count", "step", "chunk", "place", "slot", "first", "end", "rows", "tokens", "valid", "table",
+         "owners"}  # fmt: skip
 
 
 class Function:
@@ -136,7 +137,9 @@ class Function:
         tile = ", ".join(self._extent(axis, by_token) for axis in axes if axis not in (GRID,))
         lead = [f"triton.cdiv({self._split_of(node)}, {part})" if part else "1"] if partial else []
         lead += ["batch" if by_token else "chunks.count"] if GRID in axes else []
-        return [f"    {name} = chunks.{'wide' if wide else 'empty'}({', '.join([*lead, *([tile] if tile else [])])})"]
+        summed = GRID in axes and not by_token and self._of_host(node)
+        make = "summed" if summed else "wide" if wide else "empty"
+        return [f"    {name} = chunks.{make}({', '.join([*lead, *([tile] if tile else [])])})"]
 
     def _split_of(self, node: Node) -> str | None:
         for step in self.schedule.steps:

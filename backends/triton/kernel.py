@@ -130,8 +130,9 @@ class Kernel:
         fixed = [node for node in self.launch.loads if GRID not in node.axes]
         for node in fixed:
             lines.append(f"    {self.variables[node]} = {self._load(self.tensors[node])}")
-        lines.append("    for step in range(stop - start):")
-        lines.append(f"        chunk = {'stop - 1 - step' if backward else 'start + step'}")
+        lines.append("    for step in range(count):")
+        lines.append(f"        place = {'count - 1 - step' if backward else 'step'}")
+        lines.append("        chunk = start + place")
         for carry in self.entering:
             line = f"        {self._store(carry.old, self.walks[carry.old][1])}"
             if self.every > 1:  # the states that enter some chunks are kept
@@ -148,9 +149,8 @@ class Kernel:
         olds = [self.variables[carry.old] for carry in self.launch.walks]
         inside.append(f"        {', '.join(olds)} = {', '.join(news)}")
         if self.every > 1 and self.entering:
-            inside.insert(
-                0, "        slot = tl.load(chunks_ptr + 4 * chunk + 3)  # where the states that enter are kept, or -1"
-            )
+            kept = f"tile_kept(sequence, place, table_ptr, time, ROWS, {self.every}, PACKED)"
+            inside.insert(0, f"        slot = {kept}  # where the states that enter are kept, or -1")
         if re.search(r"\b(tokens|end|valid)\b", "\n".join(inside)):
             inside = [*_chunk_lines("        "), *inside]
         lines += inside
@@ -161,9 +161,11 @@ class Kernel:
         text = "\n".join(body)
         if self.sequential:
             yield "    sequence = tl.program_id(0).to(tl.int64)"
-            yield "    start, stop = tl.load(starts_ptr + sequence), tl.load(starts_ptr + sequence + 1)"
+            yield "    start, count = tile_chunks(sequence, table_ptr, time, ROWS, PACKED)"
         elif re.search(r"\b(chunk|tokens|end|valid|batch)\b", text):
             yield "    chunk = tl.program_id(0).to(tl.int64)"
+            yield "    sequence, place = tile_place(chunk, owners_ptr, table_ptr, time, ROWS, PACKED)"
+            yield from ("    if PACKED:  # there may be fewer chunks", "        if sequence < 0:", "            return")
         if re.search(r"\bhead\b", text):
             yield "    head = tl.program_id(1)"
         if re.search(r"\bheads\b", text):
@@ -192,8 +194,8 @@ class Kernel:
         return list(dict.fromkeys(found))
 
     def _pointers(self) -> list[str]:
-        parts = ["starts_ptr"] if self.sequential else []
-        parts += ["chunks_ptr"] if self.per_chunk else []
+        parts = ["owners_ptr"] if self.per_chunk and not self.sequential else []
+        parts += ["table_ptr", "time"] if self.per_chunk else []
         for tensor in self._memory():
             parts += [f"{tensor.name}_ptr", *(name for _, name in tensor.strides)]
         return parts
@@ -202,14 +204,14 @@ class Kernel:
         """The names of sizes, known when the kernel is compiled."""
         dims_ = [f"{prefix}{dim}: tl.constexpr" for dim in self.launch.dims for prefix in ("", "BLOCK_")]
         numbers = [f"{name}: tl.constexpr" for name in self.statics.values()]
-        fixed = [f"{name}: tl.constexpr" for name in ("ROWS", "LEVELS", "STEP", "DOT")]
+        fixed = [f"{name}: tl.constexpr" for name in ("ROWS", "LEVELS", "STEP", "DOT", "PACKED")]
         return [*dims_, *numbers, *fixed]
 
     def call(self, sizes: Callable[[Axis], str], part: str | None, step: str | None) -> list[str]:
         """The lines that launch the kernel. part, step: the variables for how much of the split dim a program takes,
         and how much of the dim of its loop at a time."""
-        lead = ["chunks.starts"] if self.sequential else []
-        lead += ["chunks.table"] if self.per_chunk else []
+        lead = ["chunks.owners"] if self.per_chunk and not self.sequential else []
+        lead += ["chunks.table", "chunks.time"] if self.per_chunk else []
         for tensor in self._memory():
             lead.append(tensor.name)
             lead += [f"*{tensor.name}.stride()"] if tensor.strides else []
@@ -357,10 +359,8 @@ def ranks(schedule: Schedule) -> int:
 
 def _chunk_lines(indent: str) -> list[str]:
     return [
-        f"{indent}batch = tl.load(chunks_ptr + 4 * chunk)",
-        f"{indent}first = tl.load(chunks_ptr + 4 * chunk + 1)",
-        f"{indent}end = tl.load(chunks_ptr + 4 * chunk + 2)  # the last row that holds a token",
-        f"{indent}valid = rows <= end",
+        f"{indent}batch, first, end = tile_chunk(sequence, place, table_ptr, time, ROWS, STEP, PACKED)",
+        f"{indent}valid = rows <= end  # the last row that holds a token",
         f"{indent}tokens = first + STEP * tl.minimum(rows, end)  # rows after it repeat that token",
     ]
 

@@ -1,7 +1,6 @@
 """How sequences are cut into chunks for kernels, and the two passes. Generated files carry this text along.
 
-Kernels read and write tensors where they lie: inputs and outputs as [batch, heads, time, dims] by their strides. A
-table has for each chunk its batch entry, its first token, its last row and where the states that enter it are kept; the
+Kernels read and write tensors where they lie: inputs and outputs as [batch, heads, time, dims] by their strides. The
 chunks of a sequence follow each other. What passes from kernel to kernel is [chunks, heads, tile], as wide as the
 inputs but for what must be float32.
 """
@@ -10,52 +9,58 @@ import torch
 import triton.language as tl
 from recc.backends.torch.layout import chunk_bound, declared, dim_of, ordered, working_dtype
 from recc.backends.torch.op import Op
-from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_bounds, register
+from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_once, register
 
 SCAN = 8192  # elements of the tiles that a program scans
 DOTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 class Chunks:
-    """Where the chunks of a call lie. table: int64 [chunks, 4]; starts: each sequence's first chunk, int64.
+    """The chunks of a call: sequences of one length are cut by arithmetic, packed ones by tables; see `places.py`.
 
-    every: of so many chunks of a sequence, the states that enter the first are kept; kept: how many there are.
+    count: how many chunks there are, or at most are where sequences are packed; table: int64 [sequences + 1, 3];
+    owners: int64 [count]. Nothing here waits for the device. every: of so many chunks of a sequence, the states that
+    enter the first are kept.
     """
 
     def __init__(self, batch, time, heads, rows, cu_seqlens, reverse, dtype, device, every=1):
         self.batch, self.time, self.heads, self.rows = batch, time, heads or 1, rows
-        if cu_seqlens is None:
-            sequence, begin = torch.arange(batch), torch.zeros(batch, dtype=torch.int64)
-            lengths = torch.full((batch,), time)
-        else:
-            bounds = cu_seqlens.to("cpu", torch.int64)
-            begin, lengths = bounds[:-1], bounds.diff()
-            sequence = torch.zeros_like(begin)
-        counts = -(-lengths // rows)
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        self.sequences, self.count = len(lengths), int(starts[-1])
-        groups = -(-counts // every)
-        self.kept = int(groups.sum())
-        slots = torch.repeat_interleave(torch.cat([counts.new_zeros(1), groups.cumsum(0)[:-1]]), counts)
-        place = torch.arange(self.count) - torch.repeat_interleave(starts[:-1], counts)
-        slots = torch.where(place % every == 0, slots + place // every, -1)
-        sequence, begin, lengths = (torch.repeat_interleave(x, counts) for x in (sequence, begin, lengths))
-        first = begin + (lengths - 1 - place * rows if reverse else place * rows)
-        end = (lengths - place * rows).clamp(max=rows) - 1
-        self.table = torch.stack([sequence, first, end, slots], 1).to(device)
-        self.starts = starts.to(device)
-        self.like = torch.empty((), device=device)
-        self.narrow = torch.empty((), device=device, dtype=dtype)
+        self.dtype, self.device = dtype, device
+        packed = cu_seqlens is not None
+        self.sequences = cu_seqlens.shape[0] - 1 if packed else batch
+        self.count = chunk_bound(batch, time, rows, self.sequences if packed else None)
+        self.table, self.owners = self._tables(cu_seqlens, every) if packed else (None, None)
         self.fixed = {"ROWS": rows, "LEVELS": rows.bit_length() - 1, "STEP": -1 if reverse else 1,
-                      "DOT": DOTS.get(dtype, tl.float32)}  # fmt: skip
+                      "DOT": DOTS.get(dtype, tl.float32), "PACKED": packed}  # fmt: skip
+
+    def _tables(self, cu_seqlens, every):
+        """Where packed sequences lie, and which of them each chunk belongs to."""
+        bounds = cu_seqlens.to(self.device, torch.int64)
+        counts = torch.div(bounds.diff() + self.rows - 1, self.rows, rounding_mode="floor")
+        kept = torch.div(counts + every - 1, every, rounding_mode="floor")
+        starts, kept = (torch.cat([bounds.new_zeros(1), x.cumsum(0)]) for x in (counts, kept))
+        chunk = torch.arange(self.count, device=self.device)
+        owners = torch.searchsorted(starts[1:].contiguous(), chunk, right=True)
+        owners = torch.where(chunk < starts[-1], owners, -1)
+        return torch.stack([bounds, starts, kept], 1), owners
+
+    @property
+    def like(self):
+        """A float32 tensor on the device."""
+        return torch.empty((), device=self.device)
 
     def empty(self, *sizes):
         """Memory for what passes between kernels, in the inputs' dtype."""
-        return self.narrow.new_empty(sizes)
+        return torch.empty(sizes, dtype=self.dtype, device=self.device)
 
     def wide(self, *sizes):
         """Memory in float32."""
-        return self.like.new_empty(sizes)
+        return torch.empty(sizes, dtype=torch.float32, device=self.device)
+
+    def summed(self, *sizes):
+        """Memory in float32 for what is added up over all chunks: zero for those that there only might be."""
+        make = torch.zeros if self.fixed["PACKED"] else torch.empty
+        return make(sizes, dtype=torch.float32, device=self.device)
 
     @staticmethod
     def block(size, least):
@@ -83,6 +88,8 @@ class KernelPasses(Passes):
         outputs = self._empty_outputs(inputs[0], sizes)
         sequences = None if cu_seqlens is None else cu_seqlens.shape[0] - 1
         saved = self._empty_saved(chunk_bound(*inputs[0].shape[:2], self.rows, sequences), inputs, sizes)
+        if sequences is not None:  # there may be fewer chunks
+            saved = [x.zero_() for x in saved]
         finals = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in states]
         self._forward_tiles(
             chunks,
@@ -93,8 +100,6 @@ class KernelPasses(Passes):
             *(ordered(x, item) for x, item in zip(finals, self.states)),
             *saved,
         )
-        for x in saved:
-            x[chunks.kept :] = 0
         return _returned((*outputs, *finals, *saved), tensors)
 
     def backward(self, *arguments):
@@ -141,7 +146,7 @@ class KernelPasses(Passes):
         if working_dtype(inputs) != torch.float32:
             raise ArgumentError(f'{self.name}: kernels compute in float32, not float64; use backend="torch"')
         if cu_seqlens is not None:
-            check_bounds(cu_seqlens.tolist(), inputs[0].shape[1])
+            check_once(cu_seqlens, inputs[0].shape[1])
         first = inputs[0]
         place = (*first.shape[:2], sizes.get("heads"), rows, cu_seqlens, reverse, first.dtype, first.device)
         return Chunks(*place, every=self.rows // rows)

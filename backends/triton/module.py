@@ -30,6 +30,7 @@ from recc.strategies import STRATEGIES, Choice, choose
 from recc.tile.program import TileProgram
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
+KERNELS = ("places", "primitives")  # libraries of which a file has what its kernels call
 SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no other
 
 
@@ -86,7 +87,7 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
 
 def standalone(generated: Generated, rec: Recurrence) -> str:
     """One file that imports torch and triton alone: kernels, support text, and the op under the recurrence's name."""
-    libraries = [support_text("triton", "primitives"), support_text("torch", "primitives")]
+    libraries = [*(support_text("triton", part) for part in KERNELS), support_text("torch", "primitives")]
     support = [support_text("torch", part) for part in ("layout", "passes", "op")]
     if generated.meta["chunk"] == 1:
         support.append(support_text("triton", "tokens"))
@@ -115,7 +116,11 @@ def namespace(generated: Generated) -> dict[str, Any]:
 
     digest = generated.meta["digest"]
     text = "\n\n".join(
-        [IMPORTS, called(support_text("triton", "primitives"), [generated.functions]), generated.functions]
+        [
+            IMPORTS,
+            *(called(support_text("triton", part), [generated.functions]) for part in KERNELS),
+            generated.functions,
+        ]
     )
     name = f"<recc {generated.meta['name']} {digest}>"
     linecache.cache[name] = len(text), None, text.splitlines(True), name  # Triton reads the source of its kernels

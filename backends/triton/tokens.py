@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 from recc.backends.torch.layout import chunk_bound, declared, dtype_of, ordered, working_dtype
 from recc.backends.torch.op import Op
-from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_bounds, register
+from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_once, register
 
 TILE = 1024  # elements of a state that one warp holds
 LINE = 128  # elements of a state that is a vector, in one program
@@ -145,7 +145,7 @@ class TokenPasses(Passes):
         if working_dtype(inputs) != torch.float32:
             raise ArgumentError(f'{self.name}: kernels compute in float32, not float64; use backend="torch"')
         if cu_seqlens is not None:
-            check_bounds(cu_seqlens.tolist(), inputs[0].shape[1])
+            check_once(cu_seqlens, inputs[0].shape[1])
         heads = self._sizes(inputs, params, states).get("heads")
         return Tokens(*inputs[0].shape[:2], heads, cu_seqlens, reverse, inputs[0], self.meta["checkpoint"])
 

@@ -2,8 +2,8 @@
 
 Each tensor that a launch reads or writes counts, also what passes from launch to launch, as often as it is read: once
 for each block of a dim that the tensor lacks and programs share, and once for each loop that loads it. What one launch
-writes and the next reads counts twice. Tables of chunks count; the states at the ends of a sequence, which do not
-grow with its length, do not.
+writes and the next reads counts twice. The states at the ends of a sequence, which do not grow with its length, do not
+count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from recc.analysis.plan import Plan
 from recc.ir.node import COL, ROW, Node, dim_of
 from recc.strategies import Choice
 
-TABLE = 32  # bytes of the table for each chunk
 TYPICAL = 128
 
 
@@ -50,7 +49,7 @@ class _Launch:
         self.sizes, self.itemsize, self.rows = sizes, itemsize, function.rows
 
     def moved(self) -> Moved:
-        read = TABLE / self.rows if self.kernel.per_chunk else 0.0
+        read = 0.0
         for node in self.launch.loads:
             read += self._bytes(self.kernel.tensors[node]) * self._times(node)
         written = 0.0

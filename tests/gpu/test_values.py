@@ -105,3 +105,32 @@ def test_compiled_in_one_graph():
     for time in (64, 100):
         x = sample_inputs(recurrence("gla"), {"K": 32, "V": 32}, 1, time, 2, torch.bfloat16, random)
         assert torch.equal(run(*x.values()), op(*x.values()))
+
+
+@pytest.mark.parametrize("name", ["gla", "gated_delta_net"])
+def test_captured_in_a_graph(name):
+    """Both passes of a batch of sequences of one length, replayed on other numbers in the same memory."""
+    op = recc.load(name, backend="triton")
+    random = torch.Generator("cuda").manual_seed(0)
+    first, second = (
+        [*sample_inputs(recurrence(name), {"K": 32, "V": 32}, 2, 100, 2, torch.bfloat16, random).values()]
+        for _ in range(2)
+    )
+    x = [value.clone().requires_grad_() for value in first]
+
+    def run():
+        return [y := op(*x), *torch.autograd.grad(y.sum(), x)]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    with torch.no_grad():
+        for value, new in zip(x, second, strict=True):
+            value.copy_(new)
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(captured, run(), strict=True))
