@@ -38,7 +38,7 @@ class Op:
         self.name, self.rows = meta["name"], meta["chunk"]
         self.inputs, self.params = meta["inputs"], meta["params"]
         self.states, self.outputs = meta["states"], meta["outputs"]
-        self._step_tiles, self._initial_tiles, self._tiles = step_tiles, initial_tiles, forward_tiles
+        self._step_tiles, self._initial_tiles = step_tiles, initial_tiles
         self.__name__, self.__doc__ = self.name, meta["doc"]
         self._forward, self.passes = register(Passes(meta, forward_tiles, backward_tiles))
 
@@ -100,8 +100,7 @@ class Op:
         """How Newton's method has fared so far, for each component that it solves: `channels` solved (elements of the
         states, of every window of tokens), the mean and largest number of `iterations`, the largest `residual` that was
         accepted, and the share finished token by token (`sequential`). Empty where no component is solved so."""
-        functions = self._tiles.__globals__
-        return {states: _counted(functions[name]) for states, name in self.meta["solvers"].items()}
+        return {states: _counted(self.passes.functions[name]) for states, name in self.meta["solvers"].items()}
 
     def chunk_of(self, dtype=torch.float32, **sizes):
         """Tokens in a chunk, for each of which CPU tensors of this dtype and sizes store one state for the backward

@@ -38,6 +38,7 @@ class Passes:
         self.inputs, self.params = meta["inputs"], meta["params"]
         self.states, self.outputs, self.saved = meta["states"], meta["outputs"], meta["saved"]
         self._forward_tiles, self._backward_tiles = forward_tiles, backward_tiles
+        self.functions = forward_tiles.__globals__  # what the generated text defines, and what the solvers leave there
         self.budget = dict(BUDGET)
         keep_freed_memory()
 

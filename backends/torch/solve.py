@@ -4,7 +4,8 @@
 """
 
 import torch
-from recc.backends.torch.primitives import _every, _prefix, _product, _total, _valid, put_end, shift, unshift, until_end
+from recc.backends.torch.primitives import _product, _valid, put_end, shift, unshift, until_end
+from recc.backends.torch.scans import _every, _prefix, _total
 
 PLAIN, CLIPPED = 5, 8  # iterations: as many at first, so many more with slopes clipped once a channel's residual grows
 

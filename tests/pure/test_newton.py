@@ -12,6 +12,7 @@ from recc import library
 from recc.analysis import analyse
 from recc.frontend import parse_text
 from recc.ir.interpreter import init_params
+from recc.runtime.api import compile_recurrence
 from recc.runtime.samples import sample_inputs
 from recc.runtime.verify import verify
 from recc.strategies import Refused, choose
@@ -24,7 +25,7 @@ def ops(name, text=None, **dims):
     make = recc.load if text is None else recc.loads
     found = [make(name if text is None else text, strategy=s, **dims) for s in ("newton", "sequential")]
     for step in found[0].meta["solvers"].values():
-        vars(found[0]._tiles.__globals__[step]).clear()
+        vars(found[0].passes.functions[step]).clear()
     return found
 
 
@@ -111,6 +112,17 @@ def trajectory_gap(y, given):
     inputs, params = given[:3], given[3:]
     after, _ = step.step(*(x.double().flatten(0, 1) for x in inputs), *(p.double() for p in params), state=before)
     return float((after.view_as(y) - y.double()).abs().max())
+
+
+def test_statistics_are_of_the_passes_that_run():
+    """Those of an equal text that was compiled before, by another `load` or by `verify`."""
+    rec = parse_text(*library.find("para_gru"))[0]
+    ops("para_gru")
+    second = compile_recurrence(rec, strategy="newton")
+    before = second.statistics()["h"]["channels"]
+    inputs, params = drawn("para_gru", 0.5, 40)
+    second(*inputs, *params)
+    assert second.statistics()["h"]["channels"] > before
 
 
 def test_a_chaotic_cell_comes_out_as_the_loop_gives_it_and_says_so():

@@ -10,7 +10,7 @@ import types
 import pytest
 import torch
 from recc.backends.c import build, passes
-from recc.backends.torch import layout, primitives
+from recc.backends.torch import layout, primitives, scans
 from recc.backends.torch import op as contract
 from recc.backends.torch.module import generate
 
@@ -68,7 +68,7 @@ def op_of(name, *, strategy=None, edit=None, support=None, order=None):
     meta = {**generated.meta, "digest": f"broken{next(_numbers)}"}
     if order is not None:
         meta["gradients"] = order(meta["gradients"])
-    space = {**vars(primitives), **(support or {})}
+    space = {**vars(primitives), **vars(scans), **(support or {})}
     exec(text, space)
     tiles = [space[part] for part in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
     return contract.Op(meta, *tiles)
