@@ -183,10 +183,12 @@ def _moved(head: str, meaning: str, nodes: Named, rec: Recurrence, width: int) -
 
 
 def _reason(label: str, reason: Reason, rec: Recurrence, width: int, again: bool = False) -> Iterator[Text]:
-    """A reason with its source line; `again`: that line stands above already."""
+    """A reason with its source line and what to do about it; `again`: that line stands above already."""
     yield from _wrapped(Text.assemble((f"  {label}: ", FACT), reason.text), width, "    ")
     if reason.span is not None and not again:
         yield from window(rec.text, reason.span)
+    if reason.help:
+        yield from _wrapped(Text(f"    help: {reason.help}", DIM), width, "    ")
 
 
 def window(text: str, span: Span) -> Iterator[Text]:

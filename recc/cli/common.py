@@ -111,7 +111,7 @@ def refusal(rec: Recurrence, refused: Refused) -> Diagnostic:
         f"strategy `{refused.strategy}` cannot run `{rec.name}`",
         reason.span,
         notes=(reason.text, f"`{refused.strategy}` was asked for by `--strategy {refused.strategy}`"),
-        helps=(reason.help or "drop `--strategy`",),
+        helps=(reason.help or "drop `--strategy`; `recc explain` lists what can run it",),
         path=rec.path,
     )
 

@@ -33,11 +33,7 @@ class Chunk:
         spans, span = plan.recurrence.spans, plan.recurrence.place(component.states[0])
         if not isinstance(kind, Affine):
             why = component.reasons[0]
-            return Reason(
-                f"`chunk` needs an update that is affine in the state: {why.text}",
-                why.span,
-                "drop `--strategy`, or use `--strategy sequential`",
-            )
+            return Reason(f"`chunk` needs an update that is affine in the state: {why.text}", why.span)
         if kind.structure == "zero":
             return Reason(f"{listing} only remembers its last value: there is nothing to accumulate", span)
         if kind.not_matrix is not None:

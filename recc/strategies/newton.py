@@ -35,7 +35,7 @@ class Newton:
         place = rec.place(component.states[0])
         if not isinstance(kind, Nonlinear):
             why = f"`newton` linearises what is not linear, and {listing} is {component.class_name} already"
-            return Reason(why, place, "drop `--strategy`")
+            return Reason(why, place)
         states = [rec.state(name) for name in component.states]
         if any(node.dtype == COMPLEX for name in component.states for node in walk(plan.updates[name])):
             return Reason(f"`newton` solves real recurrences, and {listing} computes with complex numbers", place)
@@ -44,7 +44,7 @@ class Newton:
         clipped = [n for name in component.states for n in walk(plan.updates[name]) if n.op == "clip_gradient"]
         if clipped:
             why = f"the backward pass of `newton` is linear, and gradients of {listing} are clipped"
-            return Reason(why, rec.spans.get(clipped[0], place), "drop `--strategy`, or use `--strategy sequential`")
+            return Reason(why, rec.spans.get(clipped[0], place))
         if kind.jacobian == "diagonal":
             return None
         if kind.jacobian.startswith("block"):
@@ -80,7 +80,7 @@ def _too_wide(component: Component, plan: Plan, place) -> Reason | None:
     width = size * len(component.states)
     if width > WIDEST:
         why = f"the Jacobian of {listing} is dense, {width} x {width}; `newton` serves up to {WIDEST} x {WIDEST}"
-        return Reason(why, place, "drop `--strategy`, or use `--strategy sequential`")
+        return Reason(why, place)
     return None
 
 

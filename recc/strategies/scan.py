@@ -27,16 +27,11 @@ class Scan:
         kind = component.kind
         listing = ", ".join(component.states)
         if isinstance(kind, Nonlinear):
-            return Reason(
-                f"`scan` needs an update that is affine in the state: {kind.reason.text}",
-                kind.reason.span,
-                "drop `--strategy`, or use `--strategy sequential`",
-            )
+            return Reason(f"`scan` needs an update that is affine in the state: {kind.reason.text}", kind.reason.span)
         if isinstance(kind, Affine) and kind.structure not in ("zero", "identity", "scalar", "diagonal"):
             return Reason(
                 f"`scan` needs a transition that acts elementwise, and that of {listing} is {kind.structure}",
                 plan.recurrence.place(component.states[0]),
-                "drop `--strategy`; `recc explain` lists what can run it",
             )
         if isinstance(kind, Semiring) and kind.column is not None:
             size = dim_of(kind.column)

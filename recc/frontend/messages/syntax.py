@@ -30,6 +30,8 @@ _PYTHON = {
     "for": "what goes on from step to step is a state; within a step there is `steps r : R`",
     "while": "what goes on from step to step is a state; within a step there is `steps r : R`",
     "return": "declare `output y` and write `y = ...`", "import": "a spec stands alone",
+    "let": "a value has no word before it: `y = ...`", "var": "a value has no word before it: `y = ...`",
+    "const": "a value has no word before it: `y = ...`", "local": "a value has no word before it: `y = ...`",
 }  # fmt: skip
 
 
@@ -41,6 +43,8 @@ def unexpected(expected: str, found: str, span: Span, before: str, first: str = 
         help = near if before == first and not found.startswith(("`=", "`[")) else ""
     if not help and found == "`=`":
         help = "`==` compares; a line has one `=`, after what it defines"
+    if not help and before == "in" and found == "`(`":
+        help = "a domain is closed: `in [0, 1]`"
     after = f" after {quote(before)}" if before else ""
     return diagnostic("E0101", f"expected {expected}{after}, found {found}", span, f"expected {expected}", help=help)
 
