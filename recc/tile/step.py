@@ -14,7 +14,7 @@ from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
 from recc.tile.alone import one_head
 from recc.tile.contract import contract
-from recc.tile.cores import REDUCTIONS, Phases, dims
+from recc.tile.cores import REDUCTIONS, Core, Phases, dims
 from recc.tile.pairs import in_real_numbers
 from recc.tile.program import TileProgram, adjoint, finish, state_key
 
@@ -65,8 +65,8 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     wide = max((len(dims(c.old)) for c in step.carries), default=0)
     again = replace(finish(step), stores={})
     phases = Phases(again)
-    small = [node for core in phases.cores for node in core.consumed if len(dims(node)) < wide or wide < 2]
-    small.sort(key=phases.nodes.index)
+    sums = [n for n in phases.nodes if n.op in REDUCTIONS and isinstance(phases.owner(n), Core)]
+    small = [node for node in sums if len(dims(node)) < wide or wide < 2]
     kept = {f"kept.{place}": node for place, node in enumerate(small)}
     back = adjoint(replace(step, kept=kept))
     back = contracted(_of_each_token(back) if terms else back)

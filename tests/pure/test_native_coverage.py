@@ -10,6 +10,7 @@ from recc.backends.c import build, compiler
 from recc import library
 from recc.analysis import analyse
 from recc.frontend import parse_text
+from recc.ir.node import walk
 from recc.tile.alone import has_all_heads
 from recc.tile.step import step_programs
 
@@ -215,3 +216,27 @@ def test_names_that_a_program_might_take_for_its_own(backend, monkeypatch):
     """Of cotangents, states, delayed values, parts of complex ones, and what the C text declares."""
     monkeypatch.setattr(Call, "backend", backend)
     check(NAMES, D=5)
+
+
+CASCADE = """recurrence cascade
+dim K, V
+input q, k : K
+input v, r : V
+input a : K in [0, 1]
+state S : K x V = 0
+state n : V = 0
+output o
+S[t] = a * (S[t-1] - outer(k, k @ S[t-1]) / K) + outer(k, v)
+n[t] = sigmoid(r) * n[t-1] + q @ S[t]
+o    = silu(n[t])
+"""
+
+
+def test_what_a_later_state_reads_of_a_matrix_is_kept():
+    """Else the backward pass computes it again from the states of every token."""
+    again, back = step_programs(analyse(parse_text(CASCADE)[0]))[1:]
+    assert [node.op for name, node in again.stores.items() if name.startswith("kept")] == ["dot", "dot"]
+    states = {node for node in walk(*back.roots) if node.op == "tile" and node["name"] == "S.S"}
+    read = [node for node in walk(*back.roots) if node.op == "dot" and states & set(walk(*node.args))]
+    assert all("K" not in node["over"] for node in read)  # what is left are the gradients' own sums, over V
+    check(CASCADE, K=17, V=5)
