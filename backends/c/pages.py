@@ -16,7 +16,8 @@ import torch
 
 LARGE, ADVICE = 2 << 20, 14  # a large page's bytes; MADV_HUGEPAGE
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT = 1 << 28  # bytes: blocks up to this size come from the heap, and twice as much may lie free at its top
+KEPT = 1 << 28  # bytes: blocks up to this size come from the heap
+FREE = (1 << 31) - 1  # bytes that may lie free at its top: gradients of one step wait there for those of the next
 
 
 def _function(name: str, *types: Any) -> Any:
@@ -35,7 +36,7 @@ def keep_freed_memory() -> None:
     set_option = _function("mallopt", ctypes.c_int, ctypes.c_int)
     if set_option is not None and os.environ.get("RECC_KEEP_MEMORY") != "0":
         set_option(M_MMAP_THRESHOLD, KEPT)
-        set_option(M_TRIM_THRESHOLD, 2 * KEPT)
+        set_option(M_TRIM_THRESHOLD, FREE)
 
 
 @functools.cache

@@ -1,8 +1,10 @@
 """The vector text that a generated C file starts with: types, loads, horizontal sums and functions.
 
 GCC and Clang vector extensions and nothing else: no header, no intrinsic, and libm only where an op has no vector
-form yet. Functions hold to a few units in the last place of the working precision; exp underflows to 0 below -86.6
-in float32 (-707 in float64), overflows to infinity, and NaN stays NaN.
+form yet. Functions hold to a few units in the last place of the working precision; exp underflows to 0 below -86.9
+in float32 (-708 in float64), overflows to infinity, and NaN stays NaN. A vector division takes as long as two dozen
+multiply-adds on some machines, though at the same time as those: sigmoid has one, and tanh and log, which often stand
+beside it, have none.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def _needed(used: set[str]) -> set[str]:
 
 
 def _own(real: Real) -> list[str]:
-    return [_types(real), _past(real), _sums(real), _transpose(real), _exponentials(real), _logarithms(real), _CURVES]
+    texts = [_types(real), _past(real), _bounds(real), _sums(real), _transpose(real), _exponentials(real)]
+    return [*texts, _logarithms(real), _curves(real)]
 
 
 def _types(real: Real) -> str:
@@ -114,6 +117,28 @@ def _past(real: Real) -> str:
 // Past the caches: for what is larger than they are and is read by others, p on a multiple of a vector.
 LANES void store_past(real *p, vec x, long past) {{ if (past) PAST(p, x); else store(p, x); }}
 LANES void settle(void) {{ __atomic_thread_fence(__ATOMIC_SEQ_CST); }} // such stores wait for no order of their own
+"""
+
+
+def _bounds(real: Real) -> str:
+    """The lesser and the greater of a number and a vector's element; GCC has one instruction for it as a function alone,
+    Clang finds it by itself."""
+    letter = "s" if real.name == "float" else "d"
+    size = real.lanes * real.bytes
+    isa, form = {
+        64: ("__AVX512F__", "512_mask(all(c), x, x, -1, 4)"),
+        32: ("__AVX__", "256(all(c), x)"),
+        16: ("__SSE2__", "(all(c), x)"),
+    }.get(size, ("RECC_NEVER", ""))
+    both = "\n".join(f"#define {name}(c, x) __builtin_ia32_{name[:3].lower()}p{letter}{form}" for name in ("MIN", "MAX"))
+    return f"""#if defined({isa}) && !defined(__clang__)
+{both}
+#else
+#define MIN(c, x) blend((c) < x, all(c), x)
+#define MAX(c, x) blend((c) > x, all(c), x)
+#endif
+// x between two numbers; NaN stays NaN.
+LANES vec clamped(vec x, real low, real high) {{ x = MIN(high, x); return MAX(low, x); }}
 """
 
 
@@ -184,28 +209,30 @@ def _horner(coefficients: tuple[float, ...], x: str, literal: str) -> str:
 def _exponentials(real: Real) -> str:
     f = real.literal
     wide = real.name == "double"
-    magic, shift, bias = ("6755399441055744.0", 52, 1023) if wide else ("12582912.0f", 23, 127)
-    low, high = ("-707.0", "709.78271289338397") if wide else ("-86.6f", "88.72283f")
+    # 1.5 * 2^52 or 1.5 * 2^23: what is added to it is rounded to a whole number, which the lowest bits then hold. That
+    # of the exponent's field which stands for 2^(n - 1) is n more than these.
+    magic, shift = (f"{1.5 * 2**52 + 1022}", 52) if wide else (f"{1.5 * 2**23 + 126}f", 23)
+    low, high = ("-708.3", "710.0") if wide else ("-87.3f", "89.0f")
     hi, lo = _LOG2[real.name]
-    return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1; the power is given as 2^(n - 1), which never overflows.
+    guess, turns = ("0x7FDE6238502484BALL", 4) if wide else ("0x7EF311C3", 3)
+    return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1, for x from {low} to {high}; the power is given as 2^(n - 1), which never
+// overflows and is 0 for the least n.
 LANES vec reduced(vec x, vec *half) {{
     vec n = x * 1.4426950408889634{f} + {magic};
-    *half = (vec)(((mask)n - (mask)all({magic}) + {bias - 1}) << {shift});
+    *half = (vec)((mask)n << {shift});
     n -= {magic};
     vec r = (x - n * {hi}) - n * {lo};
     return r + r * r * {_horner(_Q64 if wide else _Q32, "r", f)};
 }}
-LANES vec v_exp(vec x) {{
-    vec half, p = reduced(x, &half);
-    vec y = (half + half * p) * 2;
-    y = (vec)((mask)y & ~(x < {low}));
-    return blend(x > {high}, all(__builtin_inf{f}()), y);
-}}
-LANES vec v_expm1(vec x) {{
-    vec half, p = reduced(x, &half);
-    vec y = (half * p + (half - HALF)) * 2;
-    y = blend(x < {low}, all(-1), y);
-    return blend(x > {high}, all(__builtin_inf{f}()), y);
+LANES vec half_exp(vec x) {{ vec half, p = reduced(x, &half); return half + half * p; }}
+LANES vec half_expm1(vec x) {{ vec half, p = reduced(x, &half); return half * p + (half - HALF); }}
+LANES vec v_exp(vec x) {{ return 2 * half_exp(clamped(x, {low}, {high})); }}
+LANES vec v_expm1(vec x) {{ return 2 * half_expm1(clamped(x, {low}, {high})); }}
+// 1 / x by Newton's iteration from a guess that is right to 6 %, for x from 1e-37 to {"1e307" if wide else "1e38"}.
+LANES vec inverse(vec x) {{
+    vec y = (vec)({guess} - (mask)x);
+    {" ".join(["y += y * (1 - x * y);"] * turns)}
+    return y;
 }}
 """
 
@@ -216,6 +243,8 @@ def _logarithms(real: Real) -> str:
     shift, least, up = (52, "2.2250738585072014e-308", 54) if wide else (23, "1.17549435e-38f", 25)
     hi, lo = _LOG2[real.name]
     terms = tuple(2 / (2 * n + 1) for n in range(1, 12 if wide else 5))
+    more = tuple(2 / (2 * n + 1) for n in range(1, 18 if wide else 8))
+    most = "20.0" if wide else "10.0f"
     return f"""// log(x) = e log(2) + 2 atanh(s) with s = (m - 1) / (m + 1) and m in [sqrt(1/2), sqrt(2)).
 LANES vec v_log(vec x) {{
     mask tiny = x < {least};
@@ -224,7 +253,7 @@ LANES vec v_log(vec x) {{
     mask power = bits >> {shift};
     vec m = (vec)((mask)y - (power << {shift}));
     vec e = __builtin_convertvector(power - (tiny & {up}), vec);
-    vec s = (m - 1) / (m + 1), z = s * s;
+    vec s = (m - 1) * inverse(m + 1), z = s * s;
     y = e * {hi} + (2 * s + (s * z * {_horner(terms, "z", f)} + e * {lo}));
     y = blend(x == 0, all(-__builtin_inf{f}()), y);
     y = blend(x < 0, all(__builtin_nan{f}("")), y);
@@ -235,34 +264,39 @@ LANES vec v_log1p(vec x) {{ // the rounding of 1 + x is undone by the quotient
     y = blend(u == 1, x, y);
     return blend(u == __builtin_inf{f}(), u, y);
 }}
-LANES vec v_softplus(vec x);
+LANES vec log1p_of_part(vec x) {{ // for x from 0 to 1: 2 atanh(s)
+    vec s = x * inverse(x + 2), z = s * s;
+    return 2 * s + s * z * {_horner(more, "z", f)};
+}}
 LANES vec v_tanh(vec x) {{
-    vec y = blend(x > {"20.0" if wide else "10.0f"}, all({"20.0" if wide else "10.0f"}), x);
-    vec e = v_expm1(2 * blend(y < {"-20.0" if wide else "-10.0f"}, all({"-20.0" if wide else "-10.0f"}), y));
-    return e / (e + 2);
+    vec half = half_expm1(2 * clamped(x, -{most}, {most}));
+    return half * inverse(half + 1);
 }}
 """
 
 
-_CURVES = """LANES vec v_abs(vec x) { return blend(x < 0, -x, x); }
-LANES vec v_maximum(vec a, vec b) { return blend((a > b) | (a != a), a, b); }
-LANES vec v_minimum(vec a, vec b) { return blend((a < b) | (a != a), a, b); }
-LANES vec v_relu(vec x) { return blend(x < 0, all(0), x); }
-LANES vec v_sign(vec x) { return blend(x > 0, all(1), blend(x < 0, all(-1), x)); }
-LANES vec v_sigmoid(vec x) { return 1 / (1 + v_exp(-x)); }
-LANES vec v_silu(vec x) { return x / (1 + v_exp(-x)); }
-LANES vec v_softplus(vec x) { return v_relu(x) + v_log1p(v_exp(-v_abs(x))); }
-LANES vec v_logsigmoid(vec x) { return -v_softplus(-x); }
-LANES vec v_logaddexp(vec a, vec b) {
-    vec y = v_maximum(a, b) + v_log1p(v_exp(-v_abs(a - b)));
+def _curves(real: Real) -> str:
+    low, high = ("708.3", "710.0") if real.name == "double" else ("87.3f", "89.0f")
+    bits = "0x7fffffffffffffffLL" if real.name == "double" else "0x7fffffff"
+    return f"""LANES vec v_abs(vec x) {{ return (vec)((mask)x & {bits}); }}
+LANES vec v_maximum(vec a, vec b) {{ return blend((a > b) | (a != a), a, b); }}
+LANES vec v_minimum(vec a, vec b) {{ return blend((a < b) | (a != a), a, b); }}
+LANES vec v_relu(vec x) {{ return MAX(0, x); }}
+LANES vec v_sign(vec x) {{ return blend(x > 0, all(1), blend(x < 0, all(-1), x)); }}
+LANES vec v_sigmoid(vec x) {{ return 1 / (1 + 2 * half_exp(-clamped(x, -{high}, {low}))); }}
+LANES vec v_silu(vec x) {{ return x * v_sigmoid(x); }}
+LANES vec v_softplus(vec x) {{ return v_relu(x) + log1p_of_part(v_exp(-v_abs(x))); }}
+LANES vec v_logsigmoid(vec x) {{ return -v_softplus(-x); }}
+LANES vec v_logaddexp(vec a, vec b) {{
+    vec y = v_maximum(a, b) + log1p_of_part(v_exp(-v_abs(a - b)));
     return blend(a == b, a + (real)0.69314718055994531, y);
-}
-LANES vec v_sqrt(vec x) {
+}}
+LANES vec v_sqrt(vec x) {{
     for (int i = 0; i < LANES_N; i++) x[i] = sizeof(real) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]);
     return x;
-}
-LANES vec v_rsqrt(vec x) { return 1 / v_sqrt(x); }
-LANES vec v_floor(vec x) { for (int i = 0; i < LANES_N; i++) x[i] = __builtin_floor(x[i]); return x; }
+}}
+LANES vec v_rsqrt(vec x) {{ return 1 / v_sqrt(x); }}
+LANES vec v_floor(vec x) {{ for (int i = 0; i < LANES_N; i++) x[i] = __builtin_floor(x[i]); return x; }}
 """
 
 
