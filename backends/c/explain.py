@@ -41,11 +41,12 @@ def view(plan: Plan, vector_bytes: int | None = None) -> dict[str, Any]:
     all_heads = has_all_heads(step)
     if all_heads:
         sizes[HEADS] = plan.recurrence.example.get(HEADS, 4)
+    kernel = generate(plan, sizes, real, registers)
     lanes: dict[str, Axis | None] = {}
     cores = {
         "forward": _cores(step, sizes, real, registers),
-        "backward": _cores(back, sizes, real, registers, lanes),
-        "again": _cores(again, sizes, real, registers, lanes, settled=True),
+        "backward": _cores(back, sizes, real, registers, lanes, shared=kernel.shared),
+        "again": _cores(again, sizes, real, registers, lanes, settled=True, shared=kernel.shared),
     }
     return {
         "served": True,
@@ -53,7 +54,7 @@ def view(plan: Plan, vector_bytes: int | None = None) -> dict[str, Any]:
         "lanes": real.lanes,
         "sizes": sizes,
         "all_heads": all_heads,
-        "tokens_between_saved_states": generate(plan, sizes, real, registers).chunk,
+        "tokens_between_saved_states": kernel.chunk,
         **{name: cores[name] for name in PASSES},
     }
 
@@ -65,13 +66,15 @@ def _cores(
     registers: int,
     lanes: dict[str, Axis | None] | None = None,
     settled: bool = False,
+    shared: Loops | None = None,
 ) -> list[dict[str, Any]]:
-    """A program's cores in order. lanes: each state's vector axis, noted here, or (settled) kept to."""
+    """A program's cores in order. lanes: each state's vector axis, noted here, or (settled) kept to. shared: the loops
+    of its only core, where another program settles them."""
     phases, found = Phases(program), []
     lanes = {} if lanes is None else lanes
     for core in phases.cores:
         lane = lanes.get(core.carries[0].name) if settled else None
-        loops = Loops.of_core(core, phases, lambda axis: sizes[dim_of(axis)], real.lanes, registers, lane)
+        loops = shared or Loops.of_core(core, phases, lambda axis: sizes[dim_of(axis)], real.lanes, registers, lane)
         lanes |= {carry.name: loops.lane for carry in core.carries}
         mark = "d_" if program.reverse else ""
         found.append(_core(core, loops, [mark + name for name in state_names(core)]))
@@ -82,7 +85,7 @@ def _core(core: Core, loops: Loops, states: list[str]) -> dict[str, Any]:
     outer, row = list(loops.outer), [loops.row] if loops.row else []
     lane = [loops.lane] if loops.lane else []
     order = {
-        "tile": [*outer, *row, *lane, "t"],
+        "tile": [*outer, *lane, *row, "t"],
         "strip": [*outer, *lane, "t", *row],
         "whole": ["t", *outer, *lane, *row],
     }

@@ -7,15 +7,19 @@ need to last no longer than its turn: a buffer for one tile lies in the first-le
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from recc.backends.c.arrays import block
 from recc.backends.c.groups import MOVES
 from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part
+from recc.backends.c.vectors import Real
 
 from recc.ir.node import Axis, Node, walk
 from recc.tile.cores import REDUCTIONS, Phases, dims
 from recc.tile.program import TileProgram, state_key
+
+NEAR = 1 << 14  # bytes of a tile's states for a chunk: as much again of what the tokens have fits beside them
 
 
 def shared_loops(
@@ -23,11 +27,13 @@ def shared_loops(
     back: TileProgram,
     layouts: dict[str, tuple],
     sizes: Callable[[Axis], int],
-    lanes: int,
+    real: Real,
     registers: int,
+    tokens: int,
 ) -> tuple[Loops | None, frozenset[Node]]:
     """The loops that both cores can share, if each program has one and no one else reads the states that last a tile's
-    turn; and the loads of the adjoint that the first core computes in them, a number a row."""
+    turn; and the loads of the adjoint that the first core computes in them, a number a row. tokens: of a chunk."""
+    lanes, element = real.lanes, real.bytes
     first, late = Phases(again), frozenset(back.loads[name] for name in again.stores if name in back.loads)
     states = frozenset(
         back.loads[state_key(carry.name)] for carry in again.carries if state_key(carry.name) in back.loads
@@ -53,16 +59,21 @@ def shared_loops(
     inner = [node for node in second.nodes if second.owner(node) is core]
     needed = walk(*(arg for node in (*inner, *(c.new for c in core.carries)) for arg in node.args))
     awaited = {node for node in needed if second.owner(node) == 1 and node.op in (*REDUCTIONS, *MOVES)}
-    return (loops, late - states) if near and not awaited else (None, frozenset())
+    if not near or awaited:
+        return None, frozenset()
+    size = tokens * len(states) * loops.rows * lanes * element
+    while late == states and loops.vectors % 2 == 0 and loops.vectors * size > NEAR:
+        loops = replace(loops, vectors=loops.vectors // 2)
+    return loops, late - states
 
 
 def joined(first: Part, second: Part, tiles: dict[str, tuple[str, int]]) -> list[str]:
     """The text of two open parts over shared loops. tiles: for each pointer to a tile's buffer, the buffer and the
     width of its rows."""
-    said, clear, (row, lane), states = first.pieces
+    said, clear, (lane, row), states = first.pieces
     told, cleared, _, cotangents = second.pieces
     near = [f"real *const {name} = {buffer} - i * {width};" for name, (buffer, width) in tiles.items()]
-    turn = block(lane, [*block("", [*said, *states]), *told, *cotangents])
+    turn = block(row, [*near, *block("", [*said, *states]), *told, *cotangents])
     note = "// tile by tile: the states that enter each token of the chunk, and from them the cotangents"
     before = ["// what the states are computed from", *first.before, "// and the cotangents", *second.before]
-    return [*before, *clear, *cleared, note, *block(row, [*near, *turn]), *second.lines]
+    return [*before, *clear, *cleared, note, *block(lane, turn), *second.lines]

@@ -32,6 +32,7 @@ class Kernel:
     forward, backward: the tensors of each call in the order of its structure's fields, as (kind, name).
     all_heads: whether a task is a whole sequence; else it is one head, and leaves parts of what heads share.
     parts: each function in a file of its own, so that the backward pass is built when it is first asked for.
+    shared: the loops of the backward pass, where the states are computed again tile by tile with the cotangents.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Kernel:
     backward: tuple[tuple[str, str], ...]
     all_heads: bool
     parts: dict[str, str] = field(default_factory=dict)
+    shared: Loops | None = None
 
 
 def generate(plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None = None) -> Kernel:
@@ -104,7 +106,8 @@ class _File:
         given = prelude(self.real, ops_of([self.step, self.again, self.back]))
         text = tidied(head, given, "\n".join([types, *passes["forward"], *passes["backward"]]))
         parts = {name: tidied(head, given, "\n".join([types, *lines])) for name, lines in passes.items()}
-        return Kernel(text, self.chunk, self.used, tuple(forward_fields), tuple(backward_fields), self.all_heads, parts)
+        fields = tuple(forward_fields), tuple(backward_fields)
+        return Kernel(text, self.chunk, self.used, *fields, self.all_heads, parts, self.shared)
 
     def _struct(self, direction: str, fields: list[tuple[str, str]]) -> str:
         names = ", ".join(f"{kind}_{identifier(name)}" for kind, name in fields)
@@ -265,8 +268,8 @@ class _File:
         again_leaves = dict(leaves)
         kept: dict[str, Array] = {}
         tiles: dict[str, tuple[str, int]] = {}
-        shared, late = shared_loops(again, back, layouts, self._size, self.real.lanes, self.registers)
-        load, enter, leave, out = [], [], [], []
+        shared, late = shared_loops(again, back, layouts, self._size, self.real, self.registers, self.chunk)
+        self.shared, load, enter, leave, out = shared, [], [], [], []
         carries = {carry.name: carry for carry in back.carries}
         for carry in again.carries:
             key = identifier(state_key(carry.name))

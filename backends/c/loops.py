@@ -117,6 +117,7 @@ class Loops:
         rest.sort(key=lambda axis: axis in summed)
         outer, row = tuple(rest[:-1]), rest[-1] if rest else None
         if row is None or (gathers is None and row not in summed):
+            near = 4 if near == 1 and lane in summed else near  # one sum across lanes for so many vectors
             vectors = 1 if lane is None else _divisor(-(-sizes(lane) // lanes), near)
             return cls(outer, row, 1, lane, vectors, "whole", sizes, lanes)
         count = 1 if lane in summed else -(-sizes(lane) // lanes)

@@ -121,7 +121,7 @@ LANES void settle(void) {{ __atomic_thread_fence(__ATOMIC_SEQ_CST); }} // such s
 
 
 def _bounds(real: Real) -> str:
-    """The lesser and the greater of a number and a vector's element; GCC has one instruction for it as a function alone,
+    """The lesser and the greater of a number and each element; GCC has one instruction for it as a function alone,
     Clang finds it by itself."""
     letter = "s" if real.name == "float" else "d"
     size = real.lanes * real.bytes
@@ -130,7 +130,7 @@ def _bounds(real: Real) -> str:
         32: ("__AVX__", "256(all(c), x)"),
         16: ("__SSE2__", "(all(c), x)"),
     }.get(size, ("RECC_NEVER", ""))
-    both = "\n".join(f"#define {name}(c, x) __builtin_ia32_{name[:3].lower()}p{letter}{form}" for name in ("MIN", "MAX"))
+    both = "\n".join(f"#define {name.upper()}(c, x) __builtin_ia32_{name}p{letter}{form}" for name in ("min", "max"))
     return f"""#if defined({isa}) && !defined(__clang__)
 {both}
 #else
@@ -215,8 +215,8 @@ def _exponentials(real: Real) -> str:
     low, high = ("-708.3", "710.0") if wide else ("-87.3f", "89.0f")
     hi, lo = _LOG2[real.name]
     guess, turns = ("0x7FDE6238502484BALL", 4) if wide else ("0x7EF311C3", 3)
-    return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1, for x from {low} to {high}; the power is given as 2^(n - 1), which never
-// overflows and is 0 for the least n.
+    return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1, for x from {low} to {high}; the power is given as 2^(n - 1),
+// which never overflows and is 0 for the least n.
 LANES vec reduced(vec x, vec *half) {{
     vec n = x * 1.4426950408889634{f} + {magic};
     *half = (vec)((mask)n << {shift});

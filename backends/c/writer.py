@@ -76,8 +76,9 @@ class Writer:
         body = [*fetch, *body]
         heads = [self._head(axis, 1) for axis in loops.outer if loops.shape != "whole"]
         if loops.shape == "tile":
-            heads += [self._head(loops.row, loops.rows)] if loops.row is not None else []
+            # rows turn faster: what the tokens have along the lane stays in the first-level cache for all of them
             heads += [self._head(loops.lane, loops.vectors * loops.lanes)] if loops.lane is not None else []
+            heads += [self._head(loops.row, loops.rows)] if loops.row is not None else []
             enter, leave = self._registers()
             lines = [*enter, *ahead, *block(tokens, body), *leave]
         elif loops.shape == "strip":

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from recc.analysis.plan import Affine, Plan
 from recc.ir.node import GRID, Node, Spans, walk
-from recc.ir.ops import add, build, dot, leaf, mul, spread
+from recc.ir.ops import ONE, add, build, div, dot, leaf, mul, spread
 from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
 from recc.tile.alone import one_head
@@ -61,7 +61,7 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     for whoever runs all heads and tokens at a time: of all heads, with sums over all tokens, and complex as it is.
     """
     step = step_program(plan)
-    step = one_head(in_real_numbers(step)) if terms else step
+    step = _by_reciprocals(one_head(in_real_numbers(step))) if terms else step
     wide = max((len(dims(c.old)) for c in step.carries), default=0)
     again = replace(finish(step), stores={})
     phases = Phases(again)
@@ -74,6 +74,26 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     states = {state_key(c.name): c.old for c in step.carries}
     stores = {name: node for name, node in {**states, **kept}.items() if name in used or name in states}
     return finish(step), replace(again, stores=stores), back
+
+
+def _by_reciprocals(program: TileProgram) -> TileProgram:
+    """The program with products in place of divisions by numbers such as sqrt(K), whose reciprocal is taken once."""
+
+    def fixed(node: Node) -> bool:
+        return all(below.args or below.op in ("const", "size") for below in walk(node))
+
+    done: dict[Node, Node] = {}
+    spans = Spans(program.spans)
+    for node in walk(*_roots(program)):
+        args = tuple(done[arg] for arg in node.args)
+        if node.op == "div" and fixed(args[1]) and not fixed(args[0]):
+            done[node] = spans.inherit(mul(args[0], div(ONE, args[1])), node)
+        else:
+            done[node] = node if args == node.args else spans.inherit(build(node.op, *args, **dict(node.attrs)), node)
+    named = {done.get(node, node): name for node, name in program.names.items()}
+    notes = {done.get(node, node): note for node, note in program.notes.items()}
+    program = _mapped(program, [done[node] for node in _roots(program)])
+    return replace(program, names=named, notes=notes, spans=spans)
 
 
 def _of_each_token(program: TileProgram) -> TileProgram:

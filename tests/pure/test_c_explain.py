@@ -63,7 +63,7 @@ def test_loops_and_tokens_are_those_of_the_file(name, vector_bytes):
             row = core["row_axis"] and rf"for \(long i = 0; i < {facts['sizes'][core['row_axis'].rstrip(chr(39))]}; i"
             token = r"for \(long t = "
             order = {
-                "tile": [row, lane, token],
+                "tile": [lane, row, token],
                 "strip": [lane, token, row],
                 "whole": [token, lane, row],
             }[core["shape"]]
