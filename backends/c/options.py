@@ -8,23 +8,28 @@ from typing import Any
 
 CHUNKS = (8, 16, 32, 64)
 ALONE = 1 << 17
+PORTABLE = "portable"
 
 
 @dataclass(frozen=True)
 class Options:
     """chunk: tokens between saved states; None: as many as keep a chunk's states in the second-level cache, 32 at most.
     vector: bytes of a vector, a power of two from 16 on; None: the machine's. alone: multiply-adds of a call below
-    which one thread runs all of it, since a second one would cost more than it brings."""
+    which one thread runs all of it, since a second one would cost more than it brings. deterministic: `portable` rounds
+    each product and each sum, so that the bits do not depend on what a compiler fuses."""
 
     chunk: int | None = None
     vector: int | None = None
     alone: int = ALONE
+    deterministic: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("chunk", "vector"):
             value = getattr(self, name)
             if value is not None and (value < 1 or value & (value - 1)):
                 raise ValueError(f"`{name}` must be a power of two, not {value}")
+        if self.deterministic not in (None, PORTABLE):
+            raise ValueError(f'`deterministic` may be "{PORTABLE}", not {self.deterministic!r}')
 
     def view(self) -> dict[str, Any]:
         """What differs from the default, as plain values."""

@@ -30,6 +30,7 @@ class Native:
 
     def __init__(self, plan: Plan, sizes: dict[str, int], dtype: torch.dtype, options: Options = DEFAULT) -> None:
         machine, self.alone = build.target(), options.alone
+        self.how = {"mode": options.deterministic} if options.deterministic else {}
         name = "float" if dtype == torch.float32 else "double"
         lanes = max(4, (options.vector or machine.vector_bytes) // (4 if name == "float" else 8))
         self.dtype = dtype
@@ -56,7 +57,7 @@ class Native:
     def function(self, direction: str) -> Any:
         """The kernel's `forward` or `backward`, built the first time that it is asked for."""
         if direction not in self._functions:
-            library = build.library(self.kernel.parts[direction])
+            library = build.library(self.kernel.parts[direction], **self.how)
             self._functions[direction] = getattr(library, f"{identifier(self.name)}_{direction}")
             self._functions[direction].restype = None
         return self._functions[direction]

@@ -26,6 +26,7 @@ def load(
     backend: str | None = None,
     config: Mapping[str, Any] | None = None,
     clip_gradient: float | None = None,
+    deterministic: str | None = None,
     **dims: int,
 ) -> Any:
     """The op of a spec file, by its path or by the name of one that ships with recc.
@@ -40,6 +41,9 @@ def load(
     config: all of these at once, as `recc tune` prints it. Without any of strategy, chunk and config, a call takes the
     form that `recc tune` has found for its sizes, if it has found one (docs/tuning.md).
     clip_gradient: each element of the gradient that a state hands to the token before is cut to [-limit, limit].
+    deterministic: `portable` for native code that rounds each product and each sum: its bits are the same at every
+        level of optimisation and with every compiler, on machines whose vectors are as wide. Without it they are the
+        same on one machine, however many threads there are.
     Returns backends.torch.op.Op. Raises SpecError for a bad spec, library.UnknownSpec for an unknown name.
     """
     text, path = library.find(name_or_path)
@@ -51,6 +55,7 @@ def load(
         backend=backend,
         config=config,
         clip_gradient=clip_gradient,
+        deterministic=deterministic,
         **dims,
     )
 
@@ -64,12 +69,14 @@ def loads(
     backend: str | None = None,
     config: Mapping[str, Any] | None = None,
     clip_gradient: float | None = None,
+    deterministic: str | None = None,
     **dims: int,
 ) -> Any:
     """The op of a spec given as text; see `load`."""
-    if config is not None and (strategy, chunk, backend) != (None, None, None):
-        raise ValueError("`config` says all that `strategy`, `chunk` and `backend` would")
+    if config is not None and (strategy, chunk, backend, deterministic) != (None, None, None, None):
+        raise ValueError("`config` says all that `strategy`, `chunk`, `backend` and `deterministic` would")
     wanted = {"strategy": strategy, "chunk": chunk, "backend": backend} if config is None else dict(config)
+    wanted |= {} if deterministic is None else {"deterministic": deterministic}
     return _compiled(text, str(path), json.dumps(wanted, sort_keys=True), clip_gradient, tuple(sorted(dims.items())))
 
 

@@ -26,8 +26,8 @@ class Module(nn.Module):
     heads: how many heads; not needed where all params are shared or there are none. dims: the sizes of the spec's dims
     that its params have (and of those that `init_state` needs). The spec's params become nn.Parameters under their own
     names, [heads, dims] or [dims] when shared, initialised as the spec says; `generator` seeds the random ones.
-    strategy, chunk, backend, clip_gradient: as for recc.load. Raises SpecError for a bad spec, ValueError for a dim
-    without size.
+    strategy, chunk, backend, clip_gradient, deterministic: as for recc.load. Raises SpecError for a bad spec,
+    ValueError for a dim without size.
 
     With `hidden` it is a stack of layers, each behind a projection of its own, as torch.nn.LSTM is:
     `recc.Module("lstm", hidden=64, layers=2, bidirectional=True)`; see recc.runtime.stack.Stack.
@@ -43,7 +43,7 @@ class Module(nn.Module):
     def __init__(self, spec: str, *, heads: int | None = None, strategy: str | None = None, chunk: int | None = None,
                  backend: str | None = None, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                  generator: torch.Generator | None = None, clip_gradient: float | None = None,
-                 **dims: int) -> None:  # fmt: skip
+                 deterministic: str | None = None, **dims: int) -> None:  # fmt: skip
         super().__init__()
         text, path, rec, fixed = _read(spec, dims)
         unknown = sorted(set(dims) - set(rec.dims))
@@ -52,7 +52,7 @@ class Module(nn.Module):
         self.recurrence, self.heads = rec, heads
         self.sizes = {name: dims.get(name, size) for name, size in rec.dims.items()}
         self._source = {"text": text, "path": path, "strategy": strategy, "chunk": chunk, "backend": backend,
-                        "clip_gradient": clip_gradient, **fixed}  # fmt: skip
+                        "clip_gradient": clip_gradient, "deterministic": deterministic, **fixed}  # fmt: skip
         self.op = loads(**self._source)
         for param in rec.params:
             self._needs_sizes(param)

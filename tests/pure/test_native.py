@@ -230,13 +230,25 @@ def test_bits_do_not_depend_on_threads_neighbours_or_what_follows(name, monkeypa
         assert torch.equal(begun, output[:, :time])
 
 
-def test_portable_code_has_equal_bits_at_every_level(built):
-    call = Call("gla", time=40, grad=True)
+@pytest.mark.parametrize("name", ["gated_delta_net", "gru"])
+def test_portable_code_has_equal_bits_at_every_level(name, built):
+    call = Call(name, time=40, grad=True)
+    usual, call.op = call.op, recc.load(name, deterministic="portable")
     found = []
     for level in ("-O1", "-O2", "-O3"):
-        built(call.op, mode="portable", extra_flags=(level,))
+        built(call.op, extra_flags=(level,))
         found.append(run(call))
     assert same_bits(found[0], found[1]) and same_bits(found[0], found[2])
+    for built_for, flag in ((call.op, ["-ffp-contract=off"]), (usual, [])):
+        (native,) = built_for.native.natives.values() or [built_for.native.native(call.sizes, torch.float32)]
+        assert [f for f in build.flags(**native.how) if f.endswith("contract=off")] == flag
+    output, *_ = run(call)
+    layer = recc.Module(name, heads=2, deterministic="portable", **call.sizes)
+    assert layer.op is call.op and torch.isfinite(output).all()
+    with pytest.raises(ValueError, match='"portable"'):
+        recc.load(name, deterministic="yes")
+    with pytest.raises(ValueError, match="torch has no option deterministic"):
+        recc.load(name, backend="torch", deterministic="portable")
 
 
 def test_calls_from_several_threads_at_once():
