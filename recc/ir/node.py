@@ -38,6 +38,11 @@ class Span:
     end_col: int
 
 
+@dataclass(frozen=True)
+class GradientOf(Span):
+    """Where the value is written whose gradient a node is on the way to."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """op(args; attrs) with labelled axes. Built by `make`, never directly."""

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from recc.ir.node import BOOL, Axis, Node, walk
+from recc.ir.node import BOOL, Axis, GradientOf, Node, Span, Spans, walk
 from recc.ir.ops import OPS, ZERO, add, broadcast_back, is_zero, sub
 
 
 def cotangents(
-    seeds: Iterable[tuple[Node, Node]], wrt: Iterable[Node], keep: frozenset[Axis] = frozenset()
+    seeds: Iterable[tuple[Node, Node]],
+    wrt: Iterable[Node],
+    keep: frozenset[Axis] = frozenset(),
+    spans: Spans | None = None,
 ) -> dict[Node, Node]:
     """d(sum of seed . output)/d(leaf) for each leaf in `wrt`; literal 0 where nothing depends on it.
 
     seeds: pairs (output, its cotangent). keep: axes that a seed has and its output has not, which tell several
-    derivatives apart. Raises KeyError for an op that has no derivative.
+    derivatives apart. spans: takes up whose gradient each new node computes. Raises KeyError for an op that has no
+    derivative.
     """
     seeds, wrt = list(seeds), list(wrt)
     roots = [output for output, _ in seeds]
@@ -28,6 +32,7 @@ def cotangents(
         if node in targets or any(arg in matters for arg in node.args):
             matters.add(node)
     flow: dict[Node, Node] = {}
+    known = set(order)
     for output, seed in seeds:
         flow[output] = add(flow.get(output, ZERO), broadcast_back(seed, output, keep))
     for node in reversed(order):
@@ -40,7 +45,21 @@ def cotangents(
             if cotangent is None or arg not in matters or arg.dtype == BOOL or is_zero(cotangent):
                 continue
             flow[arg] = _plus(flow.get(arg, ZERO), broadcast_back(cotangent, arg, keep))
+            if spans is not None and node in spans:
+                _place(flow[arg], spans, spans[node], known)
     return {leaf: flow.get(leaf, ZERO) for leaf in wrt}
+
+
+def _place(root: Node, spans: Spans, span: Span, known: set[Node]) -> None:
+    """Says of `root` and what is new below it that it belongs to the gradient of what is written at `span`."""
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        if node not in known:
+            known.add(node)
+            todo += node.args
+            if node.args:
+                spans.setdefault(node, GradientOf(span.line, span.col, span.end_line, span.end_col))
 
 
 def _plus(a: Node, b: Node) -> Node:

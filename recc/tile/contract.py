@@ -7,7 +7,7 @@ of vectors, and terms that occur in several cotangents are the same node and are
 
 from __future__ import annotations
 
-from recc.ir.node import GRID, HEADS, Axis, Node, digest, walk
+from recc.ir.node import GRID, HEADS, Axis, Node, Spans, digest, walk
 from recc.ir.ops import ONE, add, build, dot, is_zero, mul, neg, spread, sub, total
 
 MOST = 12  # terms; beyond that the sum stays as it is
@@ -15,13 +15,13 @@ MOST = 12  # terms; beyond that the sum stays as it is
 Term = tuple[bool, tuple[Node, ...]]  # negative or not, factors
 
 
-def contract(roots: list[Node]) -> list[Node]:
-    """The same values, every sum over products of wide values taken apart."""
+def contract(roots: list[Node], spans: Spans) -> list[Node]:
+    """The same values, every sum over products of wide values taken apart. spans: takes up what is new."""
     done: dict[Node, Node] = {}
     for node in walk(*roots):
         args = tuple(done[arg] for arg in node.args)
         new = node if args == node.args else build(node.op, *args, **dict(node.attrs))
-        done[node] = _contracted(new) if new.op in ("sum", "dot") else new
+        done[node] = spans.inherit(_contracted(new) if new.op in ("sum", "dot") else new, node)
     return [done[root] for root in roots]
 
 

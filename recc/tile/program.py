@@ -77,8 +77,9 @@ def differentiate(program: TileProgram, keep: tuple[str, ...] = DEAR) -> tuple[T
     return replace(program, kept=kept), replace(backward, loads=loads)
 
 
-def adjoint(program: TileProgram) -> TileProgram:
-    """The backward pass of `program`, derived by reverse mode."""
+def adjoint(program: TileProgram, placed: bool = False) -> TileProgram:
+    """The backward pass of `program`, derived by reverse mode. placed: whether its `spans` say of which line of the
+    spec a value is on the way to the gradient."""
     saved = {c.name: leaf("tile", c.old.axes, c.old.dtype, name=state_key(c.name)) for c in program.carries}
     seeds, loads = [], dict(program.loads)
     for name, value in program.stores.items():
@@ -90,10 +91,10 @@ def adjoint(program: TileProgram) -> TileProgram:
         entering[c.name] = leaf("tile", c.old.axes, c.old.dtype, name=seed_key(state_key(c.name)))
         seeds.append((c.new, entering[c.name]))
     wrt = [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
-    grads = cotangents(seeds, wrt)
+    spans = Spans(program.spans)
+    grads = cotangents(seeds, wrt, spans=spans if placed else None)
     kept = {name: leaf("tile", node.axes, node.dtype, name=name) for name, node in program.kept.items()}
     order = list(grads)
-    spans = Spans(program.spans)
     olds = {c.old: saved[c.name] for c in program.carries}
     olds |= {_finish(node, spans): kept[name] for name, node in program.kept.items()}
     found = share(rebuild([_finish(grads[n], spans) for n in order], olds.get, spans), spans)

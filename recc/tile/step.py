@@ -68,7 +68,7 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     sums = [n for n in phases.nodes if n.op in REDUCTIONS and isinstance(phases.owner(n), Core)]
     small = [node for node in sums if len(dims(node)) < wide or wide < 2]
     kept = {f"kept.{place}": node for place, node in enumerate(small)}
-    back = adjoint(replace(step, kept=kept))
+    back = adjoint(replace(step, kept=kept), placed=terms)
     back = contracted(_of_each_token(back) if terms else back)
     used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
     states = {state_key(c.name): c.old for c in step.carries}
@@ -103,15 +103,16 @@ def _of_each_token(program: TileProgram) -> TileProgram:
         args = tuple(done[arg] for arg in node.args)
         if node.op in REDUCTIONS and GRID in node["over"]:
             over = tuple(axis for axis in node["over"] if axis != GRID)
-            done[node] = build(node.op, *args, over=over) if over else mul(*args) if len(args) == 2 else args[0]
+            new = build(node.op, *args, over=over) if over else mul(*args) if len(args) == 2 else args[0]
         else:
-            done[node] = node if args == node.args else build(node.op, *args, **dict(node.attrs))
+            new = node if args == node.args else build(node.op, *args, **dict(node.attrs))
+        done[node] = program.spans.inherit(new, node)
     return _mapped(program, [done[node] for node in _roots(program)])
 
 
 def contracted(program: TileProgram) -> TileProgram:
     """The program with sums of wide products taken apart."""
-    return _mapped(program, contract(_roots(program)))
+    return _mapped(program, contract(_roots(program), program.spans))
 
 
 def _roots(program: TileProgram) -> list[Node]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from recc.ir.node import Node
+from recc.ir.node import GradientOf, Node
 from recc.tile.program import TileProgram
 
 # What an operation's result is called where the spec has no name for it.
@@ -42,7 +42,8 @@ class Words:
         notes = [self.program.notes[node]] if node in self.program.notes else []
         source, span = self.program.source, self.program.spans.get(node)
         if span is not None and 0 < span.line < len(source):
-            notes.append(f"{source[0]}:{span.line}  {source[span.line].partition('#')[0].strip()}")
+            what = "gradient of " if isinstance(span, GradientOf) else ""
+            notes.append(f"{what}{source[0]}:{span.line}  {source[span.line].partition('#')[0].strip()}")
         for note in notes:
             if note not in self.said:
                 self.said.add(note)

@@ -49,6 +49,21 @@ def test_each_loop_says_what_it_is_and_which_line_it_comes_from(name):
     assert updates <= {int(line) for line, _ in quoted}
 
 
+@pytest.mark.parametrize("name", ["gla", "gated_delta_net", "lstm", "s5", "mlstm"])
+def test_each_loop_over_cotangents_says_whose_gradient_it_computes(name):
+    """By lines of the spec, right below what the loop carries."""
+    lines = source(name, Real("float", 8)).partition(f"void {name}_backward(")[2].splitlines()
+    loops = [place for place, line in enumerate(lines) if "last to first, that carries" in line]
+    spec = parse_text(*find(name))[0].text.split("\n")
+    assert loops
+    for place in loops:
+        below = [lines[place]]
+        while lines[place + len(below)].lstrip().startswith("//"):
+            below.append(lines[place + len(below)])
+        found = re.findall(rf"// gradient of {name}\.rec:(\d+)  (.*)", "\n".join(below))
+        assert found and all(spec[int(number) - 1].startswith(text) for number, text in found), below
+
+
 @pytest.mark.parametrize("name", ["lstm", "gru", "delta_product"])
 def test_the_text_is_the_same_each_time(name):
     texts, kept = set(), []
