@@ -39,12 +39,15 @@ def real() -> list[str]:
 @functools.cache
 def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
     """The op of a spec, in small chunks: a short sequence has several. schedule: `sequential` walks over tokens, of
-    which `chunk` are between the states that are saved, where not all are."""
+    which `chunk` are between the states that are saved, where not all are; `two_level` walks outer chunks of two
+    chunks, in the default schedule, and `two_level split` and `two_level fused` in those."""
     plan = analyse(recurrence(spec))
     if schedule != "sequential":
-        return module.load(
-            module.generate(plan, module.chosen(plan), Config(chunk, forward=schedule, backward=schedule))
-        )
+        words = (schedule or "").split()
+        kind = next((word for word in words if word != "two_level"), None)
+        outer = 2 * chunk if "two_level" in words else None
+        config = Config(chunk, forward=kind, backward=kind, outer=outer)
+        return module.load(module.generate(plan, module.chosen(plan), config))
     generated = module.generate(plan, module.chosen(plan, "sequential"))
     meta = dict(generated.meta)
     if meta["checkpoint"] > 1:

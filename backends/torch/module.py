@@ -217,9 +217,10 @@ def executed(functions: str, name: str) -> dict[str, Any]:
     return vars(module)
 
 
-def support_text(backend: str, part: str) -> str:
-    """The text of a module that generated files carry along."""
-    return resources.files(f"recc.backends.{backend}").joinpath(f"{part}.py").read_text(encoding="utf-8")
+def support_text(package: str, part: str) -> str:
+    """The text of a module that generated files carry along, of a backend or of a package of recc."""
+    package = package if package.startswith("recc.") else f"recc.backends.{package}"
+    return resources.files(package).joinpath(f"{part}.py").read_text(encoding="utf-8")
 
 
 def _names(text: str) -> set[str]:

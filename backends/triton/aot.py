@@ -13,7 +13,7 @@ import torch
 import triton
 from recc.backends.torch.layout import dtype_of
 from recc.backends.torch.module import Generated
-from recc.backends.triton.launch import Chunks, KernelPasses
+from recc.backends.triton.launch import Chunks, KernelPasses, Outer
 from recc.backends.triton.module import namespace
 from recc.backends.triton.tokens import Decoder, TokenPasses, Tokens
 from triton.backends.compiler import GPUTarget
@@ -41,6 +41,18 @@ class Recorded:
     options: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Decided:
+    """What was decided for a walk: its programs, chunks of a sequence, tokens in a chunk, chunks in an outer chunk (0:
+    none), and the work of the walks before it over its own."""
+
+    programs: int
+    chunks: int
+    rows: int
+    outer: int
+    more: float
+
+
 class _Recorder:
     """Stands for a kernel; notes how it is launched."""
 
@@ -58,9 +70,10 @@ class _Recorder:
 
 
 def launches(generated: Generated, sizes: dict[str, int], dtype: torch.dtype, batch: int = 2, time: int = 4096,
-             heads: int = 8) -> list[Recorded]:  # fmt: skip
+             heads: int = 8, processors: int = 1, noted: list[Decided] | None = None) -> list[Recorded]:  # fmt: skip
     """Every launch of a forward and a backward pass, and of one token where states are walked, on tensors of these
-    sizes, none of which is made."""
+    sizes, none of which is made. processors: of the device that the launches are planned for, which decides whether
+    there are outer chunks; `PROCESSORS` has those of some. noted: takes up what was decided for each walk, in order."""
     space, found = namespace(generated), []
     for name, value in list(space.items()):
         if isinstance(value, triton.JITFunction) and name.startswith(("forward_", "backward_", "decode_")):
@@ -68,6 +81,7 @@ def launches(generated: Generated, sizes: dict[str, int], dtype: torch.dtype, ba
     meta = generated.meta
     by_token = meta["chunk"] == 1
     passes = (TokenPasses if by_token else _Shapes)(meta, space["forward_tiles"], space["backward_tiles"])
+    passes.processors, passes.noted = processors, noted
     known = {**{dim: size or 64 for dim, size in _dims(meta).items()}, **sizes}
 
     def made(item: dict, *lead: int, kind: torch.dtype = dtype) -> torch.Tensor:
@@ -102,13 +116,31 @@ def _dims(meta: dict) -> dict[str, int | None]:
     return {**found, **meta["dims"]}
 
 
+class _Noted(Chunks):
+    """Chunks of tensors without values, which note what is decided for walks."""
+
+    noted: list[Decided] | None = None
+
+    def outer(self, programs: int, more: float, tokens: int | None = None) -> Outer:
+        found = super().outer(programs, more, tokens)
+        if self.noted is not None:
+            sequences = max(self.sequences, 1)
+            decided = Decided(programs * sequences, self.count // sequences, self.rows, found.chunks, more)
+            self.noted.append(decided)
+        return found
+
+
 class _Shapes(KernelPasses):
     """The passes on tensors without values."""
 
-    def _chunks(self, inputs: list, sizes: dict, cu_seqlens: None, reverse: bool, rows: int) -> Chunks:
+    noted: list[Decided] | None = None
+
+    def _chunks(self, inputs: list, sizes: dict, cu_seqlens: None, reverse: bool, rows: int) -> _Noted:
         first = inputs[0]
         place = (*first.shape[:2], sizes.get("heads"), rows, None, reverse, first.dtype, first.device)
-        return Chunks(*place, every=self.rows // rows)
+        chunks = _Noted(*place, every=self.rows // rows, processors=self.processors)
+        chunks.noted = self.noted
+        return chunks
 
 
 def compile_launch(launch: Recorded, target: str) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 
 from recc.backends.triton.loops import loops
 from recc.backends.triton.nodes import inner, ordered
-from recc.backends.triton.schedule import SMALL, Launch, Schedule
+from recc.backends.triton.schedule import SMALL, Schedule
+from recc.backends.triton.steps import Launch
 
 from recc.ir.node import COL, ROW, dim_of
 from recc.strategies import Choice
@@ -17,6 +18,7 @@ from recc.tile.program import TileProgram
 
 SCHEDULES = ("split", "fused")
 CHUNKS = (16, 32, 64, 128)
+OUTERS = (0, 256, 512, 1024)
 BLOCKS = (16, 32, 64, 128)
 WARPS = (2, 4, 8)
 STAGES = (1, 2, 3)
@@ -43,6 +45,8 @@ class Config:
     chunk: tokens in a chunk of the backward pass, a power of two: a state is kept for each. inner: tokens in a chunk of
     a fused forward pass, which divides `chunk`.
     forward, backward: the schedule of each pass, one of SCHEDULES; where a program cannot be fused, it is split.
+    outer: tokens in an outer chunk, each walked by programs of its own; 0: none, every sequence is walked in one go;
+    None: as `recc.strategies.outer` decides for a call.
     apart: whether results with different dims are computed by launches of their own.
     What is None is left to `default`.
     tiles: (kernel, tile) for launches, by the name that the kernel has in the generated file; the others take the
@@ -53,6 +57,7 @@ class Config:
     inner: int | None = None
     forward: str | None = None
     backward: str | None = None
+    outer: int | None = None
     apart: bool = False
     tiles: tuple[tuple[str, Tile], ...] = field(default=())
 
@@ -76,6 +81,7 @@ class Config:
 
 
 DEFAULT = Config()
+CROSS = Tile(block=32, stages=1)  # of what takes states from outer chunk to outer chunk, which reads a matrix for each
 
 
 def default(program: TileProgram, choice: Choice, config: Config) -> Config:
@@ -123,7 +129,7 @@ def schedules(chunks: tuple[int, ...] = CHUNKS) -> Iterator[Config]:
         if size > chunk:
             continue
         for apart in (False, True)[: 2 if backward == "split" else 1]:
-            yield Config(chunk, size, forward, backward, apart)
+            yield Config(chunk, size, forward, backward, apart=apart)
 
 
 def tiles(now: Tile) -> Iterator[Tile]:

@@ -6,13 +6,16 @@ import re
 
 from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
+from recc.backends.triton.chunk_walk import WalkKernel
 from recc.backends.triton.config import Config, Tile, default_tile
 from recc.backends.triton.kernel import Kernel, ranks
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.loops import loops
 from recc.backends.triton.nodes import dims, inner, reads
-from recc.backends.triton.schedule import Host, Launch, Schedule
-from recc.backends.triton.tensor import CHUNKS, FIXED, STATES, TOKENS, Tensor
+from recc.backends.triton.outer import OuterText
+from recc.backends.triton.schedule import Schedule
+from recc.backends.triton.steps import Host, Launch
+from recc.backends.triton.tensor import CHUNKS, FIXED, STATES, TOKENS, Tensor, Walk
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, sort_axes
 from recc.tile.program import seed_key
@@ -23,15 +26,16 @@ WIDE = ("inverse", "span_gain", "span_sum", "span_rsum", "scan", "rscan")
 # Names that the generated text has of its own.
 TAKEN = {"tl", "triton", "torch", "math", "F", "chunks", "like", "batch", "time", "heads", "head", "sequence", "block",
          "start", "count", "step", "chunk", "place", "slot", "first", "end", "rows", "tokens", "valid", "table",
-         "owners"}  # fmt: skip
+         "owners", "outer", "begin", "each"}  # fmt: skip
 
 
 class Function:
     """The kernels of a schedule, and `name(chunks, loads, params, carries, results)`, which launches them.
 
     results are the tensors that it writes: stores, leaving states, and, in the forward pass, what is saved. It returns
-    the sums. See `launch.py` for how tensors are laid out. text: all of it; kernels: one a launch, in order; rows:
-    tokens in a chunk; every: of so many chunks, the states that enter the first are kept.
+    the sums. See `launch.py` for how tensors are laid out. text: all of it; kernels: one a launch, in
+    order; outer_kernels: those that only calls with outer chunks launch; rows: tokens in a chunk; every: of so many
+    chunks, the states that enter the first are kept.
     """
 
     def __init__(self, schedule: Schedule, name: str, doc: str, config: Config) -> None:
@@ -40,10 +44,15 @@ class Function:
         self.every = config.every(schedule)
         self.rows = (config.chunk or 0) // self.every
         self.kernels: list[Kernel] = []
+        self.outer_kernels: list[Kernel] = []
         self.words = Words(program)
         self.used = set(TAKEN)
         self.tensors: dict[Node, Tensor] = {}
         self.written: dict[Node, list[Tensor]] = {}
+        if config.outer == 0:
+            for step in schedule.steps:
+                if isinstance(step, Launch):
+                    step.outer = []
         self.seeded = self._seeded()
         self.host: dict[Node, str] = {}
         self.arguments = [self._leaf(node) for node in self._leaves()]
@@ -96,13 +105,14 @@ class Function:
             names.append(name)
             self.given.append((node, name))
             self.written.setdefault(node, []).append(Tensor(name, TOKENS, node.axes))
-        self.walks: dict[Node, tuple[Tensor, Tensor, Tensor]] = {}
+        self.walks: dict[Node, Walk] = {}
         every, final = [], []
         for carry in program.carries:
             initial = self.tensors[carry.old]
             entering = Tensor(self._claim(f"{initial.name}_all"), CHUNKS, carry.old.axes)
             leaving = Tensor(self._claim(f"{initial.name}_out"), STATES, carry.old.axes, wide=True)
-            self.walks[carry.old] = initial, entering, leaving
+            read = not program.reverse or self.schedule.is_read(carry)
+            self.walks[carry.old] = Walk(initial.name, initial, entering if read else None, leaving)
             self.tensors[carry.old] = entering
             every.append(entering.name)
             final.append(leaving.name)
@@ -168,6 +178,7 @@ class Function:
 
     def _text(self) -> str:
         self.parts: dict[Node, Tensor] = {}
+        self.sources: dict[str, str] = {}  # dims that are others under a second name
         self.blocks: dict[tuple[str, int], str] = {}  # the part of a dim that a program takes: its variable
         kernels: list[str] = []
         lines = wrapped(f"def {self.name}(", ["chunks", *self.arguments, *self.results], "):")
@@ -190,9 +201,15 @@ class Function:
             for node in step.stores:
                 if node in self.schedule.held:
                     body += self._scratch(node, part)
-            kernel = self._kernel(step, name, tile)
+            outer = OuterText(self, step, part) if step.outer else None
+            kernel = self._kernel(step, name, tile, outer.walks if outer else self.walks)
             self.kernels.append(kernel)
-            kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
+            lines_of_kernel = text_of(kernel)  # first: comments stand where all of a chunk is computed
+            if outer is not None:
+                self.outer_kernels += [own for own, _ in outer.kernels]
+                kernels += outer.kernel_lines()
+                body += outer.lines()
+            kernels += lines_of_kernel
             body += kernel.call(self._size, part, stride)
         body += self._copies()
         sums = [self._expression(node) for node in self.program.sums.values()]
@@ -207,29 +224,31 @@ class Function:
             self.blocks[key] = self._claim(f"part_{dim}")
         return self.blocks[key]
 
-    def _kernel(self, step: Launch, name: str, tile: Tile) -> Kernel:
+    def _kernel(self, step: Launch, name: str, tile: Tile, walks: dict[Node, Walk],
+                kind: type[Kernel] | None = None) -> Kernel:  # fmt: skip
         taken = TAKEN | {dim_of(axis) for node in self.schedule.every for axis in dims(node.axes)}
-        tensors = self.tensors, self.written, self.walks
-        return Kernel(self.schedule, step, name, self.words, tensors, identifier, taken, tile, self.every)
+        kind = kind or (WalkKernel if step.walks else Kernel)
+        tensors = self.tensors, self.written, walks
+        return kind(self.schedule, step, name, self.words, tensors, identifier, taken, tile, self.every)
 
     def _kernel_name(self, step: Launch, before: str) -> str:
-        walks = any(
-            isinstance(other, Launch) and other.walks and other.slot > step.slot for other in self.schedule.steps
-        )
-        role = (
-            "fused"
-            if step.walks and self.schedule.fused
-            else "walk"
-            if step.walks
-            else "prepare"
-            if walks
-            else "finish"
-        )
+        return self._free(self._role(step), before)
+
+    def _free(self, role: str, before: str) -> str:
+        """A name for a kernel that none of those before it has."""
         wish = f"{self.name.removesuffix('_tiles')}_{role}"
         name, count = wish, 2
         while f"def {name}(" in before:
             name, count = f"{wish}_{count}", count + 1
         return name
+
+    def _role(self, step: Launch) -> str:
+        walks = any(
+            isinstance(other, Launch) and other.walks and other.slot > step.slot for other in self.schedule.steps
+        )
+        if step.walks:
+            return "fused" if self.schedule.fused else "walk"
+        return "prepare" if walks else "finish"
 
     def _size(self, axis: Axis | None) -> str:
         if axis == HEADS:
@@ -241,6 +260,8 @@ class Function:
         return dim_of(axis or "")
 
     def _size_lines(self, body: str) -> list[str]:
+        more = [line for dim, of in self.sources.items() for line in self._source_lines(dim, of)]
+        body = "\n".join([body, *more])
         lines = ["    like = chunks.like"] if re.search(r"\blike\b", body) else []
         for name in ("heads", "batch", "time"):
             if re.search(rf"\b{name}\b", body):
@@ -262,7 +283,13 @@ class Function:
             rest = self._beside(dim, others)
             for name, most in parts.items():
                 lines.append(f"    {name} = chunks.part({', '.join([f'block_{dim}', str(most), *rest])})")
-        return lines
+        return [*lines, *more]
+
+    def _source_lines(self, dim: str, of: str) -> list[str]:
+        """The sizes of a dim that is another one under a second name."""
+        parts = [(name, most) for (own, most), name in self.blocks.items() if own == dim]
+        lines = [f"    {dim}, block_{dim} = {of}, block_{of}"]
+        return lines + [f"    {name} = chunks.part(block_{dim}, {most})" for name, most in parts]
 
     def _least(self, dim: str) -> int:
         """16 for a side of a matrix product, which tensor cores need."""
@@ -338,3 +365,8 @@ class Function:
                 continue
             lines.append(f"    {name}.copy_({self._expression(node)})")
         return lines
+
+
+def text_of(kernel: Kernel) -> list[str]:
+    """The lines of a kernel, and two empty ones."""
+    return [*(part for line in kernel.lines() for part in folded(line)), "", ""]

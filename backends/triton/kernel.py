@@ -11,65 +11,63 @@ from recc.backends.triton.lines import wrapped
 from recc.backends.triton.loops import Loop, has, loops
 from recc.backends.triton.nodes import dims, inner, ordered, reads
 from recc.backends.triton.padding import Padding
-from recc.backends.triton.schedule import Launch, Schedule
-from recc.backends.triton.tensor import BLOCK, TOKENS, Tensor
+from recc.backends.triton.schedule import Schedule
+from recc.backends.triton.steps import Launch
+from recc.backends.triton.tensor import BLOCK, TOKENS, Tensor, Walk
 from recc.backends.triton.text import TileText, aligned_text, inlinable, static_text
 
 from recc.ir.node import GRID, HEADS, RANK, ROW, Axis, Node, dim_of
 from recc.tile.words import Words
 
 WIDTH = 88  # longest expression that is printed in line
-Tensors = tuple[dict[Node, Tensor], dict[Node, list[Tensor]], dict[Node, tuple[Tensor, Tensor, Tensor]]]
+NUMBERS = ("ROWS", "LEVELS", "STEP", "DOT", "PACKED")
+LEAVE_BEYOND = "    if PACKED:  # there may be fewer", "        if sequence < 0:", "            return"
+Tensors = tuple[dict[Node, Tensor], dict[Node, list[Tensor]], dict[Node, Walk]]
 
 
 class Kernel:
-    """The text of one launch.
+    """The text of one launch over all chunks.
 
-    tensors: every value in memory, by node; for each stored node the tensors it goes to; for each carry that a launch
-    takes along, (initial, entering, final) tensors. spell: makes a name of the generated file. every: of so many chunks
-    of a sequence, the states that enter the first are stored.
+    tensors: every value in memory, by node; for each stored node the tensors it goes to; each carry that the launch
+    takes along. spell: makes a name of the generated file. every: of so many chunks of a sequence, the states that
+    enter the first are stored.
     """
+
+    title = "One chunk and head"
 
     def __init__(self, schedule: Schedule, launch: Launch, name: str, words: Words, tensors: Tensors,
                  spell: Callable[[str], str], taken: set[str], tile: Tile, every: int) -> None:  # fmt: skip
         self.schedule, self.launch, self.name, self.words = schedule, launch, name, words
         self.tensors, self.written, self.walks = tensors
         self.spell, self.tile, self.every = spell, tile, every
-        read = schedule.is_read if schedule.program.reverse else lambda carry: True
-        self.entering = [carry for carry in launch.walks if read(carry)]  # what is stored for every chunk
+        self.entering = [carry for carry in launch.walks if self.walks[carry.old].entering is not None]
         self.variables: dict[Node, str] = {}
         self.spelled: dict[Node, str] = {}
         self.used = set(taken)
         self.statics: dict[Node, str] = {}
-        self.sequential = bool(launch.walks)
         self.ranks = ranks(schedule)
         loads = set(launch.loads) | {c.old for c in launch.walks}
         self.text = TileText(self.variables.get, self._static, Padding(loads.__contains__), self.ranks, self._part)
         self.users = self._count_users()
-        self.per_chunk = self.sequential or any(GRID in node.axes for node in [*launch.nodes, *launch.loads])
+        self.per_chunk = any(GRID in node.axes for node in [*launch.nodes, *launch.loads])
 
     # --- text ----------------------------------------------------------------------------------------------
 
     def lines(self) -> list[str]:
-        body = self._walk() if self.sequential else self._chunk()
-        arguments = [*self._pointers(), *self._constants(body)]
-        title = "One sequence and head" if self.sequential else "One chunk and head"
+        body = self._body()
+        arguments = [*self._pointers(), *self._constants()]
         lines = ["@triton.jit", *wrapped(f"def {self.name}(", arguments, "):")]
-        lines.append(f'    """{title}{self._block_words()}: {self._purpose()}."""')
+        lines.append(f'    """{self.title}{self._block_words()}: {self._purpose()}."""')
         return [*lines, *self._prologue(body), *body]
 
     def _block_words(self) -> str:
         return f", one block of {self.launch.split}" if self.launch.split else ""
 
     def _purpose(self) -> str:
-        if self.sequential:
-            names = ", ".join(f"`{carry.name}`" for carry in self.launch.walks)
-            cotangent = "the cotangent of " if self.schedule.program.reverse else ""
-            return f"{cotangent}{names} from chunk to chunk"
         names = [tensor.name for node in self.launch.stores for tensor in self.written[node]]
         return ", ".join(f"`{name}`" for name in dict.fromkeys(names))
 
-    def _chunk(self) -> list[str]:
+    def _body(self) -> list[str]:
         lines: list[str] = []
         for node in self.launch.loads:
             self._claim(node, self.tensors[node].name)
@@ -118,54 +116,9 @@ class Kernel:
                 lines.append(f"{indent}{self._store(node, tensor)}")
         return lines
 
-    def _walk(self) -> list[str]:
-        backward = self.schedule.program.reverse
-        lines, inside = [], []
-        for carry in self.launch.walks:
-            initial, _, _ = self.walks[carry.old]
-            name = self._claim(carry.old, initial.name)
-            lines.append(f"    {name} = {self._load(initial)}")
-        for node in self.launch.loads:
-            self._claim(node, self.tensors[node].name)
-        fixed = [node for node in self.launch.loads if GRID not in node.axes]
-        for node in fixed:
-            lines.append(f"    {self.variables[node]} = {self._load(self.tensors[node])}")
-        lines.append("    for step in range(count):")
-        lines.append(f"        place = {'count - 1 - step' if backward else 'step'}")
-        lines.append("        chunk = start + place")
-        for carry in self.entering:
-            line = f"        {self._store(carry.old, self.walks[carry.old][1])}"
-            if self.every > 1:  # the states that enter some chunks are kept
-                line = line.replace("(chunk *", "(slot *").replace(", mask=", ", mask=(slot >= 0) & ")
-                line = line if "mask=" in line else f"{line[:-1]}, mask=slot >= 0)"
-            inside.append(line)
-        pending = [node for node in self.launch.loads if node not in fixed]
-        inside += self._computed(self.launch.nodes, pending, "        ")
-        news = []
-        for carry in self.launch.walks:
-            inside += self._load_before([carry.new], pending, "        ")
-            whole = self.text._whole(carry.new, carry.old.axes)
-            news.append(self.text.padding.zeroed(carry.new, dims(carry.old.axes), whole, carry.old.axes))
-        olds = [self.variables[carry.old] for carry in self.launch.walks]
-        inside.append(f"        {', '.join(olds)} = {', '.join(news)}")
-        if self.every > 1 and self.entering:
-            kept = f"tile_kept(sequence, place, table_ptr, time, ROWS, {self.every}, PACKED)"
-            inside.insert(0, f"        slot = {kept}  # where the states that enter are kept, or -1")
-        if re.search(r"\b(tokens|end|valid)\b", "\n".join(inside)):
-            inside = [*_chunk_lines("        "), *inside]
-        lines += inside
-        lines += [f"    {self._store(carry.old, self.walks[carry.old][2])}" for carry in self.launch.walks]
-        return lines
-
     def _prologue(self, body: list[str]) -> Iterator[str]:
         text = "\n".join(body)
-        if self.sequential:
-            yield "    sequence = tl.program_id(0).to(tl.int64)"
-            yield "    start, count = tile_chunks(sequence, table_ptr, time, ROWS, PACKED)"
-        elif re.search(r"\b(chunk|tokens|end|valid|batch)\b", text):
-            yield "    chunk = tl.program_id(0).to(tl.int64)"
-            yield "    sequence, place = tile_place(chunk, owners_ptr, table_ptr, time, ROWS, PACKED)"
-            yield from ("    if PACKED:  # there may be fewer chunks", "        if sequence < 0:", "            return")
+        yield from self._where(text)
         if re.search(r"\bhead\b", text):
             yield "    head = tl.program_id(1)"
         if re.search(r"\bheads\b", text):
@@ -174,13 +127,20 @@ class Kernel:
             yield "    block = tl.program_id(2)"
         if re.search(r"\brows\b|\btokens\b|\bvalid\b", text):
             yield "    rows = tl.arange(0, ROWS)"
-        if not self.sequential and re.search(r"\b(tokens|end|valid|batch)\b", text):
-            yield from _chunk_lines("    ")
+        if not self.launch.walks and re.search(r"\b(tokens|end|valid|batch)\b", text):
+            yield from chunk_lines("    ")
         for dim in self.launch.dims:
             if dim != self.launch.loop and re.search(rf"\b(offs|in)_{dim}\b", text):
                 at = f"block * BLOCK_{dim} + " if dim == self.launch.split else ""
                 yield f"    offs_{dim} = {at}tl.arange(0, BLOCK_{dim})"
                 yield f"    in_{dim} = offs_{dim} < {dim}"
+
+    def _where(self, text: str) -> Iterator[str]:
+        """What the program works on."""
+        if re.search(r"\b(chunk|tokens|end|valid|batch)\b", text):
+            yield "    chunk = tl.program_id(0).to(tl.int64)"
+            yield "    sequence, place = tile_place(chunk, owners_ptr, table_ptr, time, ROWS, PACKED)"
+            yield from LEAVE_BEYOND
 
     # --- arguments -------------------------------------------------------------------------------------------
 
@@ -189,29 +149,38 @@ class Kernel:
         found = [self.tensors[node] for node in self.launch.loads]
         found += [tensor for node in self.launch.stores for tensor in self.written[node]]
         for carry in self.launch.walks:
-            initial, entering, leaving = self.walks[carry.old]
-            found += [initial, *([entering] if carry in self.entering else []), leaving]
+            own = self.walks[carry.old]
+            found += [x for x in (own.initial, own.entering, own.leaving) if isinstance(x, Tensor)]
         return list(dict.fromkeys(found))
 
+    def _places(self) -> list[tuple[str, str]]:
+        """The arguments that say where chunks lie, and what the call passes for them."""
+        names = ("owners_ptr", "chunks.owners"), ("table_ptr", "chunks.table"), ("time", "chunks.time")
+        return [*names] if self.per_chunk else []
+
+    def _programs(self) -> str:
+        return "chunks.count" if self.per_chunk else "1"
+
+    def _fixed(self) -> tuple[str, ...]:
+        return NUMBERS
+
     def _pointers(self) -> list[str]:
-        parts = ["owners_ptr"] if self.per_chunk and not self.sequential else []
-        parts += ["table_ptr", "time"] if self.per_chunk else []
+        parts = [name for name, _ in self._places()]
         for tensor in self._memory():
             parts += [f"{tensor.name}_ptr", *(name for _, name in tensor.strides)]
         return parts
 
-    def _constants(self, body: list[str]) -> list[str]:
+    def _constants(self) -> list[str]:
         """The names of sizes, known when the kernel is compiled."""
         dims_ = [f"{prefix}{dim}: tl.constexpr" for dim in self.launch.dims for prefix in ("", "BLOCK_")]
         numbers = [f"{name}: tl.constexpr" for name in self.statics.values()]
-        fixed = [f"{name}: tl.constexpr" for name in ("ROWS", "LEVELS", "STEP", "DOT", "PACKED")]
+        fixed = [f"{name}: tl.constexpr" for name in self._fixed()]
         return [*dims_, *numbers, *fixed]
 
     def call(self, sizes: Callable[[Axis], str], part: str | None, step: str | None) -> list[str]:
         """The lines that launch the kernel. part, step: the variables for how much of the split dim a program takes,
         and how much of the dim of its loop at a time."""
-        lead = ["chunks.owners"] if self.per_chunk and not self.sequential else []
-        lead += ["chunks.table", "chunks.time"] if self.per_chunk else []
+        lead = [passed for _, passed in self._places()]
         for tensor in self._memory():
             lead.append(tensor.name)
             lead += [f"*{tensor.name}.stride()"] if tensor.strides else []
@@ -224,12 +193,15 @@ class Kernel:
         keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={blocks[dim]}" for dim in self.launch.dims]
         keys += [f"{name}={static_text(node, sizes)}" for node, name in self.statics.items()]
         count = f"triton.cdiv({sizes(split)}, {blocks[split]})" if split else "1"
-        programs = "chunks.sequences" if self.sequential else "chunks.count" if self.per_chunk else "1"
         heads = "heads" if self._headed() else "1"
         tile = self.tile
         options = f"num_warps={tile.warps}, num_stages={tile.stages}, enable_fp_fusion=True"
-        grid = f"({programs}, {heads}, {count})"
-        return wrapped(f"    {self.name}[{grid}](", [*lead, *keys, "**chunks.fixed", options], ")")
+        grid = f"({self._programs()}, {heads}, {count})"
+        return wrapped(
+            f"    {self.name}[{grid}](",
+            [*lead, *keys, "**outer.fixed" if "OUTER" in self._fixed() else "**chunks.fixed", options],
+            ")",
+        )
 
     def _headed(self) -> bool:
         every = [*self.launch.nodes, *self.launch.loads, *(c.old for c in self.launch.walks)]
@@ -324,7 +296,8 @@ class Kernel:
         tile = self._tile(tensor)
         parts = [f"{tensor.name}_ptr"]
         if tensor.strides:
-            lead = {BLOCK: "block", GRID: "batch" if tensor.layout == TOKENS else "sequence", HEADS: "head"}
+            entry = tensor.entry or ("batch" if tensor.layout == TOKENS else "sequence")
+            lead = {BLOCK: "block", GRID: entry, HEADS: "head"}
             for axis, stride in tensor.strides:
                 index = lead.get(axis) or ("tokens" if axis == ROW else self.text.place(axis))
                 place = index if axis in lead else aligned_text(index, 0, (axis,), tile)
@@ -341,7 +314,8 @@ class Kernel:
         if tensor.parts:
             lead = "block"
         if GRID in tensor.axes:
-            lead = f"({lead} * tl.num_programs(0) + chunk)" if lead else "chunk"
+            entry = tensor.entry or "chunk"
+            lead = f"({lead} * tl.num_programs(0) + {entry})" if lead else entry
         if HEADS in tensor.axes:
             lead = f"({lead} * heads + head)" if lead else "head"
         if lead:
@@ -357,7 +331,7 @@ def ranks(schedule: Schedule) -> int:
     return 1 << (max(found, default=1) - 1).bit_length()
 
 
-def _chunk_lines(indent: str) -> list[str]:
+def chunk_lines(indent: str) -> list[str]:
     return [
         f"{indent}batch, first, end = tile_chunk(sequence, place, table_ptr, time, ROWS, STEP, PACKED)",
         f"{indent}valid = rows <= end  # the last row that holds a token",

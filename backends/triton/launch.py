@@ -5,14 +5,24 @@ chunks of a sequence follow each other. What passes from kernel to kernel is [ch
 inputs but for what must be float32.
 """
 
+import functools
+
 import torch
 import triton.language as tl
 from recc.backends.torch.layout import chunk_bound, declared, dim_of, ordered, working_dtype
 from recc.backends.torch.op import Op
 from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_once, register
 
+from recc.strategies.outer import outer_chunk
+
 SCAN = 8192  # elements of the tiles that a program scans
 DOTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+@functools.cache
+def processors_of(device):
+    """How many multiprocessors a device has; 1 where programs run one after the other."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 class Chunks:
@@ -23,7 +33,8 @@ class Chunks:
     enter the first are kept.
     """
 
-    def __init__(self, batch, time, heads, rows, cu_seqlens, reverse, dtype, device, every=1):
+    def __init__(self, batch, time, heads, rows, cu_seqlens, reverse, dtype, device, every=1, processors=None):
+        self.processors = processors or processors_of(device)
         self.batch, self.time, self.heads, self.rows = batch, time, heads or 1, rows
         self.dtype, self.device = dtype, device
         packed = cu_seqlens is not None
@@ -39,10 +50,21 @@ class Chunks:
         counts = torch.div(bounds.diff() + self.rows - 1, self.rows, rounding_mode="floor")
         kept = torch.div(counts + every - 1, every, rounding_mode="floor")
         starts, kept = (torch.cat([bounds.new_zeros(1), x.cumsum(0)]) for x in (counts, kept))
-        chunk = torch.arange(self.count, device=self.device)
-        owners = torch.searchsorted(starts[1:].contiguous(), chunk, right=True)
-        owners = torch.where(chunk < starts[-1], owners, -1)
-        return torch.stack([bounds, starts, kept], 1), owners
+        return torch.stack([bounds, starts, kept], 1), self.owners_of(starts, self.count)
+
+    @staticmethod
+    def owners_of(starts, count):
+        """The sequence of each of `count` parts, -1 beyond the last; starts: each sequence's first part, int64."""
+        part = torch.arange(count, device=starts.device)
+        owners = torch.searchsorted(starts[1:].contiguous(), part, right=True)
+        return torch.where(part < starts[-1], owners, -1)
+
+    def outer(self, programs, more, tokens=None):
+        """Outer chunks for walks by so many programs a sequence; see `outer_chunk`. tokens: of each, where fixed."""
+        each = self.count // max(self.sequences, 1)  # of packed sequences the mean
+        if tokens is None:
+            return Outer(self, outer_chunk(programs * self.sequences, each, self.rows, self.processors, more))
+        return Outer(self, max(tokens // self.rows, 1))
 
     @property
     def like(self):
@@ -77,8 +99,38 @@ class Chunks:
         return min(block, max(1, SCAN // beside))
 
 
+class Outer:
+    """The outer chunks of a call, of `chunks` chunks each; where that is 0, every sequence is one.
+
+    count: how many there are, or at most are where sequences are packed; table: the first of each sequence and the end
+    of the last, int64 [sequences + 1]; owners: int64 [count].
+    """
+
+    def __init__(self, call, chunks):
+        self.call, self.chunks, self.several = call, chunks, chunks > 0
+        self.fixed = {**call.fixed, "OUTER": self.several}
+        self.table = self.owners = None
+        self.count = call.sequences
+        if self.several and call.table is not None:
+            self.count = -(-call.count // chunks) + call.sequences
+            counts = torch.div(call.table[:, 1].diff() + chunks - 1, chunks, rounding_mode="floor")
+            self.table = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+            self.owners = call.owners_of(self.table, self.count)
+        elif self.several:
+            self.count *= -(-call.count // max(call.sequences, 1) // chunks)
+
+    def wide(self, *sizes):
+        """Memory in float32 for each outer chunk."""
+        return self.call.wide(self.count, *sizes)
+
+
 class KernelPasses(Passes):
-    """The passes of a recurrence whose tile functions launch kernels on whole tensors."""
+    """The passes of a recurrence whose tile functions launch kernels on whole tensors.
+
+    processors: of the device that they are planned for, where that is not the tensors' own.
+    """
+
+    processors = None
 
     def forward(self, *arguments):
         *tensors, cu_seqlens, reverse = arguments
@@ -149,7 +201,7 @@ class KernelPasses(Passes):
             check_once(cu_seqlens, inputs[0].shape[1])
         first = inputs[0]
         place = (*first.shape[:2], sizes.get("heads"), rows, cu_seqlens, reverse, first.dtype, first.device)
-        return Chunks(*place, every=self.rows // rows)
+        return Chunks(*place, every=self.rows // rows, processors=self.processors)
 
 
 class KernelOp(Op):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recc.backends.triton.nodes import dims, ordered, reads
-from recc.backends.triton.schedule import Launch
+from recc.backends.triton.steps import Launch
 
 from recc.ir.node import Axis, Node, dim_of
 

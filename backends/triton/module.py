@@ -92,7 +92,8 @@ def standalone(generated: Generated, rec: Recurrence) -> str:
     if generated.meta["chunk"] == 1:
         support.append(support_text("triton", "tokens"))
         return one_file(generated, rec, IMPORTS, libraries, support, "TokenOp", (*TILES, "decode_tiles"))
-    return one_file(generated, rec, IMPORTS, libraries, [*support, support_text("triton", "launch")], "KernelOp")
+    support += [support_text("recc.strategies", "outer"), support_text("triton", "launch")]
+    return one_file(generated, rec, IMPORTS, libraries, support, "KernelOp")
 
 
 def load(generated: Generated) -> Any:

@@ -60,3 +60,39 @@ def tile_kept(sequence, place, table, time, ROWS: tl.constexpr, EVERY: tl.conste
     else:
         first = sequence * tl.cdiv(time, ROWS * EVERY)
     return tl.where(place % EVERY == 0, first + place // EVERY, -1)
+
+
+@triton.jit
+def tile_outer(outer, owners, outers, each, table, time, ROWS: tl.constexpr, PACKED: tl.constexpr, OUTER: tl.constexpr):
+    """Of an outer chunk: its sequence, -1 beyond the last; the sequence's first chunk; the place of its own first
+    chunk, and how many it has, `each` but for the last of a sequence. Without OUTER each sequence is one outer chunk.
+    owners: the sequence of each; outers: the first of each sequence."""
+    if OUTER:
+        if PACKED:
+            sequence = tl.load(owners + outer)
+            own = tl.maximum(sequence, 0)
+            first = tl.load(outers + own)
+        else:
+            sequence = outer // tl.cdiv(tl.cdiv(time, ROWS), each)
+            own = sequence
+            first = own * tl.cdiv(tl.cdiv(time, ROWS), each)
+        start, count = tile_chunks(own, table, time, ROWS, PACKED)
+        begin = (outer - first) * each
+        count = tl.minimum(count - begin, each)
+    else:
+        sequence = outer
+        begin = outer * 0
+        start, count = tile_chunks(outer, table, time, ROWS, PACKED)
+    return sequence, start, begin, count
+
+
+@triton.jit
+def tile_outers(sequence, outers, time, each, ROWS: tl.constexpr, PACKED: tl.constexpr):
+    """The first outer chunk of a sequence, and how many it has."""
+    if PACKED:
+        start = tl.load(outers + sequence)
+        count = tl.load(outers + sequence + 1) - start
+    else:
+        count = sequence * 0 + tl.cdiv(tl.cdiv(time, ROWS), each)
+        start = sequence * count
+    return start, count

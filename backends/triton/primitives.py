@@ -92,6 +92,14 @@ def tile_dot(a, b, DOT: tl.constexpr):
     return tl.dot(a.to(DOT), b.to(DOT), input_precision="ieee")
 
 
+@triton.jit
+def tile_wide_dot(a, b, DOT: tl.constexpr):
+    """a @ b of what crosses outer chunks, where rounding adds up over a sequence: at least 11 bits of both, in tf32."""
+    if DOT == tl.float32:
+        return tl.dot(a, b, input_precision="ieee")
+    return tl.dot(a, b, input_precision="tf32")
+
+
 # --- rows -----------------------------------------------------------------------------------------------------
 
 

@@ -9,12 +9,12 @@ only what a walk would otherwise compute in its loop, and triangular inverses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inner, ordered, reads
+from recc.backends.triton.steps import Host, Launch, Outer
 
 from recc.ir.node import COL, COMPLEX, GRID, HEADS, ROW, Node, dim_of
+from recc.tile.outer import crossing
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
 from recc.tile.program import Carry, TileProgram
 
@@ -30,38 +30,6 @@ class Unserved(ValueError):
     def __init__(self, problem: str, help: str) -> None:
         super().__init__(f"{problem}; {help}")
         self.problem, self.help = problem, help
-
-
-@dataclass
-class Launch:
-    """A kernel. nodes: what it computes, in order; loads: what it reads from memory; stores: what it writes.
-
-    walks: the carries that it takes along a sequence's chunks, none where all chunks run at once. split: the dim that
-    several programs share, in blocks; loop: the dim that a program takes block by block.
-    """
-
-    slot: int
-    nodes: list[Node]
-    loads: list[Node]
-    stores: list[Node]
-    walks: list[Carry] = field(default_factory=list)
-    split: str | None = None
-    loop: str | None = None
-
-    @property
-    def dims(self) -> list[str]:
-        """The dims of the spec that its tiles have."""
-        every = [*self.nodes, *self.loads, *(carry.old for carry in self.walks)]
-        found = {dim_of(axis) for node in every for axis in dims(node.axes)}
-        return sorted(dim for dim in found if not dim.startswith("@"))
-
-
-@dataclass
-class Host:
-    """Calls of torch."""
-
-    slot: int
-    nodes: list[Node]
 
 
 def split_axis(program: TileProgram) -> str | None:
@@ -105,6 +73,9 @@ class Schedule:
         self.fused = fused and self._fusible()
         self._hold()
         self.steps = self._fused_steps() if self.fused else self._steps()
+        for step in self.steps:
+            if isinstance(step, Launch) and step.walks:
+                step.outer = self._outer(step)
 
     def _refuse(self) -> None:
         for node in self.every:
@@ -320,7 +291,33 @@ class Schedule:
         """Whether a later launch reads the states that enter chunks."""
         return any(carry.old in step.loads for step in self.steps if isinstance(step, Launch))
 
-    def _launch(self, slot: int, roots: list[Node], walks: list[Carry], stores: list[Node]) -> Launch:
+    def _outer(self, walk: Launch) -> list[Outer]:
+        """What a walk needs for outer chunks, level by level: those of a level are walked with the levels before it."""
+        found = []
+        for level in sorted({carry.level for carry in walk.walks}):
+            crossings = [crossing(carry, self.program) for carry in walk.walks if carry.level == level]
+            before = [carry for carry in walk.walks if carry.level < level]
+            if any(one is None for one in crossings):
+                return []
+            own, dense = before + [one.carry for one in crossings], list(before)
+            for one in crossings:
+                if one.transition is not None:
+                    (dense if one.dense else own).append(one.transition)
+            tiles = [tile for one in crossings for tile in (one.own, one.total) if tile is not None]
+            cross = [Carry(one.carry.name, one.carry.old, one.leaving, level) for one in crossings]
+            found.append(
+                Outer(
+                    crossings,
+                    self._launch(walk.slot, [c.new for c in own], own, []),
+                    self._launch(walk.slot, [c.new for c in dense], dense, []) if len(dense) > len(before) else None,
+                    self._launch(walk.slot, [c.new for c in cross], cross, [], tiles),
+                )
+            )
+        return found
+
+    def _launch(self, slot: int, roots: list[Node], walks: list[Carry], stores: list[Node],
+                tiles: list[Node] | None = None) -> Launch:  # fmt: skip
+        """tiles: what it reads that is no value of the program."""
         own = {c.old for c in walks}
 
         def memory(node: Node) -> bool:
@@ -330,7 +327,7 @@ class Schedule:
                 return not (node in self.partial and self.held[node] == slot)
             return self.held.get(node, slot) < slot
 
-        stops = {node for node in self.every if memory(node)}
+        stops = {node for node in [*self.every, *(tiles or ())] if memory(node)}
         found = ordered(roots, stops)
         loads = [node for node in found if node in stops]
         nodes = [node for node in found if node not in stops and node not in own]
@@ -353,6 +350,10 @@ class Schedule:
                 bound.add(dim_of(node["axis"]))
             elif node.op == "score":
                 bound.add(dim_of(node["over"]))
+            elif node.op == "rename":
+                bound |= {
+                    dim_of(axis) for pair in node["mapping"] for axis in pair if dim_of(pair[0]) != dim_of(pair[1])
+                }
         free = sorted(present - bound)
         return self.split if self.split in free else free[-1] if free else None
 

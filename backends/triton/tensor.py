@@ -17,7 +17,8 @@ class Tensor:
     tokens: [batch, heads, time, dims] with strides; chunks: [chunks, heads, tile], contiguous; fixed: [heads, tile],
     contiguous; states: [sequences, heads, dims] with strides. axes: the node's, which say which of these there are.
     zero: rows after a chunk's last token are read as 0, otherwise they repeat that token. parts: a leading axis counts
-    the blocks of a sum. wide: always float32, where others of its layout have the inputs' dtype.
+    the blocks of a sum. wide: always float32, where others of its layout have the inputs' dtype. entry: the variable
+    that counts along the first axis, where that is not what the layout says.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Tensor:
     zero: bool = False
     parts: bool = False
     wide: bool = False
+    entry: str = ""
 
     @property
     def strides(self) -> list[tuple[Axis, str]]:
@@ -35,6 +37,20 @@ class Tensor:
         names = {BLOCK: "block", GRID: "batch" if self.layout == TOKENS else "sequence", HEADS: "head", ROW: "time"}
         axes = (BLOCK, *self.axes) if self.parts else self.axes
         return [(axis, f"{self.name}_{names.get(axis, label(axis))}") for axis in axes]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Where a state that a launch takes along comes from and goes to.
+
+    initial: the tensor with what enters first, or the number that it is, or None for the identity matrix; entering:
+    what enters each chunk is stored there; leaving: what leaves last is.
+    """
+
+    name: str
+    initial: Tensor | float | None
+    entering: Tensor | None = None
+    leaving: Tensor | None = None
 
 
 def label(axis: Axis) -> str:

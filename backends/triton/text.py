@@ -13,6 +13,7 @@ from recc.backends.triton.padding import Padding
 from recc.ir.node import COL, RANK, ROW, Axis, Node, dim_of, sort_axes, walk
 from recc.ir.ops import is_zero
 from recc.tile.ops import LEAST
+from recc.tile.outer import FROM
 
 # The text of each elementwise op, and how tightly it binds.
 ELEMENTWISE: dict[str, tuple[str, int]] = {
@@ -270,7 +271,8 @@ class TileText:
             texts, ours, theirs, left, right = texts[::-1], theirs, ours, right, left
         first = self._matrix(texts[0], ours, left, over)
         second = self._matrix(texts[1], theirs, over, right)
-        text = f"tile_dot({first}, {second}, DOT)"
+        crossing = any(axis.endswith(FROM) for axis in over)
+        text = f"{'tile_wide_dot' if crossing else 'tile_dot'}({first}, {second}, DOT)"
         if len(left) > 1 or len(right) > 1:
             text = f"tl.reshape({text}, {self.shape((*left, *right))})"
         return self._turned(text, (*left, *right), wanted)

@@ -38,13 +38,19 @@ class Moved:
         return self.read + self.written
 
 
-def moved(function: Function, sizes: Mapping[str, int], itemsize: int = 2) -> list[Moved]:
-    """Every launch of a pass where dims have `sizes` (128 where they are not named) and inputs `itemsize` bytes."""
-    return [_Launch(function, kernel, sizes, itemsize).moved() for kernel in function.kernels]
+def moved(function: Function, sizes: Mapping[str, int], itemsize: int = 2, outer: int = 0) -> list[Moved]:
+    """Every launch of a pass where dims have `sizes` (128 where they are not named) and inputs `itemsize` bytes.
+
+    outer: chunks in an outer chunk, 0 where each sequence is walked in one go.
+    """
+    kernels = [*function.kernels, *(function.outer_kernels if outer else ())]
+    return [_Launch(function, kernel, sizes, itemsize, outer).moved() for kernel in kernels]
 
 
 class _Launch:
-    def __init__(self, function: Function, kernel: Kernel, sizes: Mapping[str, int], itemsize: int) -> None:
+    def __init__(self, function: Function, kernel: Kernel, sizes: Mapping[str, int], itemsize: int,
+                 outer: int) -> None:  # fmt: skip
+        self.outer = outer
         self.function, self.kernel, self.launch = function, kernel, kernel.launch
         self.sizes, self.itemsize, self.rows = sizes, itemsize, function.rows
 
@@ -56,16 +62,21 @@ class _Launch:
         for node in self.launch.stores:
             for tensor in self.kernel.written[node]:
                 written += self._bytes(tensor) * (self._blocks() if tensor.parts else 1)
-        for carry in self.kernel.entering:
-            written += self._bytes(self.kernel.walks[carry.old][1]) / self.function.every
+        for carry in self.launch.walks:
+            walk = self.kernel.walks[carry.old]
+            read += self._bytes(walk.initial) if isinstance(walk.initial, Tensor) else 0.0
+            written += self._bytes(walk.leaving) if walk.leaving is not None else 0.0
+            if walk.entering is not None:
+                kept = 1 if walk.entering.entry else self.function.every
+                written += self._bytes(walk.entering) / kept
         return Moved(self.kernel.name, read, written)
 
     def _size(self, dim: str) -> int:
-        return self.sizes.get(dim) or TYPICAL
+        return self.sizes.get(self.function.sources.get(dim, dim)) or TYPICAL
 
     def _bytes(self, tensor: Tensor) -> float:
         """Per token and head, once."""
-        if tensor.layout in (FIXED, STATES):
+        if tensor.layout in (FIXED, STATES) and not (tensor.entry and self.outer):
             return 0.0
         count = 1.0
         for axis in inner(tensor.axes):
@@ -75,6 +86,8 @@ class _Launch:
                 count *= self.kernel.ranks
             else:
                 count *= self._size(dim_of(axis))
+        if tensor.entry:
+            return 4 * count / (self.rows * self.outer)
         assert tensor.layout in (TOKENS, CHUNKS)
         return count / self.rows * (4 if tensor.wide else self.itemsize)
 

@@ -17,6 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the machine's view")
     parser.add_argument("--target", metavar="ARCH", help="also compile the Triton kernels for a GPU, which need not be "
                         "there, and show what they use: sm_90, sm_80, sm_100, gfx942")  # fmt: skip
+    for name, default, words in (("batch", 2, "sequences"), ("time", 4096, "tokens"), ("heads", 8, "heads")):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N",
+                            help=f"with --target: {words} of a call (default: {default})")  # fmt: skip
     options.compiling(parser)
 
 
@@ -27,11 +30,12 @@ def run(args: argparse.Namespace) -> int:
     from recc.backends.c.explain import Section, view
     from recc.cli import common, kernels
 
+    size = args.batch, args.time, args.heads
     found = [(rec, *common.choice(rec, args)) for rec in common.recurrences(args.spec, args)]
     if args.json:
         views = [explain_json(*parts) | {"native": view(parts[1])} for parts in found]
         for own, parts in zip(views, found):
-            own |= {"kernels": kernels.view(*parts[1:], args.target)} if args.target else {}
+            own |= {"kernels": kernels.view(*parts[1:], args.target, *size)} if args.target else {}
         print(json.dumps(views[0] if len(views) == 1 else views, indent=2))
     else:
         for place, parts in enumerate(found):
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(Section(view(parts[1])))
             if args.target:
                 console.print()
-                console.print(kernels.Section(kernels.view(*parts[1:], args.target)))
+                console.print(kernels.Section(kernels.view(*parts[1:], args.target, *size)))
     return 0
 
 

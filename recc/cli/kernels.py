@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from recc.analysis.plan import Plan
+    from recc.backends.triton.aot import Decided
     from recc.strategies import Choice
     from recc.tuning.tune import Task
 
@@ -43,8 +44,9 @@ def checked(target: str) -> str:
 # --- explain ----------------------------------------------------------------------------------------------------------
 
 
-def view(plan: Plan, choice: Choice, target: str) -> dict[str, Any]:
-    """The machine's view of a recurrence's kernels in bfloat16, compiled for `target`; dims without a size are 64."""
+def view(plan: Plan, choice: Choice, target: str, batch: int, time: int, heads: int) -> dict[str, Any]:
+    """The machine's view of a recurrence's kernels in bfloat16, compiled for `target`, and of what is decided for calls
+    of this size; dims without a size are 64."""
     needed(f"--target {target}")
     import torch
 
@@ -53,21 +55,56 @@ def view(plan: Plan, choice: Choice, target: str) -> dict[str, Any]:
     from recc.backends.triton.aot import compile_launch, facts, launches
     from recc.backends.triton.module import generate
     from recc.backends.triton.schedule import Unserved
+    from recc.strategies.outer import PROCESSORS
 
     checked(target)
     try:
         generated = generate(plan, choice)
+        parts = traffic.passes(plan, choice) if choice.parallel else ()
     except Unserved as error:
         return {"target": target, "served": False, "reason": f"{error.problem}; {error.help}"}
     sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
-    moved = {one.kernel: one.total for part in traffic.passes(plan, choice) for one in traffic.moved(part, sizes)}
+    noted: list[Decided] = []
+    processors = PROCESSORS.get(target, PROCESSORS["sm_90"])
+    made = launches(generated, {}, torch.bfloat16, batch, time, heads, processors, noted)
+    walks = [kernel for part in parts for kernel in part.kernels if kernel.launch.walks]
+    outers = dict(zip([kernel.name for kernel in walks if kernel.launch.outer], noted, strict=True))
+    moved = {}
+    for part in parts:
+        each = max(
+            (one.outer for name, one in outers.items() if part.name.startswith(name.partition("_")[0])), default=0
+        )
+        moved |= {one.kernel: one.total for one in traffic.moved(part, sizes, outer=each)}
     rows = []
-    for launch in launches(generated, {}, torch.bfloat16):
+    for launch in made:
         found = facts(compile_launch(launch, target))
         rows.append({"kernel": launch.name, **found, "warps": launch.options["num_warps"],
-                     "bytes": moved[launch.name]})  # fmt: skip
+                     "bytes": moved.get(launch.name)})  # fmt: skip
     return {"target": target, "served": True, "dtype": "bfloat16", "sizes": sizes, "chunk": choice.chunk,
+            "call": {"batch": batch, "time": time, "heads": heads},
+            "walks": [{"kernel": kernel.name, **decision(outers.get(kernel.name), processors)} for kernel in walks],
             "launches": rows}  # fmt: skip
+
+
+def decision(found: Decided | None, processors: int) -> dict[str, Any]:
+    """Whether a walk takes outer chunks, and why, as `recc.strategies.outer` decides."""
+    from recc.strategies.outer import LEAST, one_walk, two_level
+
+    if found is None:
+        return {"outer": 0, "why": "its states have no transition that many chunks could share"}
+    steps = one_walk(found.programs, found.chunks, processors)
+    whole = f"{found.programs} programs on {processors} multiprocessors, {steps:,.0f} dependent steps"
+    sizes, size = {}, max(LEAST // found.rows, 1)
+    while size < found.chunks:
+        sizes[size] = two_level(found.programs, found.chunks, size, processors, found.more)
+        size *= 2
+    view = {"outer": found.outer * found.rows, "programs": found.programs, "processors": processors, "steps": steps}
+    if found.outer:
+        outers = -(-found.chunks // found.outer)
+        return {**view, "steps": sizes[found.outer], "why": f"{found.programs * outers} programs, "
+                f"{sizes[found.outer]:,.0f} dependent steps; each sequence in one walk: {whole}"}  # fmt: skip
+    least = f"{min(sizes.values()):,.0f} steps at the least" if sizes else f"none of {LEAST} tokens fits in"
+    return {**view, "why": f"{whole}; with outer chunks: {least}"}
 
 
 class Section:
@@ -92,18 +129,26 @@ class Section:
         for row in found["launches"]:
             cells = [f"{row[name]:,}" for name in COLUMNS]
             style = "bold red" if row["spills"] else None
-            table.add_row(f"  {row['kernel']}", str(row["warps"]), *cells, f"{row['bytes']:,.0f}", style=style)
+            cells.append("" if row["bytes"] is None else f"{row['bytes']:,.0f}")
+            table.add_row(f"  {row['kernel']}", str(row["warps"]), *cells, style=style)
         for passes in ("forward", "backward"):
             own = [row for row in found["launches"] if row["kernel"].startswith(passes)]
-            moved = sum(row["bytes"] for row in own)
+            known = [row["bytes"] for row in own if row["bytes"] is not None]
             empty = [""] * (len(COLUMNS) + 1)
             launches = f"{len(own)} launch{'es' * (len(own) != 1)}"
-            table.add_row(f"  {passes}: {launches}", *empty, f"{moved:,.0f}", style="dim")
+            table.add_row(f"  {passes}: {launches}", *empty, f"{sum(known):,.0f}" if known else "", style="dim")
         return Group(
             Text(f"kernels for {found['target']}", "bold"),
             Text(f"  {sizes}{found['dtype']}, {found['chunk']} tokens in a chunk; bytes: {BYTES}", "dim"),
             table,
-        )
+            *([Text("  for batch {batch:,}, time {time:,} and {heads:,} heads:".format(**found["call"]), "dim")]
+              if found["walks"] else []),
+            *(Text(f"  {walk['kernel']}: {_way(walk)}: {walk['why']}") for walk in found["walks"]),
+        )  # fmt: skip
+
+
+def _way(walk: dict[str, Any]) -> str:
+    return f"outer chunks of {walk['outer']:,} tokens" if walk["outer"] else "each sequence in one walk"
 
 
 # --- tune, without the device -----------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class GpuSpace:
             return
         yield {"backend": "triton"}
         near = (usual.chunk // 2, usual.chunk, 2 * usual.chunk)
+        yield from ({"backend": "triton", "outer": outer} for outer in config.OUTERS)
         for found in config.schedules():
             differ = sum(value != getattr(usual, name) for name, value in vars(found).items())
             if differ and (effort == FULL or (differ == 1 and found.chunk in near)):

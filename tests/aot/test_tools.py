@@ -12,7 +12,7 @@ from recc.backends.triton import aot
 
 from recc.cli import main
 
-SMALL = ["--dim", "K=32,V=32", "--chunk", "16"]
+SMALL = ["--dim", "K=32,V=32", "--chunk", "16", "--time", "128"]
 
 
 def test_explain_shows_what_each_launch_uses(capsys):
@@ -28,6 +28,18 @@ def test_explain_shows_what_each_launch_uses(capsys):
     assert forward >= 4 * 32 * 2 + 2 * 32 * 32 / 16
 
 
+def test_explain_says_how_sequences_are_walked(capsys):
+    few = ["--dim", "K=16,V=16", "--chunk", "16", "--batch", "1", "--heads", "2", "--time", "16384"]
+    assert main(["explain", "gated_delta_net", "--target", "sm_90", "--json", *few]) == 0
+    found = json.loads(capsys.readouterr().out)["kernels"]
+    walks = {walk["kernel"]: walk for walk in found["walks"]}
+    assert walks["forward_fused"]["outer"] >= 256 and walks["forward_fused"]["programs"] == 2
+    assert "multiprocessors" in walks["backward_walk"]["why"]
+    launches = {row["kernel"]: row for row in found["launches"]}
+    assert {"forward_own", "forward_transition", "forward_cross", "backward_cross"} <= set(launches)
+    assert all(row["bytes"] > 0 and row["spills"] == 0 for row in launches.values())
+
+
 def test_explain_says_why_there_are_no_kernels(capsys):
     assert main(["explain", "lru", "--target", "sm_90"]) == 0
     assert "kernels for sm_90: none" in capsys.readouterr().out
@@ -36,7 +48,7 @@ def test_explain_says_why_there_are_no_kernels(capsys):
 
 
 def test_sass_is_what_the_gpu_runs(capsys):
-    assert main(["compile", "simple_gla", "--emit", "sass", *SMALL]) == 0
+    assert main(["compile", "simple_gla", "--emit", "sass", *SMALL[:4]]) == 0
     said = capsys.readouterr().out
     assert "EXIT" in said and "HMMA" in said and "// forward_fused: shared" in said
 

@@ -1,0 +1,60 @@
+"""The steps of a schedule: launches of kernels, and calls of torch between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recc.backends.triton.nodes import dims
+
+from recc.ir.node import Node, dim_of
+from recc.tile.outer import Crossing
+from recc.tile.program import Carry
+
+
+@dataclass
+class Launch:
+    """A kernel. nodes: what it computes, in order; loads: what it reads from memory; stores: what it writes.
+
+    walks: the carries that it takes along a sequence's chunks, none where all chunks run at once. split: the dim that
+    several programs share, in blocks; loop: the dim that a program takes block by block. outer: for a walk, what lets
+    each outer chunk be walked by programs of its own; empty where its states have no such form.
+    """
+
+    slot: int
+    nodes: list[Node]
+    loads: list[Node]
+    stores: list[Node]
+    walks: list[Carry] = field(default_factory=list)
+    split: str | None = None
+    loop: str | None = None
+    outer: list[Outer] = field(default_factory=list)
+
+    @property
+    def dims(self) -> list[str]:
+        """The dims of the spec that its tiles have."""
+        every = [*self.nodes, *self.loads, *(carry.old for carry in self.walks)]
+        found = {dim_of(axis) for node in every for axis in dims(node.axes)}
+        return sorted(dim for dim in found if not dim.startswith("@"))
+
+
+@dataclass
+class Outer:
+    """How the states of one level cross outer chunks. own: walks each outer chunk from nothing, and with it transitions
+    that act elementwise; dense: walks the others; cross: takes the states from outer chunk to outer chunk."""
+
+    crossings: list[Crossing]
+    own: Launch
+    dense: Launch | None
+    cross: Launch
+
+    @property
+    def launches(self) -> list[Launch]:
+        return [self.own, *([self.dense] if self.dense else []), self.cross]
+
+
+@dataclass
+class Host:
+    """Calls of torch."""
+
+    slot: int
+    nodes: list[Node]
