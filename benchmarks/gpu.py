@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ from gpu_cases import (
     ATTENTION,
     COPY,
     DECODE,
-    FLA,
     FORWARD,
+    LIBRARIES,
     PASSES,
     SHAPES,
     SPECS,
+    STEPS,
     Shape,
     Tensors,
     difference,
-    fla_step,
     op_run,
     own,
     own_step,
@@ -88,11 +89,23 @@ def within(seconds: float):
         signal.signal(signal.SIGALRM, before)
 
 
+def imported(spec: str, device: str) -> None:
+    """Imports what the calls of a spec will: an import that is cut in the middle leaves a module that stays broken."""
+    import torch.fx.experimental.symbolic_shapes  # noqa: F401 - sympy, which ops of torch.library need when traced
+
+    for module in LIBRARIES.get(spec, ()) if device == "cuda" else ():
+        try:
+            import_module(module)
+        except Exception as error:  # as its cases will say once more
+            print(f"{spec}: {module}: {_said(error)}", flush=True)
+
+
 def measure_spec(spec: str, clock: measure.Clock, until: float, write: Callable[[list[dict]], None],
                  shapes: tuple[Shape, ...] = SHAPES, device: str = "cuda",
                  made: Callable[..., Task] = task_of) -> list[dict]:  # fmt: skip
     """Every shape and pass of a spec: first all of recc and the copies, then beside its rivals, whose own tuning takes
     long. until: by clock.now(). write: called with all results after each case."""
+    imported(spec, device)
     results: dict[tuple[str, str], dict] = {}
     todo = [(stage, shape, passes) for stage in (False, True) for shape in shapes for passes in PASSES]
     for place, (beside, shape, passes) in enumerate(todo):
@@ -130,8 +143,8 @@ def measure_case(task: Task, spec: str, passes: str, beside: bool, entry: dict, 
     for name, run in others.items():
         if passes != DECODE:
             add(calls, entry, name, lambda run=run, name=name: _call(task, run, x, passes, name != ATTENTION))
-        elif name == FLA:
-            add(calls, entry, name, lambda: _graphed(task, fla_step(spec, task, x)))
+        elif name in STEPS:
+            add(calls, entry, name, lambda name=name: _graphed(task, STEPS[name](spec, task, x)))
     if not beside:
         calls[COPY] = copied(task, x, passes)
     timed = {name: measure.whole(call, clock) for name, call in calls.items()}

@@ -18,8 +18,9 @@ from recc.tuning import store
 from recc.tuning.tune import Task
 
 FORWARD, TRAINING, DECODE = PASSES = ("forward", "forward + backward", "decode step")
-KERNELS, TUNED, FLA, ATTENTION, COPY = "recc", "recc, tuned", "fla-core", "flash attention", "copy"
-RIVALS = (FLA, ATTENTION)
+KERNELS, TUNED, FLA, MAMBA = "recc", "recc, tuned", "fla-core", "mamba-ssm"
+ATTENTION, COPY = "flash attention", "copy"
+SAME = FLA, MAMBA  # rivals that compute the same recurrence
 AGREE = 0.03  # relative difference of outputs in 16 bits, above which a time means nothing
 PREFIX, SOME = 512, 2  # tokens and heads by which results are compared
 STATES = 16  # per channel, of a spec whose state is channels x N
@@ -76,6 +77,8 @@ def rivals(spec: str) -> Iterator[tuple[str, Run]]:
     """Public kernels for the same recurrence, and attention on tensors of the same size."""
     if spec in _FLA and util.find_spec("fla") is not None:
         yield FLA, _FLA[spec]
+    elif spec == "mamba" and util.find_spec("mamba_ssm") is not None:
+        yield MAMBA, _mamba
     if spec == "gla":  # the same for every spec: timed once
         yield ATTENTION, _attention
 
@@ -102,6 +105,21 @@ _FLA: dict[str, Run] = {
 }
 
 
+def _mamba(x: Tensors) -> Tensor:
+    """mamba-ssm's scan, whose tensors are [batch, channels, time]: the copies to that layout are its caller's here."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    u, dt, B, C = (x[name].squeeze(2).transpose(1, 2).contiguous() for name in ("x", "dt", "B", "C"))
+    y = selective_scan_fn(u, dt, -x["A_log"][0].exp(), B, C, x["skip"][0])
+    return y.transpose(1, 2).unsqueeze(2)
+
+
+# What they import, by spec.
+LIBRARIES = {spec: ("fla.ops",) for spec in _FLA} | {
+    "mamba": ("mamba_ssm.ops.selective_scan_interface", "mamba_ssm.ops.triton.selective_state_update")
+}
+
+
 def _attention(x: Tensors) -> Tensor:
     """Causal softmax attention, which computes something else: no output is compared."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -115,11 +133,15 @@ def _attention(x: Tensors) -> Tensor:
 
 
 def own_step(task: Task, form: dict[str, Any], x: Tensors) -> Callable[[], object]:
-    """A step of the op from the same state each time."""
-    op = compile_recurrence(task.rec, **form)
+    """A step of the op from the same state each time; of kernels, the one that is a launch."""
+    op = compile_recurrence(task.rec, **({"backend": "triton", "strategy": "sequential"} if _kernels(form) else form))
     state = state_of(task, x)
     token = {name: value.detach() for name, value in first_token(task, x).items()}
     return torch.no_grad()(lambda: op.step(**token, state=state))
+
+
+def _kernels(form: dict[str, Any]) -> bool:
+    return form["backend"] == "triton"
 
 
 def fla_step(spec: str, task: Task, x: Tensors) -> Callable[[], object]:
@@ -136,6 +158,21 @@ def fla_step(spec: str, task: Task, x: Tensors) -> Callable[[], object]:
     names = {"g": "gk"} if spec == "gla" else {}
     given = {names.get(key, key): value for key, value in one.items()}
     return torch.no_grad()(lambda: _fla(f"fused_recurrent_{name}")(**given, **more))
+
+
+def mamba_step(spec: str, task: Task, x: Tensors) -> Callable[[], object]:
+    """A step by mamba-ssm's kernel, which updates its state in place."""
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+    token = {name: value.detach() for name, value in first_token(task, x).items()}
+    (state,) = state_of(task, x).values()
+    state, A, skip = state.squeeze(1).contiguous(), -token["A_log"][0].exp(), token["skip"][0]
+    now = [token[name].squeeze(1) for name in ("x", "dt")]
+    mixed = [token[name].squeeze(1) for name in ("B", "C")]
+    return torch.no_grad()(lambda: selective_state_update(state, *now, A, *mixed, skip))
+
+
+STEPS = {FLA: fla_step, MAMBA: mamba_step}
 
 
 def first_token(task: Task, x: Tensors) -> Tensors:

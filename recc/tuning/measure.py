@@ -10,7 +10,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -170,5 +170,13 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         found["load"] = round(os.getloadavg()[0], 1)
     if device == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda or torch.version.hip}
-        found["triton"] = metadata.version("triton")
+        found["triton"] = _version("triton")
     return found | {"torch": torch.__version__, "python": platform.python_version(), "recc": recc.__version__}
+
+
+def _version(module: str) -> str:
+    """Of a module that may come in a distribution of another name."""
+    try:
+        return import_module(module).__version__
+    except ImportError:
+        return "not installed"

@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def rivals_of_torch(monkeypatch, tmp_path):
     loop = recc.load("simple_gla", strategy="sequential")
     found = {"fla-core": lambda x: loop(**x), "wrong": lambda x: 2 * loop(**x), "broken": broken}
     monkeypatch.setattr(gpu, "rivals", lambda spec: found.items())
-    monkeypatch.setattr(gpu, "fla_step", lambda spec, task, x: lambda: None)
+    monkeypatch.setitem(gpu.STEPS, "fla-core", lambda spec, task, x: lambda: None)
 
 
 def measured(clock, until, spec="simple_gla", written=None, **options):
@@ -138,6 +139,68 @@ def test_rivals_take_the_inputs_that_specs_have(spec, monkeypatch):
     gpu_cases.fla_step(spec, small, x)()
     assert asked[1]["initial_state"].shape[:1] == (1,) and "initial_state" not in asked[0]
     assert {"q", "x"} & set(asked[0]) and asked[0].keys() >= asked[1].keys() & {"q", "k", "v", "beta", "x"}
+
+
+def test_mamba_ssm_is_called_as_it_wants(monkeypatch):
+    """By its published signatures: the result is the recurrence's, and a step's that of its first token."""
+
+    def scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
+        state, found = u.new_zeros(*u.shape[:2], A.shape[1]), []
+        for t in range(u.shape[2]):
+            state = update(state, u[..., t], delta[..., t], A, B[..., t])
+            found.append((state * C[:, None, :, t]).sum(-1) + D * u[..., t])
+        return torch.stack(found, -1)
+
+    def update(state, x, dt, A, B):
+        return (dt[..., None] * A).exp() * state + (dt * x)[..., None] * B[:, None]
+
+    def step(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
+        state.copy_(update(state, x, dt, A, B))
+        return (state * C[:, None]).sum(-1) + D * x
+
+    for name, function in (("selective_scan_interface.selective_scan_fn", scan),
+                           ("triton.selective_state_update.selective_state_update", step)):  # fmt: skip
+        module, _, word = name.rpartition(".")
+        monkeypatch.setitem(sys.modules, f"mamba_ssm.ops.{module}", SimpleNamespace(**{word: function}))
+    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))
+    small = wide("mamba", SMALL[1], "cpu")
+    names = [item.name for item in (*small.rec.inputs, *small.rec.params)]
+    x = dict(zip(names, small.tensors(), strict=True))
+    assert gpu_cases.difference(small, gpu_cases._mamba, x) < 1e-5
+    first = gpu_cases._mamba(x)[:, 0, 0]
+    torch.testing.assert_close(gpu_cases.STEPS["mamba-ssm"]("mamba", small, x)(), first.detach())
+
+
+def test_gpu_clock(monkeypatch):
+    """On a device of which everything is done at once, each event a millisecond after the one before."""
+    marks = iter(range(100))
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.time = next(marks)
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, later):
+            return float(later.time - self.time)
+
+    empty = torch.empty
+    monkeypatch.setattr(gpu.measure.torch, "empty", lambda *sizes, dtype, device: empty(4, dtype=dtype))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None)
+    ran = []
+    assert gpu.measure.GpuClock().seconds(lambda: ran.append(1)) == 1e-3 and ran == [1]
+
+
+def test_machine_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    found = gpu.measure.machine("cuda")
+    assert found["gpu"] == "a GPU" and {"cuda", "torch", "triton", "python", "recc"} <= set(found)
 
 
 def test_report():
