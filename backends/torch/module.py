@@ -25,7 +25,7 @@ from recc.strategies.lowering import Lowering
 from recc.strategies.newton import functions_of
 from recc.tile.program import DEAR, TileProgram, differentiate, finish, state_key
 
-LIBRARIES = ("primitives", "scans", "filters", "solve")  # of which a file has what it calls
+LIBRARIES = ("primitives", "scans", "filters", "matrices", "solve")  # of which a file has what it calls
 SUPPORT = ("layout", "passes", "op")
 CHECKPOINT = 32  # tokens between the states that a sequential pass keeps, where states are large
 

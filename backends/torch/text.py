@@ -326,6 +326,15 @@ class Text(Rows):
             f"newton(step_{step}, slopes_{step}, {tuples}, {axis}, {self.sizes(ROW)}, end, {node['dim'] is not None})"
         )
 
+    def _op_matrix_scan(self, node: Node) -> str:
+        inner = tuple(axis for axis in node.axes if axis != ROW)
+        parts = f"{self._whole(node.args[1], node)}, {self._aligned(node.args[2], inner)[0]}"
+        return f"matrix_scan({self(node.args[0])}, {parts}, {self._at(node)}, end)"
+
+    def _op_matrix_sum(self, node: Node) -> str:
+        full = sort_axes((*node.axes, ROW))
+        return f"matrix_sum({self(node.args[0])}, {self._aligned(node.args[1], full)[0]}, {self._at(node)}, end)"
+
     def _op_matrix_rscan(self, node: Node) -> str:
         inner = tuple(axis for axis in node.axes if axis != ROW)
         g = "None" if is_zero(node.args[1]) else self._whole(node.args[1], node)

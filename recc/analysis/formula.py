@@ -6,7 +6,7 @@ the mixing axis; `b-` is b without the token's own decay, which is what a read o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from recc.analysis.filters import Filter, filter_of
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Semiring, Write
@@ -60,11 +60,17 @@ def _jacobian(component: Component, plan: Plan, say: Writer) -> list[Line]:
     states = [plan.recurrence.state(name) for name in component.states]
     if not component.structure.startswith(("diagonal", "block")) or any(state.dtype != REAL for state in states):
         return []
+    return [(f"d{new}[t]/d{old}[t-1]", text, "the Jacobian") for new, old, text in _slopes(component, plan, say)]
+
+
+def _slopes(component: Component, plan: Plan, say: Writer) -> Iterator[tuple[str, str, str]]:
+    """Each new state by each old one, where they are coupled element by element."""
+    states = [plan.recurrence.state(name) for name in component.states]
     olds = tuple(leaf("state", state.axes, state.dtype, name=state.name, when="old") for state in states)
     entries = slopes_of(tuple(plan.updates[name] for name in component.states), olds, None)
     pairs = [(new, old) for new in component.states for old in component.states]
-    named = zip(pairs, entries, strict=True)
-    return [(f"d{new}[t]/d{old}[t-1]", say.text(entry), "the Jacobian") for (new, old), entry in named]
+    for (new, old), entry in zip(pairs, entries, strict=True):
+        yield new, old, say.text(entry)
 
 
 def _closed(text: str) -> bool:
@@ -94,6 +100,8 @@ def normal_form(component: Component, plan: Plan, say: Writer) -> list[Line]:
             return [(f"{name}[t]", f"{_sum_of(kind)}({gain}{name}[t-1], {say.text(kind.bias)})", "")]
         case Affine("zero"):
             return [(f"{name}[t]", say.text(plan.updates[name]), "")]
+        case Affine() if kind.structure.startswith("block"):
+            return [(f"{state}[t]", say.text(plan.updates[state]), "") for state in component.states]
         case Affine() if kind.not_matrix is not None and (kind.structure == "dense" or kind.mixing is not None):
             return [(f"{name}[t]", say.text(plan.updates[name]), "")]
         case Affine() if kind.not_matrix is not None or kind.mixing is None:
@@ -322,9 +330,21 @@ def sequential_lines(component: Component, plan: Plan, say: Writer) -> list[Line
     return lines
 
 
+def block_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    """The matrix of the scan's elements, and what runs over them."""
+    listing, remark = ", ".join(component.states), f"{component.structure}: a matrix at each element"
+    entries = [(f"A[{new}, {old}]", text) for new, old, text in _slopes(component, plan, say)]
+    lines = [(name, text, "" if place else remark) for place, (name, text) in enumerate(entries)]
+    return [
+        *lines,
+        (f"({listing})[t]", f"A[t] ({listing})[t-1] + x[t]", "products of matrices in pairs, then pairs of pairs"),
+    ]
+
+
 FORMULAS = {
     "chunk": chunk_lines,
     "scan": scan_lines,
+    "block_scan": block_lines,
     "convolution": convolution_lines,
     "newton": newton_lines,
     "sequential": sequential_lines,

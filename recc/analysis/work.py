@@ -124,7 +124,7 @@ def _sizes(node: Node, chunk: int) -> tuple[dict[str, int] | None, Fraction]:
         axes -= {RANK, RANK2}
     elif node.op == "newton":
         factor = Fraction(_iterated(node))
-    elif node.op == "scan":
+    elif node.op in ("scan", "matrix_scan"):
         factor = Fraction(3)  # each token's pair is combined about twice: a product, and a product with a sum
     elif node.op == "convolve":  # into the frequencies and back, 2.5 n log n operations each for n = 2 C
         factor = Fraction(10 * (2 * chunk).bit_length() - 10)

@@ -31,7 +31,7 @@ def load(
 ) -> Any:
     """The op of a spec file, by its path or by the name of one that ships with recc.
 
-    strategy: `chunk`, `scan`, `convolution`, `newton` or `sequential`, to ask for one; it is an error if it cannot
+    strategy: one of `recc.strategies.STRATEGIES`, such as `chunk` or `sequential`, to ask for it; an error if it cannot
         serve the spec.
     chunk: tokens in a chunk, a power of two. dims: sizes for dims that the spec fixes, such as R=3.
     backend: `c` for native code on CPU tensors, `torch` for torch alone, `triton` for kernels on GPU tensors (under

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
 from recc.ir.node import HEADS, dim_of
 from recc.strategies import cost
+from recc.strategies.block_scan import BlockScan
 from recc.strategies.chunk import Chunk
 from recc.strategies.convolution import Convolution
 from recc.strategies.lowering import lower
@@ -16,7 +17,7 @@ from recc.strategies.scan import Scan
 from recc.strategies.sequential import Sequential
 from recc.tile.program import TileProgram
 
-STRATEGIES = {strategy.name: strategy for strategy in (Chunk, Scan, Convolution, Newton, Sequential)}
+STRATEGIES = {strategy.name: strategy for strategy in (Chunk, Scan, BlockScan, Convolution, Newton, Sequential)}
 TYPICAL = 64  # the size assumed for a dim when costs are compared
 
 
@@ -108,7 +109,7 @@ def _force(plan: Plan, strategy: str, chosen: dict, refused: dict) -> None:
         if reason is None:
             chosen[component.states] = STRATEGIES[strategy]
             served = True
-        elif STRATEGIES[strategy] is Newton and not isinstance(component.kind, Nonlinear):
+        elif not _concerns(strategy, component):
             if chosen[component.states] is Sequential:  # which would make all of it run token by token
                 first = first or Refused(strategy, component, reason)
         elif _is_memory(component) or STRATEGIES[strategy] is Scan:
@@ -116,6 +117,13 @@ def _force(plan: Plan, strategy: str, chosen: dict, refused: dict) -> None:
     if first is not None or (not served and plan.components):
         component = plan.components[0]
         raise first or Refused(strategy, component, dict(refused[component.states])[strategy])
+
+
+def _concerns(strategy: str, component: Component) -> bool:
+    """Whether a strategy for one kind of component has this kind: it leaves others to their own choice."""
+    if strategy == Newton.name:
+        return isinstance(component.kind, Nonlinear)
+    return strategy != BlockScan.name or component.structure.startswith("block")
 
 
 def _is_memory(component: Component) -> bool:

@@ -18,9 +18,11 @@ from recc.ir.node import GRID, ROW, Node, Spans, rebuild, walk
 from recc.ir.ops import VALUE_OF_FIRST, is_zero, leaf
 from recc.tile import filters  # noqa: F401 - registers its operations
 from recc.tile.adjoint import cotangents
+from recc.tile.blocks import leave_blocks
 from recc.tile.ops import leave
 from recc.tile.share import share
 
+LEAVES = {"scan": leave, "matrix_scan": leave_blocks}  # what `end` of it is without the rows
 # What costs more to compute again than to keep: scores, C numbers a token, as much as a key where C is its size; and
 # solved trajectories.
 DEAR = ("score", "newton")
@@ -137,9 +139,8 @@ def finish(program: TileProgram) -> TileProgram:
 
 def _finish(node: Node, spans: Spans) -> Node:
     def summed(below: Node) -> Node | None:
-        if below.op == "end" and below.args[0].op == "scan":
-            return leave(below.args[0])
-        return None
+        summary = LEAVES.get(below.args[0].op) if below.op == "end" else None
+        return summary(below.args[0]) if summary else None
 
     return rebuild([valued(node, spans)], summed, spans)[0]
 

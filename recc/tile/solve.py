@@ -80,7 +80,7 @@ def _vjp_newton(y: Node, g: Node) -> tuple:
         flow, to_enter = build("rscan", matrix, rows, tail), build("enter", matrix, rows, tail)
     else:
         outs = tuple(axis for axis in (coupled(count), y["dim"]) if axis in matrix.axes)
-        flow, to_enter = build("matrix_rscan", matrix, rows, tail, outs=outs), _matrix_enter(matrix, rows, tail, outs)
+        flow, to_enter = build("matrix_rscan", matrix, rows, tail, outs=outs), matrix_enter(matrix, rows, tail, outs)
     parts = [of_state(flow, i, count) for i in range(count)]
     grads = cotangents(zip(y["step"], parts, strict=True), y["takes"])
     to_taken = substitute(grads.values(), table)
@@ -111,7 +111,7 @@ def _matrix_rscan(matrix: Node, g: Node, tail: Node, *, outs: tuple[Axis, ...]) 
     return make("matrix_rscan", (matrix, g, tail), axes, REAL, outs=outs)
 
 
-def _matrix_enter(matrix: Node, g: Node, tail: Node, outs: tuple[Axis, ...]) -> Node:
+def matrix_enter(matrix: Node, g: Node, tail: Node, outs: tuple[Axis, ...]) -> Node:
     """matrix[0]^T l[0] of matrix_rscan, without its rows."""
     gain = build("matrix_gain", matrix, outs=outs)
     back = {column_of(axis): axis for axis in outs}

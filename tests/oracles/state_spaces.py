@@ -77,3 +77,30 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
         now = torch.einsum("hdij,bhdj->bhdi", step, now) + write * u[..., None]
         found.append((C * now).sum(-1).real + p["skip"] * u)
     return {"y": torch.stack(found, 1)}, {"x": now}
+
+
+def oscillating(x: Tensors, p: Tensors, s: Tensors, implicit: bool, friction: Tensor) -> Result:
+    """Velocity and position from the scheme's linear system, solved at each token. implicit: the force is that at the
+    new position."""
+    dt, A = p["step"].sigmoid(), p["a"].relu()
+    one, none = torch.ones_like(dt), torch.zeros_like(dt)
+    new = torch.stack([torch.stack([one + dt * friction, dt * A if implicit else none], -1),
+                       torch.stack([-dt, one], -1)], -2)  # fmt: skip
+    old = torch.stack([torch.stack([one, none if implicit else -dt * A], -1), torch.stack([none, one], -1)], -2)
+    now, found = torch.stack([s["z"], s["x"]], -1), []
+    for u in x["u"].unbind(1):
+        force = torch.stack([dt * torch.einsum("hnd,bhd->bhn", p["B"], u), none.expand(now.shape[:-1])], -1)
+        known = torch.einsum("hnij,bhnj->bhni", old, now) + force
+        now = torch.linalg.solve(new, known[..., None])[..., 0]
+        found.append(torch.einsum("hdn,bhn->bhd", p["C"], now[..., 1]) + p["skip"] * u)
+    return {"y": torch.stack(found, 1)}, {"z": now[..., 0], "x": now[..., 1]}
+
+
+@oracle("linoss", "a linear system solved at each token")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    return oscillating(x, p, s, True, torch.zeros_like(p["a"]))
+
+
+@oracle("linoss_damped", "a linear system solved at each token")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    return oscillating(x, p, s, False, p["g"].relu())
