@@ -13,6 +13,9 @@ from recc.backends.c import build, compiler
 from torch import Tensor
 
 import recc
+from recc.frontend import prelude
+from recc.ir.ops import OPS, Op, const
+from recc.ir.ops import build as build_node
 
 if build.find_compiler() is None:
     pytest.skip(f"no C compiler: {compiler.INSTALL}", allow_module_level=True)
@@ -151,3 +154,30 @@ def test_values_that_move_between_axes(shape: str, sizes: dict[str, int]):
     assert all(gap(a, b) < 1e-12 for a, b in zip(results, wants, strict=True))
     pairs = zip(gradients(results, call.tensors), gradients(wants, call.tensors), strict=True)
     assert all(gap(a, b) < 1e-11 or float(b.abs().max()) < 1e-12 for a, b in pairs)
+
+
+def test_an_op_that_is_added_to_the_registry_works_in_c_by_its_text_for_one_number(monkeypatch):
+    """Its entry says all that native code needs: inside and outside of the loop, forward and backward."""
+
+    def slope(node, cotangent):
+        (x,) = node.args
+        return (build_node("div", cotangent, build_node("add", const(1), build_node("mul", x, x))),)
+
+    for name, text in (("arcus", "atan({0})"), ("unknown_in_c", "")):
+        monkeypatch.setitem(OPS, name, Op(name, 1, vjp=slope, torch="torch.atan({0})", c=text, user=True))
+        function = prelude.Function(name, f"{name}(x)", 1, 1, prelude._elementwise(name))
+        monkeypatch.setitem(prelude.FUNCTIONS, name, function)
+    source = "recurrence r\ndim D\ninput x : D\nstate h : D = 0\noutput y : D\n"
+    source += "h[t] = arcus(h[t-1] + x)\ny = 2 * arcus(h[t])\n"
+    x = torch.randn(2, 40, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    h, wants = torch.zeros(2, 3, 5, dtype=torch.float64), []
+    for token in x.unbind(1):
+        h = torch.atan(h + token)
+        wants.append(2 * torch.atan(h))
+    want = torch.stack(wants, 1)
+    got = recc.loads(source, backend="c")(x)
+    assert (got - want).abs().max() < 1e-14
+    (grad,), (slopes,) = torch.autograd.grad(got.sum(), x), torch.autograd.grad(want.sum(), x)
+    assert (grad - slopes).abs().max() < 1e-13
+    with pytest.raises(ValueError, match="`unknown_in_c` has no form in C"):
+        recc.loads(source.replace("arcus", "unknown_in_c"), backend="c")
