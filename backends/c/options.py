@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 CHUNKS = (8, 16, 32, 64)
 ALONE = 1 << 17
@@ -22,6 +22,7 @@ class Options:
     vector: int | None = None
     alone: int = ALONE
     deterministic: str | None = None
+    NEVER: ClassVar[int] = 1 << 62  # of `alone`: no call is as large
 
     def __post_init__(self) -> None:
         for name in ("chunk", "vector"):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from recc.backends.c import build, cache
+from recc.backends.c.blocks import Blocks, free_dim
 from recc.backends.c.kernel import Kernel, generate, identifier
 from recc.backends.c.options import Options
 from recc.backends.c.pages import empty, keep_freed_memory
+from recc.backends.c.threads import in_threads
 from recc.backends.c.vectors import Real
 from recc.backends.torch.layout import chunk_bound, dim_of, dtype_of, working_dtype
 from recc.backends.torch.passes import check_bounds
@@ -34,8 +33,8 @@ class Native:
         name = "float" if dtype == torch.float32 else "double"
         lanes = max(4, (options.vector or machine.vector_bytes) // (4 if name == "float" else 8))
         self.dtype = dtype
-        registers = 32 if machine.vector_bytes == 64 else 16
-        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), registers, options.chunk)
+        self.lanes, self.registers = lanes, 32 if machine.vector_bytes == 64 else 16
+        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), self.registers, options.chunk)
         self._functions: dict[str, Any] = {}
         self.name = plan.recurrence.name
         self.spare: list[torch.Tensor] = []
@@ -73,10 +72,7 @@ class Native:
             return
         edges = [tasks * place // threads for place in range(threads + 1)]
         spans = [(ctypes.c_long(low), ctypes.c_long(high)) for low, high in zip(edges[:-1], edges[1:])]
-        waiting = [_pool(threads).submit(self.call, function, arguments, *span) for span in spans[1:]]
-        self.call(function, arguments, *spans[0])
-        for done in waiting:
-            done.result()
+        in_threads(lambda place: self.call(function, arguments, *spans[place]), threads)
 
     def call(self, function: Any, arguments: Any, first: ctypes.c_long, last: ctypes.c_long) -> None:
         """The tasks from `first` to before `last`, in this thread and in a workspace that no other call uses."""
@@ -86,20 +82,6 @@ class Native:
             work = torch.zeros(self.kernel.work + 64, dtype=self.dtype)
         function(arguments, first, last, ctypes.c_void_p(work.data_ptr()))
         self.spare.append(work)
-
-
-_pools: dict[int, ThreadPoolExecutor] = {}
-_lock = threading.Lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pools.clear)  # a child has none of its parent's threads
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """ctypes lets go of the interpreter's lock, so Python threads are enough; they sleep while they wait."""
-    with _lock:
-        if threads not in _pools:
-            _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="recc")
-        return _pools[threads]
 
 
 def _product(axes: tuple, sizes: dict[str, int]) -> int:
@@ -135,7 +117,10 @@ class NativePasses:
         form = "".join(f"_{name}{value}" for name, value in options.view().items())
         self.meta = {**meta, "digest": f"{meta['digest']}_c{form}{'_asked' * asked}"}
         self.natives: dict[tuple, Native | Missing] = {}
-        self.all_heads = has_all_heads(step_programs(plan)[0])
+        step = step_programs(plan)[0]
+        self.all_heads = has_all_heads(step)
+        dim = free_dim(plan, step)
+        self.blocks = None if dim is None else Blocks(self, step, dim)
         keep_freed_memory()
 
     def native(self, sizes: dict[str, int], dtype: torch.dtype) -> Native | Missing:
@@ -179,13 +164,14 @@ class NativePasses:
         """Outputs and final states alone: no state is written for a backward pass."""
         return self._forward(False, *arguments)
 
-    def _forward(self, keep: bool, *arguments: Any) -> Any:
+    def _forward(self, keep: bool, *arguments: Any, into: Any = None) -> Any:
+        """into: where the outputs go."""
         *tensors, cu_seqlens, reverse = arguments
         inputs, params, states = self._split(tensors)
         call = _Call(self, inputs, params, states, cu_seqlens, reverse)
         if self.failed(call.native):
             return self._torch_forward(call, keep, arguments)
-        outputs = [call.tokens(item, inputs[0].shape[1]) for item in self.outputs]
+        outputs = into or [call.tokens(item, inputs[0].shape[1]) for item in self.outputs]
         finals = [call.fixed(item, call.sequences) for item in self.states]
         # of packed sequences there may be fewer chunks than there is room for
         packed, states_kept = cu_seqlens is not None, self.states if keep else ()
@@ -194,12 +180,16 @@ class NativePasses:
         views |= {("out", i["name"]): call.part_view(x, i, 2) for i, x in zip(self.outputs, outputs)}
         for kind, group in (("first", states), ("saved", saved), ("last", finals)):
             views |= {(kind, i["name"]): call.view(call.real(x, i, 1), i, 1) for i, x in zip(self.states, group)}
-        call.run("forward", views)
+        if self.blocks and (count := self.blocks.count(call)) > 1:
+            finals, saved = self.blocks.forward(keep, call, count, arguments, outputs)
+        else:
+            call.run("forward", views)
         outputs = [call.whole(x, i, 2) for x, i in zip(outputs, self.outputs)]
         kept = [x.to(dtype_of(inputs[0].dtype, item)) for x, item in zip(outputs, self.outputs)]
         return _returned((*kept, *finals, *saved))
 
-    def backward(self, *arguments: Any) -> Any:
+    def backward(self, *arguments: Any, into: Any = None) -> Any:
+        """into: where the cotangents of inputs go, None for those that have no place."""
         *tensors, cu_seqlens, reverse = arguments
         carried, count = len(self.states), len(self.outputs)
         grads, tensors = tensors[: count + carried], tensors[count + carried :]
@@ -208,9 +198,15 @@ class NativePasses:
         call = _Call(self, inputs, params, states, cu_seqlens, reverse)
         if self.failed(call.native):
             return self._torch_backward(grads, (*tensors, cu_seqlens, reverse))
+        if self.blocks and (blocks := self.blocks.count(call)) > 1:
+            found = self.blocks.backward(call, blocks, arguments)
+            return _returned(_like(x, given) for x, given in zip(found, (*inputs, *params, *states)))
         time = inputs[0].shape[1]
         written = call.native.kernel.backward
-        d_inputs = [call.tokens(i, time, parts=True, zero=_bare(i, "d_in", written)) for i in self.inputs]
+        d_inputs = [
+            call.tokens(i, time, parts=True, zero=_bare(i, "d_in", written)) if there is None else there
+            for i, there in zip(self.inputs, into or [None] * len(self.inputs))
+        ]
         d_params = [call.fixed(i, call.sequences, parts=True, zero=True) for i in self.params]
         d_first = [call.fixed(i, call.sequences, parts=True) for i in self.states]
         views = call.given(inputs, params)
@@ -349,10 +345,17 @@ class _Call:
         fields = getattr(self.native.kernel, direction)
         offsets = 0 if self.offsets is None else self.offsets.data_ptr()
         head = [self.heads, self.time, int(self.reverse), offsets, self.chunks.data_ptr()]
-        tasks = self.sequences * (1 if self.passes.all_heads else self.heads)
-        if tasks:
-            tokens = -(-self.time // max(self.sequences, 1)) if self.offsets is not None else self.time
-            self.native.run(direction, head, [views[field] for field in fields], tasks, tokens)
+        if self.tasks:
+            self.native.run(direction, head, [views[field] for field in fields], self.tasks, self.tokens_each)
+
+    @property
+    def tasks(self) -> int:
+        return self.sequences * (1 if self.passes.all_heads else self.heads)
+
+    @property
+    def tokens_each(self) -> int:
+        """Tokens of a sequence, on average."""
+        return -(-self.time // max(self.sequences, 1)) if self.offsets is not None else self.time
 
 
 def added(parts: torch.Tensor, dim: int) -> torch.Tensor:

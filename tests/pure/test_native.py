@@ -12,6 +12,7 @@ import pytest
 import torch
 from contracts import Call, gap, gradients
 from recc.backends.c import build, compiler, passes
+from recc.backends.c.blocks import Blocks
 from recc.backends.c.op import NativeOp
 
 import recc
@@ -228,6 +229,37 @@ def test_bits_do_not_depend_on_threads_neighbours_or_what_follows(name, monkeypa
     for time in (1, 31, 33, 77):
         begun, *_ = call(*(x.detach()[:, :time] for x in call.inputs.values()), *call.params.values())
         assert torch.equal(begun, output[:, :time])
+
+
+@pytest.mark.parametrize("name, sizes", [
+    ("gla", {"K": 16, "V": 128}), ("gated_delta_net", {"K": 16, "V": 128}), ("mamba", {"D": 128, "N": 16}),
+])  # fmt: skip
+@pytest.mark.parametrize("offsets", [None, [0, 0, 33, 34, 400]])
+def test_one_head_of_one_sequence_is_computed_in_blocks_where_there_are_cores(name, sizes, offsets, monkeypatch):
+    """With the bits of the whole, on any number of threads; but for gradients that blocks share, which they add up."""
+    call = Call(name, time=400, batch=1, heads=1, grad=True, **sizes)
+    held = {key: x.requires_grad_() for key, x in call.state(4 if offsets else 1).items()}
+    options = {"initial_state": held, "cu_seqlens": torch.tensor(offsets) if offsets else None}
+    counts, own = [], Blocks.count
+    monkeypatch.setattr("recc.backends.c.blocks.WORTH", 0)
+    monkeypatch.setattr(Blocks, "count", lambda self, call: counts.append(own(self, call)) or counts[-1])
+
+    def both():
+        results = call(**options, reverse=bool(offsets))
+        return results, gradients(results, [*call.tensors, *held.values()])
+
+    found = {}
+    for machine, threads in ((1, 1), (8, 1), (8, 2)):
+        monkeypatch.setattr("recc.backends.c.blocks.cores", lambda machine=machine: machine)
+        torch.set_num_threads(threads)
+        try:
+            found[machine, threads] = both()
+        finally:
+            torch.set_num_threads(1)
+    assert counts[:2] == [1, 1] and counts[2:] == counts[2:3] * 4 and counts[2] in (2, 4)  # by the machine's vectors
+    (whole, slopes), (results, grads), again = found.values()
+    assert same_bits(results, whole) and all(gap(a, b) < 1e-6 for a, b in zip(grads, slopes, strict=True))
+    assert same_bits([*results, *grads], [*again[0], *again[1]])
 
 
 @pytest.mark.parametrize("name", ["gated_delta_net", "gru"])
