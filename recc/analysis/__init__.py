@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from recc.analysis import cascade, jacobian, semiring
 from recc.analysis.affine import classify
+from recc.analysis.coupled import couple
 from recc.analysis.moved import moved
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
 from recc.analysis.poly import Algebra, NotAffine
@@ -55,16 +56,19 @@ def _component(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node]
             reason = _nonlinear_reason(rec, error, name)
     else:
         reason = _coupled_reason(rec, group, updates)
-        block = _affine_block(rec, group, updates, reason)
+        block = _affine_block(rec, group, updates, reads, reason)
         if block is not None:
             return Component(group, block, reads, (reason,), level)
     structure = jacobian.structure(rec, updates)
     return Component(group, Nonlinear(structure, reason), reads, (reason, *reasons), level)
 
 
-def _affine_block(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node], why: Reason) -> Affine | None:
+def _affine_block(
+    rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node], reads: tuple[Axis | None, ...], why: Reason
+) -> Affine | None:
     """Coupled states that are affine in each other: a small block where the coupling is elementwise, else dense."""
-    algebra = Algebra([old_leaf(rec, name) for name in group])
+    olds = [old_leaf(rec, name) for name in group]
+    algebra = Algebra(olds)
     try:
         terms = [term for name in group for term in algebra.expand(updates[name])]
     except NotAffine:
@@ -72,7 +76,9 @@ def _affine_block(rec: Recurrence, group: tuple[str, ...], updates: dict[str, No
     shape = jacobian.structure(rec, updates)
     fixed = invariant(*(factor for term in terms if term.variable is not None for factor, _ in term.factors))
     structure = shape if shape.startswith("block") else "dense"
-    return Affine(structure, ZERO, None, not_matrix=why, time_invariant=fixed)
+    found = couple(rec, updates, olds, reads)
+    coupled, why = (None, found) if isinstance(found, Reason) else (found, why)
+    return Affine(structure, ZERO, None, not_matrix=why, time_invariant=fixed, coupled=coupled)
 
 
 def _affine_reason(rec: Recurrence, name: str, kind) -> Reason:

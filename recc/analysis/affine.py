@@ -74,7 +74,9 @@ def _sort(old: Node, terms: list[Term]) -> _Sorted:
         moved = [axis for axis in old.axes if mapping.get(axis, axis) != axis]
         if not moved:
             found.diagonal.append(Term(term.coef, term.factors, term.bound))
-        elif len(moved) == 1 and mapping[moved[0]] in term.bound and (rank := _rank(term, moved[0], mapping[moved[0]])):
+        elif (
+            len(moved) == 1 and mapping[moved[0]] in term.bound and (rank := rank_of(term, moved[0], mapping[moved[0]]))
+        ):
             found.ranks.append(rank)
             found.mixing.add(moved[0])
         else:
@@ -82,20 +84,20 @@ def _sort(old: Node, terms: list[Term]) -> _Sorted:
     return found
 
 
-def _rank(term: Term, axis: Axis, label: Axis) -> _RankTerm | None:
+def rank_of(term: Term, axis: Axis, label: Axis) -> _RankTerm | None:
     """coef * u[axis] column[others] * sum_label w[label] S[label]; None where w and u do not come apart."""
     group, rest, inner = connected(term, label)
     w = product_node(Term(1.0, tuple(group), frozenset(inner - {label})))
     if set(w.axes) - {HEADS, label}:
         return None
-    split = _split(rest, term.bound - inner, axis)
+    split = factored(rest, term.bound - inner, axis)
     if split is None:
         return None
     u, coef, column = split
     return _RankTerm(rename(w, {label: axis}), u, mul(const(_int(term.coef)), coef), column)
 
 
-def _split(factors: list, bound: frozenset[Axis], axis: Axis) -> tuple[Node, Node, Node] | None:
+def factored(factors: list, bound: frozenset[Axis], axis: Axis) -> tuple[Node, Node, Node] | None:
     """Factors as key[axis] * coef * value[other axes]; None where one factor joins `axis` with another."""
     key, coef, value = ONE, ONE, ONE
     for node in apart(factors, bound):
@@ -134,7 +136,7 @@ def _added_writes(terms: list[Term], old: Node, mixing: Axis, pieces: list) -> R
     """What is added, as (key, value, None) each. Fewest keys win: terms of one value share the sum of their keys."""
     found: list[tuple[Node, Node, Node]] = []
     for term in terms:
-        split = _split(list(term.factors), term.bound, mixing)
+        split = factored(list(term.factors), term.bound, mixing)
         if split is None:
             return Reason(f"what is added to it does not factor into a product over {mixing} and the other axes")
         key, coef, value = split

@@ -51,6 +51,9 @@ def _of(rec: Recurrence, node: Node, args: list[Interval]) -> Interval:
                 return -1.0, 1.0
             low, high = domain.low, domain.high
             return -math.inf if low is None else low, math.inf if high is None else high
+        case "state", _ if rec.state(node["name"]).delay:  # what was there n steps ago, or 0
+            low, high = bounds(rec, rec.updates[node["name"]])
+            return min(low, 0.0), max(high, 0.0)
         case name, [(low, high)] if name in _RISING:
             return _RISING[name](low), _RISING[name](high)
         case name, _ if name in _RANGES:

@@ -49,6 +49,9 @@ def class_of(component: Component) -> str:
     if isinstance(kind, Affine) and kind.structure == "diagonal+rank":
         inner = "diagonal" if set(kind.decay.axes) - {HEADS} else "scalar"
         return f"affine, {inner} + rank {len(kind.ranks)} over {kind.mixing}"
+    if isinstance(kind, Affine) and kind.coupled is not None:
+        rank = f", rank {len(kind.coupled.ranks)}" if kind.coupled.ranks else ""
+        return f"affine, {len(component.states)} coupled memories{rank} over {kind.coupled.mixing}"
     if isinstance(kind, Affine) and kind.structure == "zero":
         return "remembers its last value"
     jacobian = " Jacobian" if component.class_name == "nonlinear" else ""
@@ -79,7 +82,14 @@ def _facts(component: Component) -> tuple:
     kind = component.kind
     if not isinstance(kind, Affine):
         return (type(kind), component.structure)
-    return (kind.structure, kind.mixing, len(kind.ranks), kind.log_decay is None, kind.not_matrix is None)
+    return (
+        kind.structure,
+        kind.mixing,
+        len(kind.ranks),
+        kind.log_decay is None,
+        kind.not_matrix is None,
+        kind.coupled is None,
+    )
 
 
 def _component(component: Component, plan: Plan, choice: Choice, own: Component, view: Plan) -> dict[str, Any]:
@@ -87,14 +97,15 @@ def _component(component: Component, plan: Plan, choice: Choice, own: Component,
 
     kind, say = component.kind, Writer(view)
     affine = isinstance(kind, Affine)
+    coupled = kind.coupled if isinstance(kind, Affine) else None
     form = normal_form(own, view, say)
     formula = FORMULAS[choice.name(component)](own, view, say)
     return {
         "states": list(component.states),
         "class": component.class_name,
         "transition": component.structure,
-        "rank": len(kind.ranks) if affine else None,
-        "mixing_axis": kind.mixing if affine else None,
+        "rank": len((coupled or kind).ranks) if affine else None,
+        "mixing_axis": (coupled or kind).mixing if affine else None,
         "strategy": choice.name(component),
         "reasons": [_reason(reason) for reason in own.reasons],
         "level": component.level,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from recc.analysis.filters import Filter, filter_of
-from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Semiring, Write
+from recc.analysis.plan import Affine, Component, Coupled, Nonlinear, Plan, Semiring, Write
 from recc.analysis.reads import Read, reads_in
 from recc.ir.node import HEADS, REAL, Node, walk
 from recc.ir.ops import is_const, is_zero, leaf, mul, neg
@@ -100,17 +100,21 @@ def normal_form(component: Component, plan: Plan, say: Writer) -> list[Line]:
             return [(f"{name}[t]", f"{_sum_of(kind)}({gain}{name}[t-1], {say.text(kind.bias)})", "")]
         case Affine("zero"):
             return [(f"{name}[t]", say.text(plan.updates[name]), "")]
+        case Affine(coupled=Coupled() as coupled):
+            from recc.analysis.coupled_formula import coupled_form
+
+            return coupled_form(component, coupled, say)
         case Affine() if kind.structure.startswith("block"):
             return [(f"{state}[t]", say.text(plan.updates[state]), "") for state in component.states]
         case Affine() if kind.not_matrix is not None and (kind.structure == "dense" or kind.mixing is not None):
             return [(f"{name}[t]", say.text(plan.updates[name]), "")]
         case Affine() if kind.not_matrix is not None or kind.mixing is None:
             bias = "" if is_zero(kind.bias) else f" + {say.text(kind.bias)}"
-            return [(f"{name}[t]", f"{_times(kind.decay, f'{name}[t-1]', say)}{bias}", "D * S + B")]
+            return [(f"{name}[t]", f"{times(kind.decay, f'{name}[t-1]', say)}{bias}", "D * S + B")]
     assert isinstance(kind, Affine)
-    terms = [_times(kind.decay, f"{name}[t-1]", say)]
+    terms = [times(kind.decay, f"{name}[t-1]", say)]
     terms += [f"{say.text(write.key, atom=True)} (x) {value}" for write, value in _values(kind, say)]
-    lines = [(f"{name}[t]", _plus(terms), "D * S + sum of key (x) value")]
+    lines = [(f"{name}[t]", plus(terms), "D * S + sum of key (x) value")]
     for r, w in enumerate(kind.ranks):
         lines.append((_y(kind, r), f"{say.text(w, atom=True)} . {name}[t-1]", f"w . S, a sum over {kind.mixing}"))
     return lines
@@ -124,13 +128,13 @@ def _y(kind: Affine, r: int) -> str:
     return "y" if len(kind.ranks) == 1 else f"y{r + 1}"
 
 
-def _times(factor: Node, what: str, say: Writer) -> str:
+def times(factor: Node, what: str, say: Writer) -> str:
     if is_const(factor, 1):
         return what
     return f"{say.text(factor) if factor.op == 'mul' else say.text(factor, atom=True)} * {what}"
 
 
-def _plus(terms: Iterable[str]) -> str:
+def plus(terms: Iterable[str]) -> str:
     text = ""
     for term in terms:
         if text:
@@ -142,21 +146,21 @@ def _plus(terms: Iterable[str]) -> str:
 
 def _value(write: Write, kind: Affine, say: Writer, read: str = "") -> str:
     """What is written under a key; `read`: how the rank reads are called."""
-    terms = [] if is_zero(write.const) else _summands(write.const)
+    terms = [] if is_zero(write.const) else summands(write.const)
     for r, scale in write.of_read:
         y = leaf("input", name=_y(kind, r).replace("y", read or "y"))
-        terms += [mul(term, y) for term in _summands(scale)]
-    return _plus(_signed(term, say) for term in terms)
+        terms += [mul(term, y) for term in summands(scale)]
+    return plus(signed(term, say) for term in terms)
 
 
-def _summands(node: Node) -> list[Node]:
+def summands(node: Node) -> list[Node]:
     if node.op not in ("add", "sub"):
         return [node]
     left, right = node.args
-    return _summands(left) + [neg(term) if node.op == "sub" else term for term in _summands(right)]
+    return summands(left) + [neg(term) if node.op == "sub" else term for term in summands(right)]
 
 
-def _signed(node: Node, say: Writer) -> str:
+def signed(node: Node, say: Writer) -> str:
     """A product with its minus signs in front."""
     minus, factors = False, []
     stack = [node]
@@ -251,7 +255,7 @@ def _rank_lines(kind: Affine, r: int, w: str, name: str, say: Writer, keys: list
         scale = write.of_read[0][1]
         triangle = _mask(w, keys[0], "b-", True, decayed)
         right = start if is_zero(write.const) else f"{start} + {triangle} {say.text(write.const, atom=True)}"
-        text = _signed(scale, say)
+        text = signed(scale, say)
         sign = "-" if text.startswith("-") else ""
         column = triangle if is_const(scale, 1) else f"{sign}{triangle} diag({text.removeprefix('-')})"
         solve = (f"(I - L) {y}", right, "one unit triangular solve")
@@ -330,6 +334,12 @@ def sequential_lines(component: Component, plan: Plan, say: Writer) -> list[Line
     return lines
 
 
+def _coupled_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    from recc.analysis.coupled_formula import coupled_lines
+
+    return coupled_lines(component, plan, say)
+
+
 def block_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     """The matrix of the scan's elements, and what runs over them."""
     listing, remark = ", ".join(component.states), f"{component.structure}: a matrix at each element"
@@ -343,6 +353,7 @@ def block_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
 
 FORMULAS = {
     "chunk": chunk_lines,
+    "coupled": _coupled_lines,
     "scan": scan_lines,
     "block_scan": block_lines,
     "convolution": convolution_lines,

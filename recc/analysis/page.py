@@ -27,6 +27,7 @@ HEAD, FACT, DIM = "bold", "cyan", "dim"
 WIDEST = 140
 _HOW = {
     "chunk": "all chunks at once, but for the state that goes from chunk to chunk",
+    "coupled": "all chunks at once, but for the states that go from chunk to chunk",
     "convolution": "one kernel for all chunks, by FFT, and a state that goes from chunk to chunk",
     "scan": "prefixes of an associative operation inside a chunk, then from chunk to chunk",
     "block_scan": "prefixes of products of small matrices inside a chunk, then from chunk to chunk",

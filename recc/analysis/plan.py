@@ -31,6 +31,30 @@ class Write:
 
 
 @dataclass(frozen=True)
+class CoupledWrite:
+    """An outer product added to coupled memories: `key` times `const` + sum over r of `of_read[r]` * y_r, to each state
+    of `scales` with its scale, which has no axis but heads."""
+
+    key: Node
+    scales: tuple[tuple[str, Node], ...]
+    const: Node
+    of_read: tuple[tuple[int, Node], ...] = ()
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Memories of one type that depend on each other; see recc.analysis.coupled.
+
+    factors[a][b]: what state a takes of state b, one number a head. ranks: (state, w) of each read y = w . state[t-1].
+    """
+
+    mixing: Axis
+    factors: tuple[tuple[Node, ...], ...]
+    ranks: tuple[tuple[str, Node], ...]
+    writes: tuple[CoupledWrite, ...]
+
+
+@dataclass(frozen=True)
 class Affine:
     """state' = decay * state + sum_r u_r (w_r . state) + writes + bias; see docs/derivation.md.
 
@@ -38,6 +62,7 @@ class Affine:
     mixing: the axis that the rank terms (or, without those, the reads) contract; None if nothing does.
     writes hold the keys of both the rank terms' u and of what is added, merged where they share a key.
     matrix: whether everything added is such a product (then a chunk form exists); else `bias` holds all that is added.
+    coupled: of several states that depend on each other, their normal form, where they have one.
     """
 
     structure: str  # zero, identity, scalar, diagonal, diagonal+rank, dense
@@ -49,6 +74,7 @@ class Affine:
     bias: Node | None = None
     not_matrix: Reason | None = None
     time_invariant: bool = False
+    coupled: Coupled | None = None
 
 
 @dataclass(frozen=True)

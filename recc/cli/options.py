@@ -15,7 +15,7 @@ def spec(parser: argparse.ArgumentParser) -> None:
 def compiling(parser: argparse.ArgumentParser) -> None:
     """The options of commands that compile a spec."""
     spec(parser)
-    parser.add_argument("--strategy", metavar="NAME", help="chunk, scan or sequential, instead of the cheapest")
+    parser.add_argument("--strategy", metavar="NAME", help="chunk, scan, sequential, ...: instead of the cheapest")
     parser.add_argument("--chunk", metavar="TOKENS", type=int, help="tokens in a chunk, a power of two")
 
 

@@ -157,6 +157,32 @@ def _clamp(e: Emit, args: list[Value], over, span: Span) -> Value:
     return e.op("minimum", e.op("maximum", args[0], args[1], span=span), args[2], span=span)
 
 
+@_function("round(x)", 1)
+def _round(e: Emit, args: list[Value], over, span: Span) -> Value:
+    """To the nearest whole number, halves to the even one, without a sum that would round itself."""
+    (x,) = args
+    e.real("round", x, span)
+    down = e.op("floor", x, span=span)
+    part = e.op("sub", x, down, span=span)
+    half = e.op("floor", e.op("mul", down, e.number(0.5), span=span), span=span)
+    odd = e.op("sub", down, e.op("mul", half, e.number(2), span=span), span=span)
+    over_half = e.op("where", e.op("gt", part, e.number(0.5), span=span), e.number(1), e.number(0), span=span)
+    step = e.op("where", e.op("eq", part, e.number(0.5), span=span), odd, over_half, span=span)
+    return e.op("add", down, step, span=span)
+
+
+@_function("apply(M, x)", 2)
+def _apply(e: Emit, args: list[Value], over, span: Span) -> Value:
+    for arg in args:
+        if arg.dtype == "bool":
+            raise e.refuse(shapes.bool_as_number("apply", arg, span))
+    dim = types.twice(*args)
+    clash = dim and types.merge([Value(args[0].node, tuple(dict.fromkeys(args[0].dims))), args[1]])
+    if not clash or isinstance(clash[0], Value):
+        raise e.refuse(shapes.not_applicable(*args, span))
+    return types.mapped(*args, dim, e.size(dim).node)
+
+
 @_function("outer(a, b)", 2)
 def _outer(e: Emit, args: list[Value], over, span: Span) -> Value:
     for arg in args:

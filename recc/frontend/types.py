@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recc.ir.node import HEADS, Axis, Node, Span
-from recc.ir.ops import const, dot, is_zero, leaf, mul, rename, total
+from recc.ir.ops import ONE, const, dot, is_zero, leaf, mul, rename, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,23 @@ def product(a: Value, b: Value, size: Node) -> Value:
     if axis not in left.axes and axis not in right.axes:
         node = mul(node, size)
     return Value(node, dims, a.heads or b.heads)
+
+
+def twice(matrix: Value, x: Value) -> str | None:
+    """The dim along which `matrix` maps `x`: the only one that it has twice, which `x` has once."""
+    found = [dim for dim in dict.fromkeys(matrix.dims) if matrix.dims.count(dim) > 1]
+    fits = len(found) == 1 and matrix.dims.count(found[0]) == 2 and x.dims.count(found[0]) == 1
+    return found[0] if fits else None
+
+
+def mapped(matrix: Value, x: Value, dim: str, size: Node) -> Value:
+    """The sum of matrix[.., dim, dim', ..] * x[.., dim', ..] over dim'; their other dims meet by name."""
+    column = dim + "'"
+    node = dot(matrix.node, rename(x.node, {dim: column}), (column,))
+    if column not in matrix.node.axes and dim not in x.node.axes:
+        node = mul(node, size)
+    dims = merge([Value(ONE, tuple(dict.fromkeys(matrix.dims))), x])
+    return Value(node, dims, matrix.heads or x.heads)
 
 
 def add_up(value: Value, axes: Sequence[Axis], sizes: dict[Axis, Node]) -> Node:

@@ -11,13 +11,16 @@ from recc.strategies import cost
 from recc.strategies.block_scan import BlockScan
 from recc.strategies.chunk import Chunk
 from recc.strategies.convolution import Convolution
+from recc.strategies.coupled import Coupled
 from recc.strategies.lowering import lower
 from recc.strategies.newton import Newton
 from recc.strategies.scan import Scan
 from recc.strategies.sequential import Sequential
 from recc.tile.program import TileProgram
 
-STRATEGIES = {strategy.name: strategy for strategy in (Chunk, Scan, BlockScan, Convolution, Newton, Sequential)}
+STRATEGIES = {
+    strategy.name: strategy for strategy in (Chunk, Coupled, Scan, BlockScan, Convolution, Newton, Sequential)
+}
 TYPICAL = 64  # the size assumed for a dim when costs are compared
 
 
@@ -84,7 +87,7 @@ def _default_chunk(plan: Plan, chosen: dict) -> int:
         return Newton.WINDOW
     chunked = [c.kind for c in plan.components if chosen[c.states] is Chunk]
     ranked = any(isinstance(kind, Affine) and kind.ranks for kind in chunked)
-    return 32 if ranked else 64
+    return 32 if ranked or Coupled in chosen.values() else 64
 
 
 def _share_scores(plan: Plan, chosen: dict, refused: dict) -> None:
@@ -93,7 +96,7 @@ def _share_scores(plan: Plan, chosen: dict, refused: dict) -> None:
 
     def transition(component: Component) -> tuple | None:
         kind = component.kind
-        return (kind.decay, kind.ranks, kind.mixing) if isinstance(kind, Affine) else None
+        return (kind.decay, kind.ranks, kind.mixing) if isinstance(kind, Affine) and not kind.coupled else None
 
     memories = {transition(c) for c in plan.components if chosen[c.states] is Chunk}
     for component in plan.components:

@@ -147,7 +147,7 @@ class _Matrix(_System):
         self.note = f"the transition of {name}, applied 0, 1, 2, ... times"
 
     def _krylov(self, matrix: Node, start: Node) -> Node:
-        start = spread(start, (self.axis,))
+        start = spread(start, (axis for axis in matrix.axes if axis != self.column))
         found = build("krylov", matrix, start, axis=self.axis, column=self.column)
         return self._kernel(found, f"A_{self.state}", self.note)
 

@@ -23,7 +23,7 @@ class Sequential:
     @staticmethod
     def cost(component: Component, plan: Plan, sizes: Mapping[Axis, int]) -> float:
         """Work per token in multiply-adds, with the price of a dependent step on top."""
-        return 4 * math.prod(sizes.values()) + 1e6
+        return 4 * math.prod(sizes.values()) + 1e7
 
     @staticmethod
     def lower(low: Lowering, component: Component) -> None:

@@ -6,8 +6,34 @@ pure-PyTorch functions, from torch.nn, or, where no public code is at hand, from
 earlier tokens, which has no loop and no state to get wrong in the same way) or the equations of a paper.
 """
 
-from oracles import cells, chances, decaying, elementwise, erasing, layers, state_spaces, steps, trained
+from oracles import (
+    cells,
+    chances,
+    decaying,
+    elementwise,
+    erasing,
+    grids,
+    layers,
+    quantised,
+    routed,
+    state_spaces,
+    steps,
+    trained,
+)
 from oracles.base import ORACLES
 
-FAMILIES = (cells, chances, decaying, elementwise, erasing, layers, state_spaces, steps, trained)
+FAMILIES = (
+    cells,
+    chances,
+    decaying,
+    elementwise,
+    erasing,
+    grids,
+    layers,
+    quantised,
+    routed,
+    state_spaces,
+    steps,
+    trained,
+)
 __all__ = ["FAMILIES", "ORACLES"]

@@ -104,3 +104,16 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
 @oracle("linoss_damped", "a linear system solved at each token")
 def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     return oscillating(x, p, s, False, p["g"].relu())
+
+
+@oracle("lssl", "a convolution with the kernel C A^t B")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    u, A = x["u"], p["A"]
+    time = u.shape[1]
+    powers = torch.stack([torch.linalg.matrix_power(A, t) for t in range(time + 1)])  # [time + 1, heads, N, N]
+    kernel = torch.einsum("hdn,thnm,hm->hdt", p["C"], powers[:-1], p["B"])
+    padded = F.pad(u.movedim(1, 3).flatten(1, 2), (time - 1, 0))
+    y = F.conv1d(padded, kernel.flatten(0, 1).flip(1)[:, None], groups=padded.shape[1])
+    y = y.unflatten(1, u.shape[2:]).movedim(3, 1) + torch.einsum("hdn,thnm,bhdm->bthd", p["C"], powers[1:], s["x"])
+    written = torch.einsum("thnm,hm,bthd->bhdn", powers[:-1].flip(0), p["B"], u)
+    return {"y": y + p["skip"] * u}, {"x": written + torch.einsum("hnm,bhdm->bhdn", powers[-1], s["x"])}

@@ -169,3 +169,51 @@ def _(x: Tensors, p: Tensors, s: Tensors):
     u = p["decay"] * s["v"] + x["x"]
     spike = Spike.apply(u - 1)
     return {"spike": spike}, {"v": u - u * spike}
+
+
+class ATan(torch.autograd.Function):
+    """The step at 0, with the derivative of atan(pi x) / pi."""
+
+    @staticmethod
+    def forward(ctx, u):
+        ctx.save_for_backward(u)
+        return torch.heaviside(u, torch.ones_like(u))
+
+    @staticmethod
+    def backward(ctx, grad):
+        (u,) = ctx.saved_tensors
+        return grad / (1 + (torch.pi * u).square())
+
+
+@oracle("spikegpt", "equations of Zhu et al., sums without a scale")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    scale, spikes = s["log_scale_a"].exp(), []
+    a, b, m = s["a"] * scale, s["b"] * scale, s["m"]
+    for t in range(x["k"].shape[1]):
+        r, k, v = (x[name][:, t] for name in "rkv")
+        now = (p["u"] + k).exp()
+        h = (m + torch.sigmoid(r) * (a + now * v) / (b + now)) / 2
+        spikes.append(ATan.apply(h - 1))
+        m = h - h * spikes[-1]
+        a, b = ((-p["w"]).exp() * total + k.exp() * new for total, new in ((a, v), (b, 1)))
+    final = {"a*exp(log_scale_a)": a, "b*exp(log_scale_a)": b, "m": m}
+    return {"spike": torch.stack(spikes, 1)}, final
+
+
+@stepped("pv_rnn", "equations of Ahmadi, Tani, the divergence by torch.distributions")
+def _(x: Tensors, p: Tensors, s: Tensors):
+    Normal, new, kl, above = torch.distributions.Normal, {}, 0, None
+    for layer in "21":
+        h, tau = s[f"h{layer}"], p[f"tau{layer}"][:, None]
+        d = h.tanh()
+        mean, log_deviation = times(p[f"P{layer}"], d), times(p[f"Q{layer}"], d)
+        prior = Normal(mean.tanh(), log_deviation.exp())
+        posterior = Normal((mean + x[f"m{layer}"]).tanh(), (log_deviation + x[f"s{layer}"]).exp())
+        z = posterior.mean + posterior.stddev * x[f"eps{layer}"]
+        drive = times(p[f"W{layer}"], d) + times(p[f"V{layer}"], z)
+        if above is not None:
+            drive = drive + times(p["U"], above)
+        new[f"h{layer}"] = (1 - 1 / tau) * h + drive / tau
+        above = new[f"h{layer}"].tanh()
+        kl = kl + torch.distributions.kl_divergence(posterior, prior).sum(-1)
+    return {"d": above, "kl": kl}, new

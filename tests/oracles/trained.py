@@ -95,3 +95,56 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
         return torch.einsum("bhk,bhv->bhkv", x["k"][:, t], 3 * error * (error.square() + 1e-6).sqrt())
 
     return moved(x, s["A"], lambda A: A / (A.pow(4).sum((-1, -2), keepdim=True) + 1e-6).sqrt(), slope)
+
+
+@oracle("ttt_mlp", "a loop over tokens, the gradient by autograd")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    names = ("A", "a", "B", "b")
+    weights, outputs = [s[name] for name in names], []
+
+    def model(u: Tensor, A: Tensor, a: Tensor, B: Tensor, b: Tensor) -> Tensor:
+        hidden = F.gelu(apply(u, A) + a)
+        return u + p["scale"] * F.layer_norm(apply(hidden, B) + b, u.shape[-1:], eps=1e-6) + p["shift"]
+
+    for t in range(x["q"].shape[1]):
+        q, k, v, eta = (x[name][:, t] for name in ("q", "k", "v", "eta"))
+        found = slopes(lambda *W, k=k, v=v: (model(k, *W) - v).square().sum(-1) / 2, weights)
+        scales = [eta.reshape(*eta.shape, *[1] * (W.dim() - 2)) for W in weights]
+        weights = [W - scale * slope for W, scale, slope in zip(weights, scales, found, strict=True)]
+        outputs.append(model(q, *weights))
+    return {"o": torch.stack(outputs, 1)}, dict(zip(names, weights, strict=True))
+
+
+@oracle("atlas", "a loop over tokens, the gradient by autograd")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    S, M, outputs = s["S"], s["M"], []
+    for t in range(x["q"].shape[1]):
+
+        def loss(M: Tensor, t: int = t) -> Tensor:
+            window = range(max(0, t - 1), t + 1)
+            errors = [x["eta"][:, i] * (apply(x["k"][:, i], M) - x["v"][:, i]).square().sum(-1) for i in window]
+            return sum(errors) / 2
+
+        alpha, theta = (x[name][:, t, :, None, None] for name in ("alpha", "theta"))
+        S = theta * S - slopes(loss, (M,))[0]
+        X = S / (S.square().sum((-1, -2), keepdim=True) + 1e-6).sqrt()
+        gram = X @ X.transpose(-1, -2)
+        M = alpha * M + 3.4445 * X - 4.775 * gram @ X + 2.0315 * gram @ gram @ X
+        outputs.append(apply(x["q"][:, t], M))
+    return {"o": torch.stack(outputs, 1)}, {"S": S, "M": M}
+
+
+@oracle("titans", "a loop over tokens, the gradient by autograd at the chunk's start")
+def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
+    """With chunks of 16 tokens, as in the spec. Heads and batch entries may be at different places in their chunks."""
+    M, S, held, outputs = s["M"], s["S"], s["M0"], []
+    for t in range(x["q"].shape[1]):
+        held = torch.where(((s["n"] + t) % 16 == 0)[..., None, None], M, held)
+        q, k, v = (x[name][:, t] for name in "qkv")
+        alpha, eta, theta = (x[name][:, t, :, None, None] for name in ("alpha", "eta", "theta"))
+        (found,) = slopes(lambda M, k=k, v=v: (apply(k, M) - v).square().sum(-1) / 2, (held,))
+        S = eta * S - theta * found
+        M = (1 - alpha) * M + S
+        outputs.append(apply(q, M))
+    final = {"M": M, "S": S, "M0": held, "n": s["n"] + x["q"].shape[1]}
+    return {"o": torch.stack(outputs, 1)}, final

@@ -31,10 +31,17 @@ SINGLE = 1e-5  # some tens of roundings of float32
 CANCELLED = 1e-13
 # Slots that forget all hold the same, and a softmax over equals has no gradient: what is left of it is rounding, too.
 CANCELS = {("gsa", "decay_strong")}
-# naive_retention computes its decays itself, so it has no gradient for them.
-NO_GRADIENT = {("retnet", "g")}
+# naive_retention computes its decays itself, so it has no gradient for them; scales of 8-bit numbers have none.
+NO_GRADIENT = {
+    ("retnet", "g"),
+    ("quamba_decode", "scale"),
+    *(("quamba", f"s{name}") for name in ("x", "dt", "A", "B", "C")),
+}
 # Sums of what is not negative.
-NORMALISERS = {("linear_attention", "z"), ("slstm", "n"), ("lightnet", "z"), ("rwkv4", "b"), ("aaren", "c")}
+NORMALISERS = {("linear_attention", "z"), ("slstm", "n"), ("lightnet", "z"), ("rwkv4", "b"), ("aaren", "c"),
+               ("spikegpt", "b")}  # fmt: skip
+# Numbers of tokens.
+COUNTS = {("rat", "n"), ("titans", "n")}
 
 Tensors = dict[str, Tensor]
 Function = Callable[[Tensors, Tensors, Tensors], tuple[Tensors, Tensors]]
@@ -57,6 +64,7 @@ def problem(
     _, shapes = run(rec, {name: x[:, :0] for name, x in inputs.items()}, params)
     start = {s.name: torch.empty_like(shapes[s.name]).normal_(generator=generator) for s in rec.states if not s.delay}
     start = {name: x.abs() if (rec.name, name) in NORMALISERS else x for name, x in start.items()}
+    start = {name: (10 * x.abs()).floor() if (rec.name, name) in COUNTS else x for name, x in start.items()}
     return inputs, params, start
 
 

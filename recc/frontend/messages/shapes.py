@@ -65,6 +65,19 @@ def product_mismatch(word: str, a: Value, b: Value, span: Span, sizes: dict[str,
     )
 
 
+def not_applicable(matrix: Value, x: Value, span: Span) -> Diagnostic:
+    return diagnostic(
+        "E0302",
+        f"`apply` of {text(matrix.dims)} to {text(x.dims)}",
+        _function("apply", span),
+        "" if matrix.span else "dims that do not meet",
+        labels=_labels(matrix, x),
+        note=["`apply(M, x)` adds up along the second of the two axes that M has of one dim, which x has once; their "
+              "other dims meet by name"],
+        help="a matrix of two dims takes `@`" if len(set(matrix.dims)) == len(matrix.dims) == 2 else "",
+    )  # fmt: skip
+
+
 def _product_help(word: str, left: Sequence[str], right: Sequence[str]) -> str:
     if not left or not right:
         return "a scalar multiplies with `*`"
