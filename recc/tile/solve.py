@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from recc.ir.node import REAL, ROW, Axis, Node, dim_of, make, substitute
+from recc.ir.node import REAL, ROW, Axis, Node, dim_of, make, substitute, walk
 from recc.ir.ops import ONE, OPS, STRUCTURAL, ZERO, Op, add, build, dot, is_zero, leaf, mul, rename, spread
 from recc.tile.adjoint import cotangents
 from recc.tile.ops import split_tail
@@ -43,16 +43,35 @@ def argument(name: str, like: Node | None = None, axes: Iterable[Axis] = ()) -> 
 def slopes_of(step: tuple[Node, ...], states: tuple[Node, ...], dim: Axis | None) -> tuple[Node, ...]:
     """The entries df_i/ds_j, row by row. dim: None where the step acts elementwise, else the dim that it mixes: then an
     entry is a matrix [dim, column_of(dim)]."""
+    if dim is None:
+        return _elementwise_slopes(step, states)
     found: list[Node] = []
     for value in step:
-        if dim is None:
-            found += cotangents([(value, ONE)], states).values()
-            continue
         out = column_of(dim)  # of the output, until the two are swapped
         seed = rename(leaf("eye", (dim, f"{dim}'")), {f"{dim}'": out})
         matrices = cotangents([(value, spread(seed, value.axes))], states, keep=frozenset({out}))
         found += (rename(matrix, {dim: out, out: dim}) for matrix in matrices.values())
     return tuple(found)
+
+
+def _elementwise_slopes(step: tuple[Node, ...], states: tuple[Node, ...]) -> tuple[Node, ...]:
+    """A state that reads another one's new value has its slopes by the chain rule: those of the other one, times one
+    factor. Reverse mode from each value alone would go through the other's update again."""
+    inside = [set(walk(value)) for value in step]
+    found: dict[Node, list[Node]] = {}
+    for place in sorted(range(len(step)), key=lambda at: len(inside[at])):
+        value = step[place]
+        read = [new for new in found if new in inside[place] and new is not value]
+        cut = {new: argument(f"new {at}", like=new) for at, new in enumerate(read)}
+        (own,) = substitute([value], cut)
+        grads = list(cotangents([(own, ONE)], [*states, *cut.values()]).values())
+        back = {there: new for new, there in cut.items()}
+        grads = substitute(grads, back)
+        line = grads[: len(states)]
+        for new, factor in zip(read, grads[len(states) :], strict=True):
+            line = [add(slope, mul(factor, other)) for slope, other in zip(line, found[new], strict=True)]
+        found[value] = line
+    return tuple(slope for value in step for slope in found[value])
 
 
 def _newton(*args: Node, names: tuple[str, ...], step: tuple[Node, ...], states: tuple[Node, ...],

@@ -12,10 +12,13 @@ from recc import library
 from recc.analysis import analyse
 from recc.frontend import parse_text
 from recc.ir.interpreter import init_params
+from recc.ir.node import walk
 from recc.runtime.api import compile_recurrence
 from recc.runtime.samples import sample_inputs
 from recc.runtime.verify import verify
 from recc.strategies import Refused, choose
+from recc.tile.solve import slopes_of
+from recc.tile.step import step_program
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -250,3 +253,11 @@ def test_the_op_keeps_the_contract(name):
     assert torch.autograd.gradcheck(newton, [x.detach()[:, :5].requires_grad_() if x.dim() == 4 else x for x in leaves])
     compiled = torch.compile(newton, fullgraph=True, backend="eager")
     assert torch.equal(compiled(*leaves), newton(*leaves))
+
+
+def test_slopes_of_a_state_go_through_those_that_it_reads():
+    program = step_program(analyse(parse_text(*library.find("para_lstm"))[0]))
+    news, olds = [c.new for c in program.carries], [c.old for c in program.carries]
+    assert [c.name for c in program.carries] == ["c", "h"]
+    c_by_c, c_by_h, h_by_c, h_by_h = slopes_of(tuple(news), tuple(olds), None)
+    assert c_by_c in set(walk(h_by_c)) and c_by_h in set(walk(h_by_h))
