@@ -9,6 +9,7 @@ import torch
 from recc.backends.triton import module
 from recc.backends.triton.config import Config
 
+import recc
 from recc import library
 from recc.analysis import analyse
 from recc.frontend import parse_text
@@ -39,9 +40,12 @@ def real() -> list[str]:
 @functools.cache
 def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
     """The op of a spec, in small chunks: a short sequence has several. schedule: `sequential` walks over tokens, of
-    which `chunk` are between the states that are saved, where not all are; `two_level` walks outer chunks of two
-    chunks, in the default schedule, and `two_level split` and `two_level fused` in those."""
+    which `chunk` are between the states that are saved, where not all are; `newton` solves `chunk` tokens at a time;
+    `two_level` walks outer chunks of two chunks, in the default schedule, and `two_level split` and `two_level fused`
+    in those."""
     plan = analyse(recurrence(spec))
+    if schedule == "newton":
+        return module.load(module.generate(plan, module.chosen(plan, "newton"), Config(chunk)))
     if schedule != "sequential":
         words = (schedule or "").split()
         kind = next((word for word in words if word != "two_level"), None)
@@ -71,9 +75,9 @@ def bits(spec: str, case: Case) -> list[bool]:
     return [torch.equal(first[what], second[what]) for what in first]
 
 
-def alone(spec: str, bad: float) -> list[str]:
-    """What a bad number in the second of three sequences changes in the others, in a walk over tokens."""
-    rec, call = recurrence(spec), op(spec, 4, "sequential")
+def alone(spec: str, bad: float, schedule: str = "sequential") -> list[str]:
+    """What a bad number in the second of three sequences changes in the others."""
+    rec, call = recurrence(spec), op(spec, 4, schedule)
     given = problem(rec, Case(6, "plain"))
     inputs = {name: torch.cat([x, x[:1]]) for name, x in given.inputs.items()}
     state = {name: torch.cat([x, x[:1]]) for name, x in (given.state or {}).items()}
@@ -108,9 +112,9 @@ def steps(spec: str) -> list[str]:
     return wrong
 
 
-def apart(spec: str, reverse: bool) -> list[str]:
-    """Where packed sequences give other results than each of them alone, of a walk over tokens."""
-    rec, call, lengths = recurrence(spec), op(spec, 4, "sequential"), (3, 0, 6, 1)
+def apart(spec: str, reverse: bool, schedule: str = "sequential") -> list[str]:
+    """Where packed sequences give other results than each of them alone."""
+    rec, call, lengths = recurrence(spec), op(spec, 4, schedule), (3, 0, 6, 1)
     given = problem(rec, Case(sum(lengths), "plain"))
     inputs = {name: x[:1].requires_grad_() for name, x in given.inputs.items()}
     state = {name: x[[0, 1, 0, 1]].requires_grad_() for name, x in (given.state or {}).items()}
@@ -137,3 +141,23 @@ def apart(spec: str, reverse: bool) -> list[str]:
     ]
     pairs = [*zip(whole, single), *zip(*grads)]
     return [f"{place}" for place, (a, b) in enumerate(pairs) if not torch.allclose(a, b, rtol=1e-4, atol=1e-5)]
+
+
+def clipped_and_truncated(spec: str) -> list[str]:
+    """Where gradients that are clipped and cut off differ from those of torch in float64."""
+    given, found = problem(recurrence(spec), Case(7, "plain")), []
+    for backend, dtype in (("triton", torch.float32), ("torch", torch.float64)):
+        call = recc.load(spec, backend=backend, strategy="sequential")
+        tensors, state = (
+            {name: x.to(dtype).requires_grad_() for name, x in of.items()}
+            for of in ({**given.inputs, **given.params}, given.state)
+        )
+        leaves = [*tensors.values(), *state.values()]
+        plain, short = (
+            torch.autograd.grad(call(**tensors, initial_state=state, **options).square().sum(), leaves)
+            for options in ({}, {"clip_gradient": 0.1, "truncate": 3})
+        )
+        assert not all(torch.allclose(a, b) for a, b in zip(plain, short))  # it does something
+        found.append(short)
+    pairs = enumerate(zip(*found))
+    return [f"{place}" for place, (a, b) in pairs if not torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5)]

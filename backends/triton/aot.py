@@ -28,7 +28,8 @@ TARGETS = {
 # Bytes of shared memory that a program may have.
 SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10,
           "sm_120": 99 << 10, "gfx942": 64 << 10}  # fmt: skip
-POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",
+            torch.float64: "*fp64"}  # fmt: skip
 
 
 @dataclass(frozen=True)

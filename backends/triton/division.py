@@ -286,6 +286,20 @@ def divide(program: TileProgram, again: TileProgram | None = None, in_place: boo
     return min(found, key=lambda part: part.cost, default=whole)
 
 
+def by_channels(program: TileProgram) -> Division | None:
+    """The division where programs share the one dim of the states, none of whose elements meet; None if there is none
+    in one launch. States without dims are not shared."""
+    whole = Division(program, None, None)
+    own = {dims(c.old.axes) for c in program.carries}
+    if len(own) != 1 or len(min(own)) > 1:
+        return None
+    split = dim_of(min(own)[0]) if min(own) else None
+    if split is not None and split not in _candidates(whole):
+        return None
+    found = whole if split is None else Division(program, None, split)
+    return found if found.count == 1 else None
+
+
 def _candidates(whole: Division) -> list[str]:
     """Dims of states that kernels only go along: none of their elements moves to another's place."""
     present = {dim_of(axis) for c in whole.program.carries for axis in dims(c.old.axes)}
@@ -323,4 +337,4 @@ def _over(node: Node) -> tuple[Axis, ...]:
     return node["over"] if node.op in CONTRACTIONS else ()
 
 
-__all__ = ["FRESH", "HOST", "LIVE", "Conflict", "Division", "Launch", "divide", "in_rows"]
+__all__ = ["FRESH", "HOST", "LIVE", "Conflict", "Division", "Launch", "by_channels", "divide", "in_rows"]

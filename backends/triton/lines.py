@@ -28,9 +28,11 @@ def folded(line: str) -> list[str]:
     if stop - start < 40 and "(" in line[stop:]:
         start = line.index("(", stop)
         stop = _closing(line, start)
-    comma = "," if line[start - 1].isalnum() or line[start - 1] == "_" else ""  # else a pair of parentheses alone
+    parts = _split_at(line[start + 1 : stop], ", ")
+    called = line[start - 1].isalnum() or line[start - 1] == "_"
+    comma = "," if called or len(parts) > 1 else ""  # else a pair of parentheses alone
     inside: list[str] = []
-    for part in _split_at(line[start + 1 : stop], ", "):
+    for part in parts:
         inside += _broken(f"{indent}    {part}{comma}")
     return [line[: start + 1], *inside, *folded(indent + line[stop:])]
 

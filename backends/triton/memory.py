@@ -55,12 +55,13 @@ class Memory:
 @dataclass(frozen=True)
 class Access:
     """The text of loads and stores. rows: a program takes rows of sequences; single: there is one token; split: several
-    programs share a dim."""
+    programs share a dim. of_row: the leading axes of which each row has an index of its own."""
 
     rows: bool
     single: bool
     split: bool
     place: Callable[[Axis], str]
+    of_row: tuple[str, ...] = OF_ROW
 
     def load(self, memory: Memory, mask: str = "") -> str:
         """A tile in float32. mask: which rows there are, by default those of this token."""
@@ -70,12 +71,17 @@ class Access:
         """The tile of the token `ahead`, as it is in memory; zero where there is none."""
         return self._load(memory, "ahead", "more")
 
-    def store(self, memory: Memory, value: str) -> str:
+    def store(self, memory: Memory, value: str, mask: str = "") -> str:
+        """Writes a tile. mask: of which rows, by default those of this token."""
         pointer, masks = self._address(memory, "token")
-        here = self._here(memory)
+        here = mask or self._here(memory)
         once = ["(block == 0)"] if memory.once and self.split else []
         masks = [*once, *([self._aligned(here, memory)] if here else []), *masks]
         return f"tl.store({pointer}, {value}{_masked(masks, '')})"
+
+    def gathered(self, memory: Memory, token: str, mask: str) -> str:
+        """A tile each element of which has a token of its own, in float32."""
+        return f"tl.load({' + '.join(self._offsets(memory, token))}, mask={mask}, other=0.0).to(tl.float32)"
 
     def base(self, memory: Memory) -> str:
         """The address that all tokens of a program share: see `_address`."""
@@ -114,7 +120,7 @@ class Access:
             if lead == "time" and (self.single or token is None):
                 continue
             index = token if lead == "time" else INDEX[lead]
-            of_row = self.rows and ROW in tile and lead in OF_ROW
+            of_row = self.rows and ROW in tile and lead in self.of_row
             (of_rows if of_row else parts).append(f"{index} * {memory.name}_{lead}")
         parts += [self._sum(of_rows, tile)] if of_rows else []
         for axis, stride in zip(memory.dims, memory.strides[len(memory.leads) :]):

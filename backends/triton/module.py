@@ -18,7 +18,7 @@ from recc.backends.torch.module import (
     programs,
     support_text,
 )
-from recc.backends.triton import sequential
+from recc.backends.triton import newton, sequential
 from recc.backends.triton.config import DEFAULT, Config, default
 from recc.backends.triton.emit import Function
 from recc.backends.triton.schedule import Schedule, Unserved, split_axis
@@ -30,7 +30,7 @@ from recc.strategies import STRATEGIES, Choice, choose
 from recc.tile.program import TileProgram
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
-KERNELS = ("places", "primitives")  # libraries of which a file has what its kernels call
+KERNELS = ("places", "primitives", "solve")  # libraries of which a file has what its kernels call
 SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no other
 
 
@@ -46,8 +46,11 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
     in one launch that walks the chunks of a sequence, with less traffic and less parallelism.
     """
     rec = plan.recurrence
-    if {choice.name(component) for component in plan.components} == {"sequential"}:
+    names = {choice.name(component) for component in plan.components}
+    if names == {"sequential"}:
         return sequential.generate(plan, choice)
+    if "newton" in names:
+        return newton.generate(plan, choice, config.chunk)
     forward, backward, step = functions(plan, choice, config)
     parts = [
         forward.text,
@@ -68,7 +71,7 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
             f"{rec.name} runs by the strategy convolution, which has no Triton kernels: they have no FFT",
             "use the torch backend, or drop `--strategy`",
         )
-    if not choice.parallel or "newton" in names:
+    if not choice.parallel:
         names = ", ".join(names)
         raise Unserved(
             f"{rec.name} runs by the strategy {names}, which has no Triton kernels",
@@ -116,13 +119,8 @@ def namespace(generated: Generated) -> dict[str, Any]:
     from recc.backends.torch import primitives
 
     digest = generated.meta["digest"]
-    text = "\n\n".join(
-        [
-            IMPORTS,
-            *(called(support_text("triton", part), [generated.functions]) for part in KERNELS),
-            generated.functions,
-        ]
-    )
+    libraries = [called(support_text("triton", part), [generated.functions]) for part in KERNELS]
+    text = "\n\n".join([IMPORTS, *libraries, generated.functions])
     name = f"<recc {generated.meta['name']} {digest}>"
     linecache.cache[name] = len(text), None, text.splitlines(True), name  # Triton reads the source of its kernels
     space = {**vars(primitives), "__name__": f"recc_triton_{digest}"}

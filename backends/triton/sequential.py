@@ -7,12 +7,13 @@ where a state waits for what torch has to add up, with torch's part before, betw
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from recc.backends.torch.emit import identifier, step_function
 from recc.backends.torch.module import Generated, describe, finished, initial_function, saved_item
 from recc.backends.torch.text import Text
-from recc.backends.triton.division import HOST, Launch, divide, in_rows
+from recc.backends.triton.division import HOST, Division, Launch, divide, in_rows
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, Memory
 from recc.backends.triton.schedule import dims, inner, ordered
@@ -28,8 +29,8 @@ from recc.tile.step import step_programs
 from recc.tile.words import Words
 
 
-def generate(plan: Plan, choice: Choice) -> Generated:
-    """Kernels and tile functions of a plan, token by token. Raises Unserved."""
+def generate(plan: Plan, choice: Choice, solver: Callable[..., Function] | None = None) -> Generated:
+    """Kernels and tile functions of a plan, token by token. solver: of the forward pass. Raises Unserved."""
     rec, name = plan.recurrence, plan.recurrence.name
     step, again, back = step_programs(plan, terms=False)
     meta = describe(plan, choice, step, back)
@@ -38,39 +39,34 @@ def generate(plan: Plan, choice: Choice) -> Generated:
     kept = {key: node for key, node in again.stores.items() if apart or key in used}
     given = {*step.loads, *map(seed_key, step.stores), *kept}
     back = replace(back, loads={key: node for key, node in back.loads.items() if key in given})
-    held = [c.old for c in step.carries] if apart else list(kept.values())
-    meta["saved"] = [saved_item(node) for node in held]
+    meta["saved"] = [saved_item(node) for node in ([c.old for c in step.carries] if apart else kept.values())]
     whole = step if apart else replace(step, stores={**step.stores, **kept})
+    back_doc = f"The backward pass of {name}; returns the params' gradients."
+    decode_doc = f"One token of {name}; the states may be updated in place."
     parts = [
-        function(whole, "forward_tiles", f"The forward pass of {name}.", saved=apart),
-        function(back, "backward_tiles", f"The backward pass of {name}; returns the params' gradients.",
-                 again=again if apart else None),
-        function(step, "decode_tiles", f"One token of {name}; the states may be updated in place.", single=True),
+        (solver or Function)(whole, "forward_tiles", f"The forward pass of {name}.", saved=apart).text(),
+        Function(back, "backward_tiles", back_doc, again=again if apart else None).text(),
+        Function(step, "decode_tiles", decode_doc, single=True).text(),
         step_function(step, "step_tiles", f"One token of {name} in torch: outputs and new states."),
         initial_function(rec, step),
-    ]  # fmt: skip
+    ]
     return finished("\n\n".join(parts), meta)
 
 
-def function(program: TileProgram, name: str, doc: str, *, again: TileProgram | None = None, saved: bool = False,
-             single: bool = False) -> str:  # fmt: skip
+class Function:
     """The kernels of a program of one token, and `name(call, loads, params, carries, results)`, which launches them.
 
     results are the tensors that it writes: stores, leaving states, and states saved for each chunk if `saved`. It
     returns the sums. again: for a backward pass that runs chunks again, the program of that. single: one token.
     """
-    return _Function(program, name, doc, again, saved, single).text()
 
-
-class _Function:
-    def __init__(self, program: TileProgram, name: str, doc: str, again: TileProgram | None, saved: bool,
-                 single: bool) -> None:  # fmt: skip
+    def __init__(self, program: TileProgram, name: str, doc: str, *, again: TileProgram | None = None,
+                 saved: bool = False, single: bool = False) -> None:  # fmt: skip
         news = {c.new: f"{c.old['name']}_next" for c in program.carries if c.new.args}
         program = replace(program, names={**news, **program.names})
         self.program, self.name, self.doc, self.again = program, name, doc, again
         self.saved, self.single = saved, single
-        self.division = divide(program, again, in_place=single)
-        self.rows = in_rows(program) or (again is not None and in_rows(again))
+        self.division, self.rows = self._divided()
         self.words = Words(program)
         self.nodes = self.division.nodes_all()
         self.dim_names = {dim_of(axis) for node in self.nodes for axis in dims(node.axes)}
@@ -81,13 +77,16 @@ class _Function:
         self.strides: dict[str, str] = {}  # of tensors that do not tell themselves
         self.host: dict[Node, str] = {}
         inner_names = set(again.stores) if again is not None else set()
-        self.leaves = [
-            *(node for name, node in program.loads.items() if name not in inner_names),
-            *program.params.values(),
-        ]
+        loads = [node for name, node in program.loads.items() if name not in inner_names]
+        self.leaves = [*loads, *program.params.values()]
         self.arguments = [self._leaf(node) for node in self.leaves]
         self.results: list[str] = []
         self._carries()
+
+    def _divided(self) -> tuple[Division, bool]:
+        """What is computed where, and whether tiles have rows."""
+        of_rows = in_rows(self.program) or (self.again is not None and in_rows(self.again))
+        return divide(self.program, self.again, in_place=self.single), of_rows
 
     # --- tensors -------------------------------------------------------------------------------------------------
 
@@ -220,10 +219,13 @@ class _Function:
                 lines.append(f"    block_{dim} = call.block({dim}, {self._least(dim)})")
         split = self.division.split
         if split is not None:
-            lines.append(f"    part_{split} = call.part({', '.join([f'block_{split}', *self._beside(split)])})")
+            lines.append(f"    part_{split} = {self._part(split)}")
             if re.search(rf"\bparts_{split}\b", body):
                 lines.append(f"    parts_{split} = triton.cdiv({split}, part_{split})")
         return lines
+
+    def _part(self, split: str) -> str:
+        return f"call.part({', '.join([f'block_{split}', *self._beside(split)])})"
 
     def _beside(self, split: str) -> list[str]:
         """How many elements stand beside one place of the split dim, in each of the largest tiles."""
@@ -338,6 +340,9 @@ class _Function:
             self.division.split,
             self.single,
         )
+        return self._emitted(walk)
+
+    def _emitted(self, walk: Walk) -> Kernel:
         return Kernel(walk, identifier, self.dim_names)
 
     def _again(self, again: TileProgram, loads: dict[Node, Memory]) -> Loop:

@@ -22,7 +22,8 @@ WIDTH = 88  # longest expression that is printed in line
 @dataclass
 class Loop:
     """What a loop over tokens does. states: (carry's leaf, next value); loads: leaves in memory; stores: what each
-    token writes, and where; sums: what is added up over all tokens, and where it goes. backwards: from the last one."""
+    token writes, and where; sums: what is added up over all tokens, and where it goes. backwards: from the last one.
+    beside: what else is computed."""
 
     words: Words
     states: list[tuple[Node, Node]]
@@ -30,10 +31,11 @@ class Loop:
     stores: list[tuple[Node, Memory]] = field(default_factory=list)
     sums: list[tuple[Node, Memory]] = field(default_factory=list)
     backwards: bool = False
+    beside: list[Node] = field(default_factory=list)
 
     @property
     def roots(self) -> list[Node]:
-        return [*(node for node, _ in (*self.stores, *self.sums)), *(new for _, new in self.states)]
+        return [*(node for node, _ in (*self.stores, *self.sums)), *(new for _, new in self.states), *self.beside]
 
     @property
     def nodes(self) -> list[Node]:

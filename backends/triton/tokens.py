@@ -15,6 +15,8 @@ TILE = 1024  # elements of a state that one warp holds
 LINE = 128  # elements of a state that is a vector, in one program
 WARPS = 8  # of one program, at most; 16 where it holds more than states
 ROWS = 16  # sequences of one program, where states are multiplied with matrices
+SOLVED = 2048, 2048, 512, 512  # elements of a window of Newton's method, by the number of coupled states
+CHANNELS, FILL = 4, 128  # of one program, where so many programs are left to fill a GPU
 DOTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -62,6 +64,31 @@ class Tokens:
         """Compiler options for a kernel with tiles of so many elements. spare: leave registers for other values."""
         share, most = (TILE // 2, 2 * WARPS) if spare else (TILE, WARPS)
         return {"num_warps": min(most, max(1, max(tiles) // share)), "num_stages": 1, "enable_fp_fusion": True}
+
+    # --- Newton's method -----------------------------------------------------------------------------------------
+
+    def channels(self, block):
+        """How many of `block` channels a program solves."""
+        share = block * self.sequences * self.heads // (1 if self.like.device.type == "cpu" else FILL)
+        return min(block, CHANNELS, 1 << max(share.bit_length() - 1, 0))
+
+    def window(self, channels, states, asked=None):
+        """Tokens that a program solves at a time; no more than a sequence has."""
+        size = asked or SOLVED[states - 1] // channels
+        return min(size, self.block(self.time, 32))
+
+    @staticmethod
+    def newton_options(elements, states):
+        """Compiler options for a program that solves so many elements of each state at a time."""
+        warps = elements * WARPS // SOLVED[states - 1]
+        return {"num_warps": min(WARPS, max(1, warps)), "num_stages": 1, "enable_fp_fusion": True}
+
+    def counts(self, function):
+        """What `Op.statistics` reads of a function, on this call's device."""
+        kept = getattr(function, "counts", None)
+        if kept is None or kept.device != self.like.device:
+            kept = function.counts = torch.zeros(5, dtype=torch.float64, device=self.like.device)
+        return kept
 
 
 class TokenPasses(Passes):

@@ -52,6 +52,8 @@ class Walk:
 class Kernel:
     """The text of one launch. spell: makes a name of the generated file; taken: names of dims."""
 
+    BESIDE: tuple[str, ...] = ()  # tensors that it is handed beside those that it walks over
+
     def __init__(self, walk: Walk, spell: Callable[[str], str], taken: set[str]) -> None:
         self.walk = walk
         if walk.split not in self.dims():  # nothing in this kernel has the dim that others share
@@ -270,6 +272,7 @@ class Kernel:
 
     def _arguments(self) -> list[str]:
         parts = ["sequences"] if self.walk.single else ["bounds_ptr", "sequences", "time"]
+        parts += [f"{name}_ptr" for name in self.BESIDE]
         for memory in self.memory():
             parts += [f"{memory.name}_ptr", *memory.strides]
         names = [f"{prefix}{dim}" for dim in self.dims() for prefix in ("", "BLOCK_")]
@@ -280,19 +283,28 @@ class Kernel:
         """The lines that launch the kernel."""
         walk = self.walk
         lead = ["call.sequences"] if walk.single else ["call.bounds", "call.sequences", "call.time"]
+        lead += self.BESIDE
         for memory in self.memory():
             lead += [memory.name, f"*{strides(memory)}"]
         blocks = {dim: f"part_{dim}" if dim == walk.split else f"block_{dim}" for dim in self.dims()}
         keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={block}" for dim, block in blocks.items()]
         keys += [f"{name}={static_text(node, sizes)}" for node, name in self.values.statics.items()]
-        keys += [f"{name}=call.{name}" for name in self._settings()]
+        keys += [f"{name}={self._setting(name)}" for name in self._settings()]
         grid = ["triton.cdiv(call.sequences, call.ROWS)" if walk.rows else "call.sequences"]
         grid.append("call.heads" if any(memory.headed for memory in self.memory()) else "1")
         grid.append(f"triton.cdiv({sizes(walk.split)}, {blocks[walk.split]})" if walk.split else "1")
+        return wrapped(f"    {walk.name}[({', '.join(grid)})](", [*lead, *keys, self._options(blocks)], ")")
+
+    def _setting(self, name: str) -> str:
+        """What a setting is at launch."""
+        return f"call.{name}"
+
+    def _options(self, blocks: dict[str, str]) -> str:
+        """The compiler's options. blocks: how many places of each dim a program has."""
+        walk = self.walk
         tiles = [" * ".join(blocks.get(dim, "call.ROWS") for dim in tile) for tile in self.largest()]
         more = ", spare=True" if walk.loop.backwards or not (walk.split or walk.rows) else ""
-        options = f"**call.options({', '.join(tiles) or '1'}{more})"
-        return wrapped(f"    {walk.name}[({', '.join(grid)})](", [*lead, *keys, options], ")")
+        return f"**call.options({', '.join(tiles) or '1'}{more})"
 
 
 def _within(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
