@@ -9,6 +9,7 @@ from recc.backends.torch.layout import declared, dim_of, dtype_of, ordered, work
 from recc.backends.torch.passes import (
     ArgumentError,
     Passes,
+    check_bounds,
     in_full_precision,
     refuse_forward_mode,
     register,
@@ -24,6 +25,7 @@ class Op:
         o = op(..., cu_seqlens=offsets)                         # sequences packed along time, batch 1
         o = op(..., reverse=True)                               # from the last token to the first
         o = op(..., truncate=64)                                # no gradient flows further back than its 64 tokens
+        o = op(..., clip_gradient=1.0)                          # what states hand back is cut to [-1, 1] by element
         o, state = op.step(..., state=state)                    # one token, without the time axis
 
     A state is a dict from the names of the spec's states to tensors [batch, heads, dims]; where a spec has one
@@ -31,6 +33,7 @@ class Op:
     stores one state per chunk. Raises ArgumentError where a tensor does not fit.
     """
 
+    clipped = None  # of a limit: the op of the same recurrence that clips gradients so
     tuned = None  # of (inputs, sizes): an op of the same recurrence, in the form that was found best for them, or None
 
     def __init__(self, meta, forward_tiles, backward_tiles, step_tiles, initial_tiles):
@@ -49,7 +52,11 @@ class Op:
     # --- calls ---------------------------------------------------------------------------------------------
 
     def __call__(self, *tensors, initial_state=None, return_final_state=False, cu_seqlens=None, reverse=False,
-                 validate=False, truncate=None, **named):  # fmt: skip
+                 validate=False, truncate=None, clip_gradient=None, **named):  # fmt: skip
+        if clip_gradient is not None:
+            return self._of_limit(clip_gradient)(
+                *tensors, initial_state=initial_state, return_final_state=return_final_state, cu_seqlens=cu_seqlens,
+                reverse=reverse, validate=validate, truncate=truncate, **named)  # fmt: skip
         if truncate is not None:
             options = {"reverse": reverse, "validate": validate}
             outputs, state = self._truncated(tensors, named, truncate, initial_state, cu_seqlens, options)
@@ -76,24 +83,34 @@ class Op:
         finals = results[len(outputs) : len(outputs) + len(self.states)]
         return output, {item["name"]: value for item, value in zip(self.states, finals)}
 
-    def _truncated(self, tensors, named, truncate, state, cu_seqlens, options):
-        """The op on segments of `truncate` tokens, through whose borders no gradient flows."""
-        if cu_seqlens is not None or not isinstance(truncate, int) or truncate < 1:
+    def _of_limit(self, limit):
+        if self.clipped is None:
             raise ArgumentError(
-                f"{self.name}: `truncate` is a number of tokens, for a batch of sequences of one length"
+                f"{self.name}: a file of its own has no other passes: compile it with the gradient clipped"
             )
+        return self.clipped(limit)
+
+    def _truncated(self, tensors, named, truncate, state, cu_seqlens, options):
+        """The op on segments of `truncate` tokens of each sequence, through whose borders no gradient flows."""
+        if not isinstance(truncate, int) or truncate < 1:
+            raise ArgumentError(f"{self.name}: `truncate` is a number of tokens")
         inputs, params = self._arguments(tensors, named, time=True)
-        time, parts = inputs[0].shape[1], []
-        starts = range(0, max(time, 1), truncate)
-        for start in starts:
-            lo, hi = start, min(start + truncate, time)
-            lo, hi = (time - hi, time - lo) if options["reverse"] else (lo, hi)
-            part, state = self(*(x[:, lo:hi] for x in inputs), *params, initial_state=state, return_final_state=True,
-                               **options)  # fmt: skip
-            state = {name: x.detach() for name, x in state.items()} if start != starts[-1] else state
+        batch, time = self._check(inputs, params, time=True)["batch"], inputs[0].shape[1]
+        if cu_seqlens is not None:
+            bounds = _check_offsets(cu_seqlens, batch).tolist()
+            check_bounds(bounds, time)
+            segments = _packed_segments(bounds, truncate, options["reverse"], cu_seqlens)
+        else:
+            segments = _segments(time, truncate, options["reverse"])
+        parts = []
+        for place, (tokens, offsets, ended) in enumerate(segments):
+            part, state = self(*(x[:, tokens] for x in inputs), *params, initial_state=state, cu_seqlens=offsets,
+                               return_final_state=True, **options)  # fmt: skip
+            if place < len(segments) - 1:
+                state = {name: _cut_off(x, ended) for name, x in state.items()}
             parts.append(part if isinstance(part, tuple) else (part,))
-        parts = parts[::-1] if options["reverse"] else parts
-        outputs = tuple(torch.cat(pieces, 1) for pieces in zip(*parts))
+        order = torch.cat([torch.arange(time, device=inputs[0].device)[tokens] for tokens, *_ in segments]).argsort()
+        outputs = tuple(torch.cat(pieces, 1)[:, order] for pieces in zip(*parts))
         return (outputs[0] if len(outputs) == 1 else outputs), state
 
     def statistics(self):
@@ -295,6 +312,34 @@ def _check_offsets(cu_seqlens, batch):
     if cu_seqlens.shape[0] < 2:
         raise ArgumentError("`cu_seqlens` needs at least two offsets: the first is 0, the last is the time")
     return cu_seqlens
+
+
+def _segments(time, size, reverse):
+    """Stretches of `size` tokens in the order in which they run, as (tokens, offsets, which sequences end in it)."""
+    spans = [(lo, min(lo + size, time)) for lo in range(0, max(time, 1), size)]
+    return [(slice(time - hi, time - lo) if reverse else slice(lo, hi), None, None) for lo, hi in spans]
+
+
+def _packed_segments(bounds, size, reverse, like):
+    """The same of sequences that are packed: in each, those that have ended have no tokens."""
+    spans, found = list(zip(bounds, bounds[1:])), []
+    for begin in range(0, max(1, *(hi - lo for lo, hi in spans)), size):
+        here = []
+        for lo, hi in spans:
+            first, last = min(begin, hi - lo), min(begin + size, hi - lo)
+            here.append((hi - last, hi - first) if reverse else (lo + first, lo + last))
+        tokens = torch.cat([torch.arange(lo, hi, device=like.device) for lo, hi in here])
+        offsets = like.new_tensor([0, *(hi - lo for lo, hi in here)]).cumsum(0).to(like.dtype)
+        ended = torch.tensor([hi - lo <= begin + size for lo, hi in spans], device=like.device)
+        found.append((tokens, offsets, ended))
+    return found
+
+
+def _cut_off(state, ended):
+    """A state through which no gradient flows, but to sequences that end with it."""
+    if ended is None:
+        return state.detach()
+    return torch.where(ended.view(-1, *[1] * (state.dim() - 1)), state, state.detach())
 
 
 def _counted(step):

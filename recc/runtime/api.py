@@ -40,7 +40,8 @@ def load(
     projections around a recurrence that torch runs in parallel.
     config: all of these at once, as `recc tune` prints it. Without any of strategy, chunk and config, a call takes the
     form that `recc tune` has found for its sizes, if it has found one (docs/tuning.md).
-    clip_gradient: each element of the gradient that a state hands to the token before is cut to [-limit, limit].
+    clip_gradient: each element of the gradient that a state hands to the token before is cut to [-limit, limit]. A
+    call may ask for it, too: the op for a limit is compiled when it is first asked for.
     deterministic: `portable` for native code that rounds each product and each sum: its bits are the same at every
         level of optimisation and with every compiler, on machines whose vectors are as wide. Without it they are the
         same on one machine, however many threads there are.
@@ -85,6 +86,7 @@ def _compiled(text: str, path: str, asked: str, limit: float | None, dims: tuple
     rec, wanted = parse_text(text, path, dims=dict(dims))[0], json.loads(asked)
     rec = rec if limit is None else clipped(rec, limit)
     made = compile_recurrence(rec, **wanted)
+    made.clipped = lambda limit: _compiled(text, path, asked, limit, dims)
     if wanted.keys() == {"strategy", "chunk", "backend"} and wanted["strategy"] is None and wanted["chunk"] is None:
         from recc.tuning.tuned import Tuned
 

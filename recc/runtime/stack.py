@@ -30,7 +30,8 @@ class Stack(nn.Module):
     is applied between layers while training. `batch_first=False` takes and gives [time, batch, features].
 
     A state is a list of dicts as of the op, one for each layer and direction in the order of torch's h_n: layer 0
-    forward, layer 0 backward, layer 1 forward, ... cu_seqlens, truncate: as for the op.
+    forward, layer 0 backward, layer 1 forward, ... cu_seqlens, truncate, clip_gradient: as for
+    the op.
     Other arguments are those of `recc.Module`. Raises ValueError where a spec's inputs and output do not fit a stack.
     """
 
@@ -52,7 +53,8 @@ class Stack(nn.Module):
         self.register_load_state_dict_pre_hook(_from_torch)
 
     def forward(self, x: Tensor, *, initial_state: State | None = None, return_final_state: bool = False,
-                cu_seqlens: Tensor | None = None, truncate: int | None = None) -> Any:  # fmt: skip
+                cu_seqlens: Tensor | None = None, truncate: int | None = None,
+                clip_gradient: float | None = None) -> Any:  # fmt: skip
         x = x if self.batch_first else x.transpose(0, 1)
         entering = iter(initial_state or [None] * (len(self.layers) * self.directions))
         final: State = []
@@ -61,7 +63,8 @@ class Stack(nn.Module):
                 x = F.dropout(x, self.dropout, self.training)
             outputs = []
             for backward, layer in enumerate(directions):
-                options = {"reverse": bool(backward), "cu_seqlens": cu_seqlens, "truncate": truncate}
+                options = {"reverse": bool(backward), "cu_seqlens": cu_seqlens, "truncate": truncate,
+                           "clip_gradient": clip_gradient}  # fmt: skip
                 y, state = layer(x, next(entering), **options)
                 outputs.append(y)
                 final.append(state)

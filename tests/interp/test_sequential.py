@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kernels import alone, apart, real, steps, too_large
+from kernels import alone, apart, clipped_and_truncated, real, steps, too_large
 
 from recc.runtime.cases import PACKED, Case
 
@@ -74,3 +74,8 @@ def test_a_cell_that_nobody_has_seen(variant, interpreted):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_number_stays_in_its_sequence(name, bad, interpreted):
     assert interpreted(alone, name, bad) == []
+
+
+@pytest.mark.parametrize("name", ["lstm", "para_gru"])
+def test_gradients_clipped_and_cut_off_by_options_of_a_call(name, interpreted):
+    assert interpreted(clipped_and_truncated, name) == []

@@ -60,6 +60,9 @@ def test_clipped_gradients_are_those_of_a_loop_with_a_hook(name, backend):
     assert torch.allclose(y, want) and y.shape == want.shape
     found = gradients(y, final, leaves)
     close(found, gradients(want, last, leaves))
+    y, final = recc.load(name, backend=backend)(**inputs, **params, initial_state=state, return_final_state=True,
+                                                clip_gradient=0.05)  # fmt: skip
+    assert all(map(torch.equal, gradients(y, final, leaves), found))  # as an option of the call
     free, end = loop(1e30)
     assert not torch.allclose(found[0], gradients(free, end, leaves)[0])  # it does something
 
@@ -82,6 +85,9 @@ def test_what_cannot_be_clipped():
         recc.load("gla", strategy="chunk", clip_gradient=1.0)
     with pytest.raises(ValueError, match="must be positive"):
         recc.load("lstm", clip_gradient=0.0)
+    _, inputs, params, _ = drawn("para_gru", time=2)
+    with pytest.raises(Refused, match="gradients of h are clipped"):
+        recc.load("para_gru", strategy="newton")(**inputs, **params, clip_gradient=1.0)
     with pytest.raises(ValueError, match="state `x` is complex"):
         recc.load("lru", clip_gradient=1.0)
 
@@ -111,6 +117,28 @@ def test_truncated_gradients_are_those_of_segments(name, backend, reverse):
     assert not all(torch.allclose(a, b) for a, b in zip(found, free, strict=True))  # it does something
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("backend", ["torch", None])
+@pytest.mark.parametrize("name", ["gru", "gla"])
+def test_truncated_packed_sequences_are_as_each_alone(name, backend, reverse):
+    lengths = (9, 0, 1, 7, 6)  # with segments of 3 tokens, some sequences end where a segment does
+    _, inputs, params, state = drawn(name)
+    op, edges = recc.load(name, backend=backend), torch.tensor([0, *lengths]).cumsum(0)
+    inputs = {key: x[:1].detach().requires_grad_() for key, x in inputs.items()}
+    state = {key: x[[0, 1, 0, 1, 1]].detach().requires_grad_() for key, x in state.items()}
+    leaves, options = [*inputs.values(), *params.values(), *state.values()], {"truncate": 3, "reverse": reverse}
+    y, final = op(**inputs, **params, initial_state=state, return_final_state=True, cu_seqlens=edges, **options)
+    parts = [
+        op(**{key: x[:, lo:hi] for key, x in inputs.items()}, **params, return_final_state=True,
+           initial_state={key: x[at : at + 1] for key, x in state.items()}, **options)
+        for at, (lo, hi) in enumerate(zip(edges[:-1], edges[1:]))
+    ]  # fmt: skip
+    want = torch.cat([part for part, _ in parts], 1)
+    ends = {key: torch.cat([end[key] for _, end in parts]) for key in final}
+    assert torch.allclose(y, want, rtol=1e-12, atol=1e-12)
+    close(gradients(y, final, leaves), gradients(want, ends, leaves))
+
+
 def test_truncation_of_short_sequences_and_what_it_refuses():
     _, inputs, params, _ = drawn("gru", time=5)
     op = recc.load("gru")
@@ -121,5 +149,3 @@ def test_truncation_of_short_sequences_and_what_it_refuses():
     for wrong in (0, -1, 2.5):
         with pytest.raises(ValueError, match="a number of tokens"):
             op(**inputs, **params, truncate=wrong)
-    with pytest.raises(ValueError, match="of one length"):
-        op(**{key: x[:1] for key, x in inputs.items()}, **params, truncate=2, cu_seqlens=torch.tensor([0, 5]))
