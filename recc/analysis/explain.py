@@ -92,6 +92,14 @@ def _facts(component: Component) -> tuple:
     )
 
 
+def predicted(component: Component, plan: Plan, choice: Choice) -> bool:
+    """Whether the cost model tells the loop over a component's tokens from a strategy for all of them at once."""
+    from recc.strategies.cost import cell_of
+
+    nonlinear, scanned = isinstance(component.kind, Nonlinear), choice.name(component) == "scan"
+    return nonlinear or (scanned and cell_of(component, plan).parallel == "scan")
+
+
 def _component(component: Component, plan: Plan, choice: Choice, own: Component, view: Plan) -> dict[str, Any]:
     from recc.strategies.cost import predictions
 
@@ -113,7 +121,7 @@ def _component(component: Component, plan: Plan, choice: Choice, own: Component,
         "normal_form": [f"{left} = {right}" for left, right, _ in form],
         "formula": [f"{left} = {right}" for left, right, _ in formula],
         "where": [f"{left} = {right}" for left, right, _ in say.definitions()],
-        **({"predicted": predictions(component, plan)} if isinstance(kind, Nonlinear) else {}),
+        **({"predicted": predictions(component, plan)} if predicted(component, plan, choice) else {}),
         "refused": [{"strategy": name} | _reason(reason) for name, reason in choice.refused[component.states]],
     }
 

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from recc.analysis import work
 from recc.analysis.cascade import state_leaves
-from recc.analysis.explain import class_of, readable, without
+from recc.analysis.explain import class_of, predicted, readable, without
 from recc.analysis.formula import FORMULAS, LIMIT, Line, Writer, axes_text, normal_form
 from recc.analysis.moved import Named
-from recc.analysis.plan import Component, Nonlinear, Plan, Reason
+from recc.analysis.plan import Component, Plan, Reason
 from recc.ir.node import Span
 from recc.ir.printer import show
 from recc.ir.program import Recurrence
@@ -87,7 +87,7 @@ class Page:
         if definitions := say.definitions():
             yield Text("  where")
             yield from _columns(definitions, width)
-        if isinstance(component.kind, Nonlinear):
+        if predicted(component, self.plan, choice):
             yield from self._predicted(component)
         shown = {reason.span for reason in own.reasons}
         for name, reason in choice.refused[component.states]:
@@ -95,18 +95,19 @@ class Page:
             shown.add(reason.span)
 
     def _predicted(self, component: Component) -> Iterator[Text]:
-        """What the cost model says of the loop and of Newton's method, with few channels and with many."""
+        """What the cost model says of the loop and of what runs for all tokens, with few channels and with many."""
         yield Text(f"  predicted: milliseconds for {cost.Shape.tokens:,} tokens, forward, as one fused kernel")
         few, many = cost.CHANNELS
-        rows = [("  device", f"sequential, {few} channel", f"{many:,} channels", f"newton, {few}", f"{many:,}")]
+        other = cost.cell_of(component, self.plan).parallel or "newton"
+        rows = [("  device", f"sequential, {few} channel", f"{many:,} channels", f"{other}, {few}", f"{many:,}")]
         words = []
         for view in cost.predictions(component, self.plan).values():
-            times = [view["seconds"][str(n)].get(s) for s in ("sequential", "newton") for n in cost.CHANNELS]
+            times = [view["seconds"][str(n)].get(s) for s in ("sequential", other) for n in cost.CHANNELS]
             cells = ["-" if time is None else f"{time * 1e3:.3g}" for time in times]
             rows.append((f"  {view['device']}, {view['source']}", *cells))
-            words.append(f"{view['device']}: {_below(view['newton_below'])}")
+            words.append(f"{view['device']}: {_below(view[f'{other}_below'])}")
         yield from _grid(rows)
-        yield Text(f"    newton is preferred: {'; '.join(words)}")
+        yield Text(f"    {other} is preferred: {'; '.join(words)}")
 
     def _work(self, width: int) -> Iterator[Text]:
         rec, plan, choice = self.rec, self.plan, self.choice

@@ -74,6 +74,7 @@ def _search(task: Task, budget: float, args: argparse.Namespace) -> int:
     from recc.cli import common
     from recc.tuning import measure, store, tune
 
+    _calibrate(task, args)
     wanted = ("forward", "training") if args.passes == "both" else (args.passes,)
     views, interrupted, clock = [], False, measure.clock_of(task.device)
     for passes in wanted:
@@ -101,6 +102,23 @@ def _search(task: Task, budget: float, args: argparse.Namespace) -> int:
         print("interrupted; the best form so far was verified and is kept", file=sys.stderr)
         return 130
     return 0 if all(view["config"] is not None for view in views) else 1
+
+
+def _calibrate(task: Task, args: argparse.Namespace) -> None:
+    """The constants of the cost model, once for a device, where the spec has what the model decides."""
+    from recc.analysis import analyse
+    from recc.analysis.plan import Nonlinear
+    from recc.cli import common
+    from recc.strategies import devices
+    from recc.tuning import calibrate
+
+    nonlinear = any(isinstance(component.kind, Nonlinear) for component in analyse(task.rec).components)
+    known = devices.is_calibrated(calibrate.key_of(task.device))
+    if not nonlinear or (known and not args.fresh) or not calibrate.possible(task.device):
+        return
+    found = calibrate.calibrate(task.device)
+    if not args.json:
+        common.console().print(f"calibrated {found.name} for the cost model; `recc explain {task.rec.name}` uses it")
 
 
 def _tell(task: Task, passes: str, found: Outcome, entry: Entry | None) -> None:

@@ -1,4 +1,4 @@
-"""How long a nonlinear component takes in one fused sequential loop and by Newton's method, from its step graph.
+"""How long a component takes in one fused sequential loop, and by Newton's method or a scan, from its step graph.
 
 A sequential step waits for the longest path from a state to its next value; with many channels it is the device's
 throughput, or its memory, that limits. Newton's method does several times the work and waits for little. So the one
@@ -8,13 +8,13 @@ a sequence's state, with all states that are coupled there; the passes are fused
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recc.analysis.plan import Component, Plan
+from recc.analysis.plan import Component, Nonlinear, Plan
 from recc.ir.node import Node, walk
 from recc.ir.ops import OPS, leaf
+from recc.strategies.devices import devices
 from recc.tile.solve import slopes_of
 
 FUNCTION = 8  # operations that an exp, tanh or division counts for
@@ -30,34 +30,6 @@ WINDOW = 1024  # tokens that a block of a GPU solves at a time
 
 
 @dataclass(frozen=True)
-class Device:
-    """Constants of a device, in seconds, operations and bytes a second. step: what a step costs besides its path.
-
-    operation, function: until an addition, or an exp, is there for the next to use; contraction: the same for a sum
-    over a dim. window: an iteration over a window of tokens, on one block. source: where the numbers are from.
-    """
-
-    name: str
-    step: float
-    operation: float
-    function: float
-    contraction: float
-    throughput: float
-    bandwidth: float
-    window: float
-    source: str
-
-
-# One table for all. Fit `cpu` anew by timing para_gru and indrnn alone on one core, with 1 and with 2048 channels.
-DEVICES: Mapping[str, Device] = {
-    "cpu": Device("one CPU core", 50e-9, 1.5e-9, 35e-9, 80e-9, 13e9, 12e9, 0.0, "measured"),
-    "h100": Device(
-        "H100", 0.0, 2.5e-9, 35e-9, 1.5e-6, 12e12, 3e12, 4e-6, "estimated from published figures, not measured"
-    ),
-}
-
-
-@dataclass(frozen=True)
 class Shape:
     """What is solved where: tokens in a sequence, channels at a time (sequences x elements of the state)."""
 
@@ -69,12 +41,14 @@ class Shape:
 @dataclass(frozen=True)
 class Cell:
     """What the loop over tokens holds of a component, hoisted work aside. path: (operations, functions, contractions)
-    on the longest way from a state to its next value. work: operations a channel and step; newton: those of an
-    iteration, scan included, None where the Jacobian is not elementwise. bytes: read and written a channel and step."""
+    on the longest way from a state to its next value. work: operations a channel and step. parallel: the strategy for
+    all tokens at once, newton or scan, None where the step is not elementwise; pass_work: operations of a pass of it.
+    bytes: read and written a channel and step."""
 
     path: tuple[int, int, int]
     work: float
-    newton: float | None
+    parallel: str | None
+    pass_work: float
     bytes: float
 
 
@@ -86,12 +60,16 @@ def cell_of(component: Component, plan: Plan) -> Cell:
     step = [plan.updates[name] for name in component.states]
     live = _live(step, olds)
     taken = {arg for node in live for arg in node.args if arg not in live and arg.op in OPS and _moves(arg)}
-    work, newton = sum(map(_weight, live)), None
-    if component.structure == "diagonal" or component.structure.startswith("block"):
-        slopes = slopes_of(tuple(step), tuple(olds), None)
-        scan = 2 * (2 * count**3 + 2 * count**2)
-        newton = sum(map(_weight, _live([*step, *slopes], olds))) + scan
-    return Cell(_path(step, live), work, newton, 4.0 * (len(taken) + 1))  # of the states, one is mostly the output
+    work, parallel, pass_work = sum(map(_weight, live)), None, 0.0
+    if component.structure in ("scalar", "diagonal") or component.structure.startswith("block"):
+        compose = 2 * (2 * count**3 + 2 * count**2)
+        if isinstance(component.kind, Nonlinear):
+            slopes = slopes_of(tuple(step), tuple(olds), None)
+            parallel, pass_work = "newton", sum(map(_weight, _live([*step, *slopes], olds))) + compose
+        elif count == 1:
+            parallel, pass_work = "scan", work + compose
+    moved = 4.0 * (len(taken) + 1)  # of the states, one is mostly the output
+    return Cell(_path(step, live), work, parallel, pass_work, moved)
 
 
 def _moves(node: Node) -> bool:
@@ -129,31 +107,35 @@ def _path(step: list[Node], live: dict[Node, None]) -> tuple[int, int, int]:
 
 def seconds(cell: Cell, shape: Shape) -> dict[str, float]:
     """The predicted time of each strategy that can serve, a fused kernel each."""
-    device, tokens = DEVICES[shape.device], shape.tokens
+    device, tokens = devices()[shape.device], shape.tokens
     all_channels = tokens * shape.channels
     memory = all_channels * cell.bytes / device.bandwidth
     operations, functions, sums = cell.path
     wait = device.step + operations * device.operation + functions * device.function + sums * device.contraction
     found = {"sequential": max(tokens * wait, all_channels * cell.work / device.throughput, memory)}
-    if cell.newton is not None:
-        passes = ITERATIONS + 1
+    if cell.parallel is not None:
+        passes = ITERATIONS + 1 if cell.parallel == "newton" else 1
         windows = -(-tokens // WINDOW) * passes * device.window
-        found["newton"] = max(memory, passes * all_channels * cell.newton / device.throughput, windows)
+        found[cell.parallel] = max(memory, passes * all_channels * cell.pass_work / device.throughput, windows)
     return found
 
 
 def prefers(cell: Cell, shape: Shape) -> str:
     """The strategy that the model chooses."""
     found = seconds(cell, shape)
-    return "newton" if found.get("newton", float("inf")) * MARGIN < found["sequential"] else "sequential"
+    margin = MARGIN if cell.parallel == "newton" else 1.0
+    parallel = cell.parallel or "sequential"
+    return parallel if found[parallel] * margin < found["sequential"] else "sequential"
 
 
 def crossover(cell: Cell, device: str, tokens: int = Shape.tokens) -> int:
     """The number of channels from which the sequential loop is preferred; 1 where it always is."""
+    if cell.parallel is None:
+        return 1
     low, high = 0, 1 << 24
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if prefers(cell, Shape(tokens, middle, device)) == "newton" else (low, middle)
+        low, high = (middle, high) if prefers(cell, Shape(tokens, middle, device)) != "sequential" else (low, middle)
     return high
 
 
@@ -161,10 +143,11 @@ CHANNELS = 1, 4096  # few and many, for people
 
 
 def predictions(component: Component, plan: Plan) -> dict[str, dict[str, Any]]:
-    """For each device: what it is, seconds by channels and strategy, and the crossover."""
+    """For each device: what it is, seconds by channels and strategy, and the crossover: the number of channels below
+    which the parallel strategy is preferred, under `newton_below` or `scan_below`."""
     cell, found = cell_of(component, plan), {}
-    for name, device in DEVICES.items():
+    for name, device in devices().items():
         times = {str(n): seconds(cell, Shape(channels=n, device=name)) for n in CHANNELS}
-        below = 1 if cell.newton is None else crossover(cell, name)
-        found[name] = {"device": device.name, "source": device.source, "seconds": times, "newton_below": below}
+        below = {f"{cell.parallel or 'newton'}_below": crossover(cell, name)}
+        found[name] = {"device": device.name, "source": device.source, "seconds": times, **below}
     return found
