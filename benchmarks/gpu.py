@@ -1,4 +1,4 @@
-"""`make gpu`: the gpu tests, a quick tune, and recc beside public kernels, in one go and within its budget.
+"""`make gpu`: the gpu tests, a quick tune, recc beside public kernels, and where Newton's method passes the loop.
 
 Each spec is measured in a process of its own, so that a kernel that fails takes no other result along. Results are
 written after each case: a run that is cut keeps what it has. Writes gpu.json and gpu.md to benchmarks/results/; where
@@ -50,7 +50,7 @@ from recc.tuning import measure
 from recc.tuning.tune import Task
 
 ROOT = Path(__file__).parent.parent
-SHARES = {"tests": 0.3, "tune": 0.15}  # of the budget; the rest is the benchmark's
+SHARES = {"tests": 0.3, "tune": 0.15, "crossover": 0.1}  # of the budget; the rest is the benchmark's
 TUNED = ("gla", "simple_gla", "gated_delta_net")  # at the first shape
 ROUNDS = 9
 
@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=float, default=530, help="seconds in all (default: 530)")
     parser.add_argument("--only", nargs="+", default=list(SPECS), choices=SPECS, metavar="SPEC")
-    parser.add_argument("--skip", nargs="+", default=[], choices=("tests", "tune", "bench"))
+    parser.add_argument("--skip", nargs="+", default=[], choices=("tests", "tune", "crossover", "bench"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # the process of one spec
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # when it must have ended, by time.time()
@@ -297,6 +297,11 @@ def main() -> None:
     if "tune" not in args.skip:
         results["tune"] = run_tune(SHARES["tune"] * args.budget)
         print("\n".join(f"tune {spec}: {line}" for spec, line in results["tune"].items()), flush=True)
+    if "crossover" not in args.skip:
+        seconds = SHARES["crossover"] * args.budget
+        script = Path(__file__).with_name("crossover.py")
+        command = [sys.executable, str(script), "--budget", f"{0.7 * seconds:.0f}", "--output", str(args.output)]
+        print(f"crossover: {stage(command, seconds)[1]}", flush=True)
     if "bench" not in args.skip:
         run_bench(args.only, began + args.budget - 5, results, args.output)
     store(args.output, results)

@@ -21,6 +21,7 @@ if not (FOLDER / "gpu.py").is_file():
     pytest.skip("the benchmarks lie in the checkout", allow_module_level=True)
 sys.path.insert(0, str(FOLDER))
 
+import crossover  # noqa: E402
 import gpu  # noqa: E402
 import gpu_cases  # noqa: E402
 import gpu_report  # noqa: E402
@@ -258,3 +259,28 @@ def test_a_stage_ends_in_its_time():
     assert gpu.stage([sys.executable, "-c", script], 2.0) == (None, "so far")
     assert time.perf_counter() - began < 20
     assert gpu.stage([sys.executable, "-c", "print('done')"], 60) == (0, "done")
+
+
+def test_the_crossover_without_a_gpu_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["crossover.py", "--output", str(tmp_path)])
+    crossover.main()
+    assert "nothing was written" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_the_crossover_of_points(tmp_path):
+    forms = {form: recc.load("para_gru", backend="torch", strategy=form) for form in crossover.FORMS}
+    written = []
+    points = crossover.sweep(forms, float("inf"), written.append, "cpu", (1, 2), (8,))
+    assert [p["channels"] for p in points] == [1, 2] and all(p["gap"] < 1e-6 for p in points) and len(written) == 2
+    times = ((64, 4.0, 1.0), (1024, 4.0, 3.0), (4096, 4.0, 8.0))
+    points = [
+        {"channels": n, "tokens": 1024, "gap": 0.0, "seconds": {"sequential": a, "newton": b}} for n, a, b in times
+    ]
+    points.append({"channels": 64, "tokens": 4096, "gap": 1.0, "seconds": None})
+    results = {"machine": MACHINE, "points": points}
+    text = crossover.markdown(results)
+    assert "| 64 | 4e+03 / 1e+03 | differ |" in text and "| 4,096 | 4e+03 / 8e+03 | - |" in text
+    assert "T = 1,024: 1,024 to 4,096" in text and "T = 4,096: never" in text
+    crossover.plot(results, tmp_path / "crossover.png")
+    assert (tmp_path / "crossover.png").stat().st_size > 1000
