@@ -72,10 +72,13 @@ def test_mild_cells_take_few_iterations(name, T):
 
 
 def test_a_hundred_thousand_tokens():
-    newton, loop = ops("para_gru")
-    inputs, params = drawn("para_gru", 0.5, 100_000, D=1, B=1)
-    y, want = newton(*inputs, *params), recc.load("para_gru")(*inputs, *params)
-    assert (y - want).abs().max() < 1e-5
+    """Several channels, values and gradients; native code is the loop, since torch's takes minutes."""
+    newton, loop = ops("para_gru")[0], recc.load("para_gru")
+    inputs, params = drawn("para_gru", 0.5, 100_000, D=3, B=1)
+    given = [*inputs, *params]
+    ours, theirs = gaps(newton, loop, given), gaps(loop, loop, given)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine <= 4 * max(other, EPS), (ours, theirs)
     assert newton.statistics()["h"]["most_iterations"] <= 6
 
 
