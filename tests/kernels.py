@@ -28,13 +28,8 @@ def has_complex_state(name: str) -> bool:
 
 
 def parallel() -> list[str]:
-    """The shipped specs that a strategy with chunks runs, those with complex states aside."""
-    return [name for name in real() if module.chosen(analyse(recurrence(name))).parallel]
-
-
-def real() -> list[str]:
-    """The shipped specs whose states are real: those that kernels serve in one way or another."""
-    return [name for name in library.names() if not has_complex_state(name)]
+    """The shipped specs that a strategy with chunks runs."""
+    return [name for name in library.names() if module.chosen(analyse(recurrence(name))).parallel]
 
 
 @functools.cache

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kernels import parallel, real
+from kernels import parallel
 from oracles import ORACLES
 
 from recc.cli.list import table
+from recc.library import names
 
 HEAD = """# The specs
 
@@ -22,13 +23,13 @@ written from the paper's equations.
 
 *Tested as* tells what is compared with the float64 loop: batched `torch` code; `native` C; `loop`, the Triton kernels
 that walk over tokens, and `chunks`, those that are parallel over time, both in Triton's interpreter. What has `chunks`
-also has tests for GPUs, which run where one is at hand (`make gpu`). Kernels have no complex numbers.
+also has tests for GPUs, which run where one is at hand (`make gpu`).
 """
 
 
 def page() -> str:
     """The text of docs/specs.md."""
-    rows, loops, chunks = table(), set(real()), set(parallel())
+    rows, loops, chunks = table(), set(names()), set(parallel())
     count = sum(row["parallel"] for row in rows)
     lines = [HEAD, f"{len(rows)} specs, of which {count} are parallel over time; the median has {_median(rows)} lines."]
     lines += ["", "| spec | class | strategy | oracle | tested as | lines |", "|---|---|---|---|---|---|"]

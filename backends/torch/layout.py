@@ -175,3 +175,31 @@ def declared(x, item):
     places = tile_order(item)
     lead = x.dim() - len(places)
     return x.permute(*range(lead), *(lead + places.index(d) for d in range(len(places))))
+
+
+# --- complex tensors, for code that has real numbers alone ----------------------------------------------------
+
+
+def real_dtype(x):
+    """The dtype of a tensor's real part."""
+    return torch.view_as_real(x).dtype if x.is_complex() else x.dtype
+
+
+def parts(x, item):
+    """A tensor as code for real numbers takes it: itself, or views of its real and its imaginary part."""
+    if item["dtype"] != "complex":
+        return (x,)
+    if not x.is_complex():
+        return x, torch.zeros_like(x)
+    x = torch.view_as_real(x.resolve_conj())
+    return x[..., 0], x[..., 1]
+
+
+def all_parts(view, tensors, items):
+    """The parts of all tensors in order, as `view` (tensor, item) shows them."""
+    return [part for x, item in zip(tensors, items) for part in parts(view(x, item), item)]
+
+
+def joined(found, item):
+    """The next tensor of an iterator over parts."""
+    return torch.complex(next(found), next(found)) if item["dtype"] == "complex" else next(found)

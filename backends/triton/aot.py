@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import triton
-from recc.backends.torch.layout import dtype_of
+from recc.backends.torch.layout import dtype_of, real_dtype
 from recc.backends.torch.module import Generated
 from recc.backends.triton.launch import Chunks, KernelPasses, Outer
 from recc.backends.triton.module import namespace
@@ -29,7 +29,7 @@ TARGETS = {
 SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10,
           "sm_120": 99 << 10, "gfx942": 64 << 10}  # fmt: skip
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",
-            torch.float64: "*fp64"}  # fmt: skip
+            torch.float64: "*fp64", torch.bool: "*i1"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class _Shapes(KernelPasses):
 
     def _chunks(self, inputs: list, sizes: dict, cu_seqlens: None, reverse: bool, rows: int) -> _Noted:
         first = inputs[0]
-        place = (*first.shape[:2], sizes.get("heads"), rows, None, reverse, first.dtype, first.device)
+        place = (*first.shape[:2], sizes.get("heads"), rows, None, reverse, real_dtype(first), first.device)
         chunks = _Noted(*place, every=self.rows // rows, processors=self.processors)
         chunks.noted = self.noted
         return chunks

@@ -22,7 +22,7 @@ OUTERS = (0, 256, 512, 1024)
 BLOCKS = (16, 32, 64, 128)
 WARPS = (2, 4, 8)
 STAGES = (1, 2, 3)
-SCANS = ("scan", "rscan")
+SCANS = ("scan", "rscan", "pair_scan", "pair_rscan")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def default(program: TileProgram, choice: Choice, config: Config) -> Config:
     A forward pass without scans is fused: it moves the fewest bytes. Its chunks are short, so that the state and a
     chunk's tiles fit in registers, and states are kept for each longer chunk of the backward pass.
     """
-    scans = any(node.op == "scan" for node in ordered(program.roots))
+    scans = any(node.op in SCANS for node in ordered(program.roots))
     small = any(node.op in SMALL for node in ordered(program.roots))
     chunk = config.chunk or choice.chunk
     forward = config.forward or ("split" if scans else "fused")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from recc.backends.torch.text import is_static
 from recc.backends.triton.schedule import CONTRACTIONS, Unserved, dims, inner, ordered, reads
 
-from recc.ir.node import COMPLEX, GRID, HEADS, Axis, Node, dim_of
+from recc.ir.node import GRID, HEADS, Axis, Node, dim_of
 from recc.ir.ops import build
 from recc.tile.cores import Phases
 from recc.tile.program import Carry, TileProgram
@@ -55,24 +55,12 @@ class Division:
         self.at: dict[Node, int] = {}
         self.fed: set[Node] = set()  # FRESH in kernels, which have narrow leaves of the first launch at hand
         self.launch_of: dict[Node, int] = {}  # by a carry's leaf
-        self._refuse()
         self._place()
         self.count = 1 + max([0, *self.launch_of.values(), *(self.at[n] for n in self.nodes if self._is_live(n))])
         self.launches = [Launch([c for c in program.carries if self.launch_of[c.old] == at])
                          for at in range(self.count)]  # fmt: skip
         self.hosts: list[list[Node]] = [[] for _ in range(self.count + 1)]
         self._demand()
-
-    def _refuse(self) -> None:
-        programs = [self.program, *([self.again] if self.again else [])]
-        for node in ordered([root for program in programs for root in program.roots]):
-            if node.dtype == COMPLEX:
-                name = next((c.name for c in self.program.carries if c.old.dtype == COMPLEX), None)
-                what = f"state `{name}` is" if name else "some values are"
-                raise Unserved(
-                    f"{self.program.name}: {what} complex, which the triton backend does not serve",
-                    "use the torch backend",
-                )
 
     # --- sides -------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import re
 from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
 from recc.backends.triton.chunk_walk import WalkKernel
-from recc.backends.triton.config import Config, Tile, default_tile
+from recc.backends.triton.config import SCANS, Config, Tile, default_tile
 from recc.backends.triton.kernel import Kernel, ranks
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.loops import loops
@@ -22,7 +22,7 @@ from recc.tile.program import seed_key
 from recc.tile.words import Words
 
 # What is float32 in memory, too: triangular inverses, and what scans of whole chunks leave.
-WIDE = ("inverse", "span_gain", "span_sum", "span_rsum", "scan", "rscan")
+WIDE = ("inverse", "span_gain", "span_sum", "span_rsum", "scan", "rscan", "part")
 # Names that the generated text has of its own.
 TAKEN = {"tl", "triton", "torch", "math", "F", "chunks", "like", "batch", "time", "heads", "head", "sequence", "block",
          "start", "count", "step", "chunk", "place", "slot", "first", "end", "rows", "tokens", "valid", "table",
@@ -309,7 +309,7 @@ class Function:
         widest: list[str] = []
         for node in self.schedule.every:
             here = [dim_of(axis) for axis in dims(node.axes)]
-            if node.op in ("scan", "rscan") and dim in here and len(here) > len(widest) + 1:
+            if node.op in SCANS and dim in here and len(here) > len(widest) + 1:
                 widest = [other for other in here if other != dim]
         return [other for other in widest if other in others]
 

@@ -9,7 +9,16 @@ import functools
 
 import torch
 import triton.language as tl
-from recc.backends.torch.layout import chunk_bound, declared, dim_of, ordered, working_dtype
+from recc.backends.torch.layout import (
+    all_parts,
+    chunk_bound,
+    declared,
+    dim_of,
+    joined,
+    ordered,
+    real_dtype,
+    working_dtype,
+)
 from recc.backends.torch.op import Op
 from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_once, register
 
@@ -145,11 +154,11 @@ class KernelPasses(Passes):
         finals = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in states]
         self._forward_tiles(
             chunks,
-            *(tokens(x, item) for x, item in zip(inputs, self.inputs)),
+            *all_parts(tokens, inputs, self.inputs),
             *self._fixed(params),
-            *(ordered(x, item) for x, item in zip(states, self.states)),
-            *(tokens(x, item) for x, item in zip(outputs, self.outputs)),
-            *(ordered(x, item) for x, item in zip(finals, self.states)),
+            *all_parts(ordered, states, self.states),
+            *all_parts(tokens, outputs, self.outputs),
+            *all_parts(ordered, finals, self.states),
             *saved,
         )
         return _returned((*outputs, *finals, *saved), tensors)
@@ -166,18 +175,19 @@ class KernelPasses(Passes):
                for x, item in zip(inputs, self.inputs)}  # fmt: skip
         entered = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in states]
         items = {f"d_{item['name']}": item for item in self.inputs}
+        written = [name for name in gradients if name in out]
         sums = self._backward_tiles(
             chunks,
-            *(tokens(x, item) for x, item in zip(inputs, self.inputs)),
-            *(tokens(x, item) for x, item in zip(grads, self.outputs)),
+            *all_parts(tokens, inputs, self.inputs),
+            *all_parts(tokens, grads, self.outputs),
             *saved,
             *self._fixed(params),
-            *(ordered(x, item) for x, item in reversed([*zip(grads[count:], self.states)])),
-            *(tokens(out[name], items[name]) for name in gradients if name in out),
-            *(ordered(x, item) for x, item in reversed([*zip(entered, self.states)])),
+            *all_parts(ordered, grads[count:][::-1], self.states[::-1]),
+            *all_parts(tokens, [out[name] for name in written], [items[name] for name in written]),
+            *all_parts(ordered, entered[::-1], self.states[::-1]),
         )
-        shared = {f"d_{item['name']}" for item in self.params}
-        named = dict(zip([name for name in gradients if name in shared], sums))
+        shared, sums = {f"d_{item['name']}": item for item in self.params}, iter(sums)
+        named = {name: joined(sums, shared[name]) for name in gradients if name in shared}
         found = [x if name in gradients else torch.zeros_like(x) for name, x in out.items()]
         for x, item in zip(params, self.params):
             value = named.get(f"d_{item['name']}")
@@ -187,12 +197,12 @@ class KernelPasses(Passes):
         return _returned(found, (*grads, *tensors))
 
     def _fixed(self, params):
-        return [ordered(x, item).to(torch.float32).contiguous() for x, item in zip(params, self.params)]
+        return [x.to(torch.float32).contiguous() for x in all_parts(ordered, params, self.params)]
 
     def _empty_saved(self, chunks, inputs, sizes):
         """The states that enter chunks, in the dtype of the inputs."""
         shapes = [(chunks, *(sizes[dim_of(axis)] for axis in item["tile"])) for item in self.saved]
-        return [inputs[0].new_empty(shape) for shape in shapes]
+        return [inputs[0].new_empty(shape, dtype=real_dtype(inputs[0])) for shape in shapes]
 
     def _chunks(self, inputs, sizes, cu_seqlens, reverse, rows):
         if working_dtype(inputs) != torch.float32:
@@ -200,7 +210,7 @@ class KernelPasses(Passes):
         if cu_seqlens is not None:
             check_once(cu_seqlens, inputs[0].shape[1])
         first = inputs[0]
-        place = (*first.shape[:2], sizes.get("heads"), rows, cu_seqlens, reverse, first.dtype, first.device)
+        place = (*first.shape[:2], sizes.get("heads"), rows, cu_seqlens, reverse, real_dtype(first), first.device)
         return Chunks(*place, every=self.rows // rows, processors=self.processors)
 
 

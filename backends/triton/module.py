@@ -16,21 +16,23 @@ from recc.backends.torch.module import (
     initial_function,
     one_file,
     programs,
+    saved_item,
     support_text,
 )
 from recc.backends.triton import newton, sequential
 from recc.backends.triton.config import DEFAULT, Config, default
 from recc.backends.triton.emit import Function
-from recc.backends.triton.schedule import Schedule, Unserved, split_axis
+from recc.backends.triton.schedule import Schedule, Unserved, in_reals, split_axis
 
 from recc.analysis import analyse
 from recc.analysis.plan import Plan
 from recc.ir.program import Recurrence
 from recc.strategies import STRATEGIES, Choice, choose
+from recc.tile.pairs import declared
 from recc.tile.program import TileProgram
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
-KERNELS = ("places", "primitives", "solve")  # libraries of which a file has what its kernels call
+KERNELS = ("primitives", "solve", "places", "pairs")  # libraries of which a file has what its kernels call
 SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no other
 
 
@@ -52,14 +54,16 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
     if "newton" in names:
         return newton.generate(plan, choice, config.chunk)
     forward, backward, step = functions(plan, choice, config)
+    program = declared(forward.program)
     parts = [
         forward.text,
         backward.text,
         step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
-        initial_function(rec, forward.program),
+        initial_function(rec, program),
     ]
-    meta = describe(plan, replace(choice, chunk=backward.rows), forward.program, backward.program)
-    return finished("\n\n".join(parts), {**meta, "inner": forward.rows})
+    meta = describe(plan, replace(choice, chunk=backward.rows), program, declared(backward.program))
+    saved = [saved_item(c.old) for c in forward.program.carries]
+    return finished("\n\n".join(parts), {**meta, "saved": saved, "inner": forward.rows})
 
 
 def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Function, Function, TileProgram]:
@@ -78,6 +82,7 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
             f"use the torch backend; `recc explain {rec.name}` says what keeps it from `chunk` and `scan`",
         )
     program, backward, step = programs(plan, choice, keep=())
+    program, backward = in_reals(program), in_reals(backward)
     config, split = default(program, choice, config), split_axis(program)
     first, second = (
         Schedule(part, split, kind == "fused", config.apart)
@@ -119,8 +124,10 @@ def namespace(generated: Generated) -> dict[str, Any]:
     from recc.backends.torch import primitives
 
     digest = generated.meta["digest"]
-    libraries = [called(support_text("triton", part), [generated.functions]) for part in KERNELS]
-    text = "\n\n".join([IMPORTS, *libraries, generated.functions])
+    users = [generated.functions]
+    for part in reversed(KERNELS):  # a library may call those before it
+        users = [called(support_text("triton", part), users), *users]
+    text = "\n\n".join([IMPORTS, *users])
     name = f"<recc {generated.meta['name']} {digest}>"
     linecache.cache[name] = len(text), None, text.splitlines(True), name  # Triton reads the source of its kernels
     space = {**vars(primitives), "__name__": f"recc_triton_{digest}"}

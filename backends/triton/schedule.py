@@ -13,13 +13,15 @@ from recc.backends.torch.binding import is_static
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inner, ordered, reads
 from recc.backends.triton.steps import Host, Launch, Outer
 
-from recc.ir.node import COL, COMPLEX, GRID, HEADS, ROW, Node, dim_of
+from recc.ir.node import COL, GRID, HEADS, ROW, Node, dim_of
 from recc.tile.outer import crossing
+from recc.tile.pairs import NoPair, in_real_numbers
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
 from recc.tile.program import Carry, TileProgram
 
 # What a walk over chunks does not compute in its loop: small tiles that take long, and the scans of a whole chunk.
-EXPENSIVE = ("inverse", "score", "score_rows", "score_cols", "scan", "rscan", "span_gain", "span_sum", "span_rsum")
+EXPENSIVE = ("inverse", "score", "score_rows", "score_cols", "scan", "rscan", "span_gain", "span_sum", "span_rsum",
+             "part")  # fmt: skip
 SMALL = ("inverse", "score")
 KERNEL, HOST, WALK = 1, 0, 2
 
@@ -32,13 +34,26 @@ class Unserved(ValueError):
         self.problem, self.help = problem, help
 
 
+def in_reals(program: TileProgram) -> TileProgram:
+    """The program with complex values as pairs of real ones. Raises Unserved."""
+    try:
+        return in_real_numbers(program)
+    except NoPair as error:
+        raise unserved(program.name, error) from None
+
+
+def unserved(name: str, error: NoPair) -> Unserved:
+    """What is said of a recurrence with a complex op that kernels have no form of."""
+    return Unserved(f"{name}: `{error.node.op}` of complex values has no form in real numbers", "use the torch backend")
+
+
 def split_axis(program: TileProgram) -> str | None:
     """The dim that scans are split along: their tiles have rows and all of a state's dims. It is one that the forward
     pass does not contract; where the backward pass does, blocks are summed by the host."""
     every = ordered(program.roots)
     contracted = {dim_of(axis) for node in every if node.op in CONTRACTIONS for axis in node["over"]}
     for node in every:
-        if node.op == "scan":
+        if node.op in ("scan", "pair_scan"):
             free = [axis for axis in dims(node.axes) if dim_of(axis) not in contracted]
             if free:
                 return dim_of(free[0])
@@ -58,7 +73,6 @@ class Schedule:
         self.stage = stages(program)
         self.every = ordered(program.roots)
         self.carried = {carry.old for carry in program.carries}
-        self._refuse()
         self.partial = {node for node in self.every if self._is_partial(node)}
         self.host: set[Node] = set()
         for node in self.every:
@@ -76,16 +90,6 @@ class Schedule:
         for step in self.steps:
             if isinstance(step, Launch) and step.walks:
                 step.outer = self._outer(step)
-
-    def _refuse(self) -> None:
-        for node in self.every:
-            if node.dtype == COMPLEX:
-                name = next((c.name for c in self.program.carries if c.old.dtype == COMPLEX), None)
-                what = f"state `{name}` is" if name else "some values are"
-                raise Unserved(
-                    f"{self.program.name}: {what} complex, which the triton backend does not serve",
-                    "use the torch backend",
-                )
 
     # --- host or kernel -----------------------------------------------------------------------------------
 

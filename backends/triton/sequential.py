@@ -16,7 +16,7 @@ from recc.backends.torch.text import Text
 from recc.backends.triton.division import HOST, Division, Launch, divide, in_rows
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, Memory
-from recc.backends.triton.schedule import dims, inner, ordered
+from recc.backends.triton.schedule import dims, inner, ordered, unserved
 from recc.backends.triton.statements import Loop
 from recc.backends.triton.walk import TAKEN, Kernel, Walk
 
@@ -24,31 +24,36 @@ from recc.analysis.plan import Plan
 from recc.ir.node import GRID, HEADS, ROW, Axis, Node, Spans, dim_of, walk
 from recc.ir.ops import build, leaf
 from recc.strategies import Choice
-from recc.tile.program import TileProgram, seed_key
-from recc.tile.step import step_programs
+from recc.tile.pairs import NoPair, declared
+from recc.tile.program import TileProgram, finish, seed_key
+from recc.tile.step import step_program, step_programs
 from recc.tile.words import Words
 
 
 def generate(plan: Plan, choice: Choice, solver: Callable[..., Function] | None = None) -> Generated:
     """Kernels and tile functions of a plan, token by token. solver: of the forward pass. Raises Unserved."""
     rec, name = plan.recurrence, plan.recurrence.name
-    step, again, back = step_programs(plan, terms=False)
-    meta = describe(plan, choice, step, back)
+    whole = finish(step_program(plan))
+    try:
+        step, again, back = step_programs(plan, terms=False)
+    except NoPair as error:
+        raise unserved(name, error) from None
+    meta = describe(plan, choice, whole, declared(back))
     apart = meta["checkpoint"] > 1  # states are saved for each chunk, and run again in between
     used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
     kept = {key: node for key, node in again.stores.items() if apart or key in used}
     given = {*step.loads, *map(seed_key, step.stores), *kept}
     back = replace(back, loads={key: node for key, node in back.loads.items() if key in given})
     meta["saved"] = [saved_item(node) for node in ([c.old for c in step.carries] if apart else kept.values())]
-    whole = step if apart else replace(step, stores={**step.stores, **kept})
+    stored = step if apart else replace(step, stores={**step.stores, **kept})
     back_doc = f"The backward pass of {name}; returns the params' gradients."
     decode_doc = f"One token of {name}; the states may be updated in place."
     parts = [
-        (solver or Function)(whole, "forward_tiles", f"The forward pass of {name}.", saved=apart).text(),
+        (solver or Function)(stored, "forward_tiles", f"The forward pass of {name}.", saved=apart).text(),
         Function(back, "backward_tiles", back_doc, again=again if apart else None).text(),
         Function(step, "decode_tiles", decode_doc, single=True).text(),
-        step_function(step, "step_tiles", f"One token of {name} in torch: outputs and new states."),
-        initial_function(rec, step),
+        step_function(whole, "step_tiles", f"One token of {name} in torch: outputs and new states."),
+        initial_function(rec, whole),
     ]
     return finished("\n\n".join(parts), meta)
 

@@ -10,7 +10,7 @@ from recc.backends.torch.text import Text
 from recc.backends.triton.nodes import dims, inner, reads
 from recc.backends.triton.padding import Padding
 
-from recc.ir.node import COL, RANK, ROW, Axis, Node, dim_of, sort_axes, walk
+from recc.ir.node import BOOL, COL, RANK, ROW, Axis, Node, dim_of, sort_axes, walk
 from recc.ir.ops import is_zero
 from recc.tile.ops import LEAST
 from recc.tile.outer import FROM
@@ -127,6 +127,8 @@ class TileText:
             text = self.static(node)
             return (f"({text})", ATOM) if text.startswith("-") else (text, ATOM)
         name = self.named(node)
+        if name is not None and node.dtype == BOOL and self.padding.in_memory(node):
+            return f"({name} != 0)", ATOM  # memory has numbers
         return (name, ATOM) if name is not None else self._compute(node)
 
     def _compute(self, node: Node) -> tuple[str, int]:
@@ -357,6 +359,28 @@ class TileText:
         below = tuple(axis for axis in node.axes if axis != ROW)
         parts = f"{self._whole(a, node.axes)}, {self._whole(g, node.axes)}, {self._aligned_row(last, below)}"
         return f"tile_rscan({parts}, {self.vector(ROW, node.axes)}, end)"
+
+    def _op_part(self, node: Node) -> str:
+        return f"{self(node.args[0])}[{node['index']}]"
+
+    def _op_pair_scan(self, node: Node) -> str:
+        *parts, re, im = node.args
+        below = tuple(axis for axis in node.axes if axis != ROW)
+        text = ", ".join(self._whole(part, node.axes) for part in parts)
+        rest = f"{self._aligned_row(re, below)}, {self._aligned_row(im, below)}"
+        return f"tile_pair_scan({text}, {rest}, {self.vector(ROW, node.axes)})"
+
+    def _op_pair_rscan(self, node: Node) -> str:
+        return f"{self._op_pair_scan(node).replace('tile_pair_scan', 'tile_pair_rscan')[:-1]}, end)"
+
+    def _op_pair_span_gain(self, node: Node) -> str:
+        return self._span("tile_pair_span_gain", node, "")
+
+    def _op_pair_span_sum(self, node: Node) -> str:
+        return self._span("tile_pair_span_sum", node, "")
+
+    def _op_pair_span_rsum(self, node: Node) -> str:
+        return self._span("tile_pair_span_rsum", node, "")
 
     def _op_span_gain(self, node: Node) -> str:
         arg = node.args[0]

@@ -7,7 +7,16 @@ are no larger than what is read, and for every CHUNK tokens where they are.
 
 import torch
 import triton.language as tl
-from recc.backends.torch.layout import chunk_bound, declared, dtype_of, ordered, working_dtype
+from recc.backends.torch.layout import (
+    all_parts,
+    chunk_bound,
+    declared,
+    dtype_of,
+    joined,
+    ordered,
+    real_dtype,
+    working_dtype,
+)
 from recc.backends.torch.op import Op
 from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_once, register
 
@@ -31,7 +40,7 @@ class Tokens:
         self.like = torch.empty((), device=like.device)
         self.bounds = cu_seqlens.to(like.device, torch.int64).contiguous() if self.PACKED else self.like
         self.STEP, self.ROWS, self.CHUNK = -1 if reverse else 1, ROWS, chunk
-        self.DOT = DOTS.get(like.dtype, tl.float32)
+        self.DOT = DOTS.get(real_dtype(like), tl.float32)
 
     def empty(self, *sizes):
         return self.like.new_empty(sizes)
@@ -104,12 +113,12 @@ class TokenPasses(Passes):
         each = self.meta["checkpoint"] == 1
         self._forward_tiles(
             call,
-            *(ordered(x, item) for x, item in zip(inputs, self.inputs)),
+            *all_parts(ordered, inputs, self.inputs),
             *self._fixed(params),
-            *(ordered(x, item) for x, item in zip(states, self.states)),
-            *(ordered(x, item) for x, item in zip(outputs, self.outputs)),
+            *all_parts(ordered, states, self.states),
+            *all_parts(ordered, outputs, self.outputs),
             *(saved if each else ()),
-            *(ordered(x, item) for x, item in zip(finals, self.states)),
+            *all_parts(ordered, finals, self.states),
             *(() if each else saved),
         )
         return _returned((*outputs, *finals, *saved), tensors)
@@ -126,19 +135,20 @@ class TokenPasses(Passes):
                for x, item in zip(inputs, self.inputs)}  # fmt: skip
         entered = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in states]
         items = {f"d_{item['name']}": item for item in self.inputs}
+        written = [name for name in gradients if name in out]
         sums = self._backward_tiles(
             call,
-            *(ordered(x, item) for x, item in zip(inputs, self.inputs)),
-            *(ordered(x, item) for x, item in zip(grads, self.outputs)),
+            *all_parts(ordered, inputs, self.inputs),
+            *all_parts(ordered, grads, self.outputs),
             *(saved if each else ()),
             *self._fixed(params),
-            *(ordered(x, item) for x, item in reversed([*zip(grads[count:], self.states)])),
+            *all_parts(ordered, grads[count:], self.states)[::-1],
             *(() if each else saved),
-            *(ordered(out[name], items[name]) for name in gradients if name in out),
-            *(ordered(x, item) for x, item in reversed([*zip(entered, self.states)])),
+            *all_parts(ordered, [out[name] for name in written], [items[name] for name in written]),
+            *all_parts(ordered, entered, self.states)[::-1],
         )
-        shared = {f"d_{item['name']}" for item in self.params}
-        named = dict(zip([name for name in gradients if name in shared], sums))
+        shared, sums = {f"d_{item['name']}": item for item in self.params}, iter(sums)
+        named = {name: joined(sums, shared[name]) for name in gradients if name in shared}
         found = [x if name in gradients else torch.zeros_like(x) for name, x in out.items()]
         for x, item in zip(params, self.params):
             value = named.get(f"d_{item['name']}")
@@ -166,7 +176,7 @@ class TokenPasses(Passes):
         return [make(shape, dtype=torch.float32, device=inputs[0].device) for shape in shapes]
 
     def _fixed(self, params):
-        return [ordered(x, item).to(torch.float32) for x, item in zip(params, self.params)]
+        return [x.to(torch.float32) for x in all_parts(ordered, params, self.params)]
 
     def _call(self, inputs, params, states, cu_seqlens, reverse):
         if working_dtype(inputs) != torch.float32:
@@ -246,8 +256,9 @@ class Decoder:
         inputs, params = given[: len(op.inputs)], given[len(op.inputs) :]
         sizes = op._check(inputs, params, time=False)
         op._enter({i["name"]: x for i, x in zip(op.states, held)}, sizes["batch"], sizes, inputs, params)
+        wanted = [dtype_of(torch.float32, item) for item in op.states]
         shared = any("heads" in i["axes"] and x.shape[1] != sizes["heads"] for x, i in zip(inputs, op.inputs))
-        if shared or working_dtype(inputs) != torch.float32 or any(x.dtype != torch.float32 for x in held):
+        if shared or working_dtype(inputs) != torch.float32 or [x.dtype for x in held] != wanted:
             return None
         return Tokens(sizes["batch"], 1, sizes["heads"], None, False, inputs[0], 1), sizes
 
@@ -261,11 +272,11 @@ class Decoder:
         ]  # fmt: skip
         return outputs, (
             call,
-            *(ordered(x.unsqueeze(1), item) for x, item in zip(inputs, op.inputs)),
-            *(ordered(x, item).float() for x, item in zip(params, op.params)),
-            *(ordered(x, item) for x, item in zip(held, op.states)),
-            *(ordered(x.unsqueeze(1), item) for x, item in zip(outputs, op.outputs)),
-            *(ordered(x, item) for x, item in zip(leaving, op.states)),
+            *all_parts(ordered, [x.unsqueeze(1) for x in inputs], op.inputs),
+            *(x.float() for x in all_parts(ordered, params, op.params)),
+            *all_parts(ordered, held, op.states),
+            *all_parts(ordered, [x.unsqueeze(1) for x in outputs], op.outputs),
+            *all_parts(ordered, leaving, op.states),
         )
 
     def step(self, ready, given, held):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
-from recc.ir.node import COMPLEX, REAL, Node, Spans, make, walk
+from recc.ir.node import COMPLEX, REAL, ROW, Node, Spans, make, walk
 from recc.ir.ops import HALF, ONE, OPS, ZERO, add, build, call, const, div, exp, is_zero, mul, neg, spread, sub, where
 from recc.tile.program import Carry, TileProgram
 
@@ -80,6 +81,16 @@ def in_real_numbers(program: TileProgram) -> TileProgram:
     )
 
 
+def declared(program: TileProgram) -> TileProgram:
+    """The names that a program of real numbers has, as the spec declares them: for descriptions, not to be computed."""
+
+    def names(parts: dict[str, Node]) -> dict[str, Node]:
+        return {whole_name(name): node for name, node in parts.items()}
+
+    carries = {whole_name(c.name): replace(c, name=whole_name(c.name)) for c in program.carries}
+    return replace(program, carries=tuple(carries.values()), stores=names(program.stores), sums=names(program.sums))
+
+
 # --- one node -------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +107,8 @@ def _pair(node: Node, pairs: dict[Node, Pair]) -> Pair:
         same = all(re is arg for (re, _), arg in zip(args, node.args))
         return (node if same else build(node.op, *(re for re, _ in args), **dict(node.attrs))), ZERO
     if node.op in FUNCTIONS:
-        return FUNCTIONS[node.op](*args)
+        attrs = dict(node.attrs) if node.op in JOINT else {}
+        return FUNCTIONS[node.op](*args, **attrs)
 
     def of(*parts: Node) -> Node:
         """The op of these parts; a sum needs the axes that it sums over, a literal 0 has none and stays as it is."""
@@ -235,7 +247,25 @@ def _power(x: Pair, y: Pair) -> Pair:
     return _exponential(_product(y, _logarithm(x)))
 
 
+def _joint(name: str) -> Callable[..., Pair]:
+    """A scan, whose two parts go up the rows together: the op `pair_<name>` of all parts, and both of its values."""
+
+    def build_pair(*args: Pair, **attrs: Any) -> Pair:
+        if attrs.get("kind", "linear") != "linear":  # over a semiring of real numbers
+            return build(name, *(re for re, _ in args), **attrs), ZERO
+        axes = [axis for pair in args for part in pair for axis in part.axes]
+        kept = axes if name in ("scan", "rscan") else [axis for axis in axes if axis != ROW]
+        rows = (ROW,) if name in ("scan", "rscan") else ()
+        whole = make(f"pair_{name}", tuple(part for pair in args for part in pair), (*kept, *rows), REAL)
+        return tuple(make("part", (whole,), whole.axes, REAL, index=index) for index in range(2))  # type: ignore
+
+    return build_pair
+
+
+JOINT = ("scan", "rscan", "span_gain", "span_sum", "span_rsum")
+
 FUNCTIONS: dict[str, Callable[..., Pair]] = {
+    **{name: _joint(name) for name in JOINT},
     "complex": lambda x, y: (x[0], y[0]),
     "real": lambda x: (x[0], ZERO),
     "imag": lambda x: (x[1], ZERO),

@@ -58,10 +58,10 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     All are of real numbers, and of one head unless a state waits for several (`has_all_heads`). Run again is what leads
     from state to state. It keeps each token's entering states, and the small sums on the way, which the adjoint then
     need not compute from the states. Raises NoPair for a complex op that has no form in real numbers. Without `terms`,
-    for whoever runs all heads and tokens at a time: of all heads, with sums over all tokens, and complex as it is.
+    for whoever runs all heads and tokens at a time: of all heads, with sums over all tokens.
     """
-    step = step_program(plan)
-    step = _by_reciprocals(one_head(in_real_numbers(step))) if terms else step
+    step = in_real_numbers(step_program(plan))
+    step = _by_reciprocals(one_head(step)) if terms else step
     wide = max((len(dims(c.old)) for c in step.carries), default=0)
     again = replace(finish(step), stores={})
     phases = Phases(again)

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("triton")
 
 import torch
-from kernels import parallel, recurrence
+from kernels import has_complex_state, parallel, recurrence
 from recc.backends.triton import aot, module
 
 from recc.analysis import analyse
@@ -24,9 +24,12 @@ def compiled(name: str, target: str, sizes: dict[str, int], chunk: int | None) -
     return {launch.name: aot.facts(aot.compile_launch(launch, target)) for launch in launches}
 
 
-@pytest.mark.parametrize("name", parallel())
+REAL = [name for name in parallel() if not has_complex_state(name)]
+
+
+@pytest.mark.parametrize("name", [*REAL, "lru"])
 def test_every_spec_compiles(name):
-    """For Hopper. What contracts a chunk does so on tensor cores."""
+    """For Hopper; one of complex states, whose scans take long to compile. Chunks are contracted on tensor cores."""
     found = compiled(name, "sm_90", SMALL, 16)
     plan = analyse(recurrence(name))
     matrix = any(module.chosen(plan).name(component) == "chunk" for component in plan.components)

@@ -41,7 +41,7 @@ def test_explain_says_how_sequences_are_walked(capsys):
 
 
 def test_explain_says_why_there_are_no_kernels(capsys):
-    assert main(["explain", "lru", "--target", "sm_90"]) == 0
+    assert main(["explain", "s4d", "--target", "sm_90"]) == 0
     assert "kernels for sm_90: none" in capsys.readouterr().out
     assert main(["explain", "gla", "--target", "vega"]) == 2
     assert "no GPU is called `vega`" in capsys.readouterr().err

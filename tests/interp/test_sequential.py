@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from kernels import alone, apart, clipped_and_truncated, real, steps, too_large
+from kernels import alone, apart, clipped_and_truncated, steps, too_large
 
+from recc import library
 from recc.runtime.cases import PACKED, Case
 
 CHUNK = 4  # tokens between saved states
@@ -28,7 +29,7 @@ example T = 17, heads = 2, D = 5, M = 3
 """
 
 
-@pytest.mark.parametrize("name", real())
+@pytest.mark.parametrize("name", library.names())
 def test_float32(name, interpreted):
     assert interpreted(too_large, name, Case(6, "plain"), CHUNK, "sequential") == []
 
@@ -57,7 +58,7 @@ def test_calls(name, variant, interpreted):
     assert interpreted(too_large, name, Case(time, variant), 32, "sequential") == []
 
 
-@pytest.mark.parametrize("name", real())
+@pytest.mark.parametrize("name", library.names())
 def test_step(name, interpreted):
     """One launch a token: against the reference, and in place with the same bits."""
     assert interpreted(too_large, name, Case(2, "step"), CHUNK, "sequential") == []

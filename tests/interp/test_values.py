@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from kernels import bits, has_complex_state, op, parallel, recurrence, too_large
+from kernels import bits, has_complex_state, parallel, recurrence, too_large
 from recc.backends.triton import module
 from recc.backends.triton.config import Config
 from recc.backends.triton.schedule import Unserved
 
-from recc import library
 from recc.analysis import analyse
 from recc.runtime.cases import PACKED, Case
 
@@ -46,12 +45,27 @@ example T = 33, heads = 2, K = 5, V = 4
 """
 
 
+COMPLEX = """recurrence turning
+dim D
+input z : D complex
+input a : D in [0, 1]
+param w : D complex = normal(0, 1)
+state h : D complex = 0
+output y : D complex
+output e : D
+h[t] = a * exp(complex(0, 1) * abs(w)) * h[t-1] + z * w
+y    = conj(h[t]) * z
+e    = abs(h[t])
+example T = 19, heads = 2, D = 3
+"""
+
+
 @pytest.mark.parametrize("name", parallel())
 def test_float32(name, interpreted):
     assert interpreted(too_large, name, Case(TOKENS, "plain")) == []
 
 
-@pytest.mark.parametrize("name", parallel())
+@pytest.mark.parametrize("name", [name for name in parallel() if not has_complex_state(name)])
 def test_float16(name, interpreted):
     """Twice the error of the loop in float16, and the rounding of a result."""
     assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, "split", "float16") == []
@@ -124,8 +138,21 @@ def test_same_bits(interpreted):
     assert all(interpreted(bits, "gla", Case(TOKENS, "plain")))
 
 
-@pytest.mark.parametrize("name", [name for name in library.names() if has_complex_state(name)])
-def test_refusals(name):
-    with pytest.raises(Unserved, match="state `.*` is complex") as refused:
-        op(name, None)
+@pytest.mark.parametrize("variant", ["packed_reverse", "split"])
+def test_complex_states(variant, interpreted):
+    """Over several chunks; `test_float32` has every spec."""
+    time = sum(PACKED) if "packed" in variant else 19
+    assert interpreted(too_large, "lru", Case(time, variant)) == []
+
+
+@pytest.mark.parametrize("schedule", [None, "sequential"])
+def test_complex_values(schedule, interpreted):
+    """An input, a param and an output that are complex, too."""
+    assert interpreted(too_large, COMPLEX, Case(19, "plain"), 16, schedule) == []
+
+
+def test_refusals():
+    with pytest.raises(Unserved, match="convolution, which has no Triton kernels") as refused:
+        plan = analyse(recurrence("s4d"))
+        module.generate(plan, module.chosen(plan, "convolution"))
     assert "torch backend" in refused.value.help
