@@ -45,7 +45,7 @@ demo: $(READY)
 	@OMP_NUM_THREADS=$(THREADS) GOMP_SPINCOUNT=1000 $(BIN)/python benchmarks/demo.py
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 # Needs a quiet machine: torch's defaults stand, since to change them would favour what makes fewer and larger calls.
 bench: $(READY)

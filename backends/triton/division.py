@@ -255,7 +255,14 @@ class Division:
 def divide(program: TileProgram, again: TileProgram | None = None, in_place: bool = False) -> Division:
     """The best division of a program: by a dim whose elements never meet, or, if states are matrices, at least not on
     the way from state to state; otherwise a program takes all dims whole. in_place: states go where they come from."""
-    whole = Division(program, again, None)
+    try:
+        whole = Division(program, again, None)
+    except Conflict:
+        raise Unserved(
+            f"{program.name}: what the backward pass runs again waits for a product with a param, which these kernels "
+            "leave to torch",
+            "use the torch backend",
+        ) from None
     wide = max((len(dims(c.old.axes)) for c in program.carries), default=0)
     found = []
     for split in _candidates(whole):
