@@ -25,13 +25,6 @@ ROWS = {
     "kda": ((3900, 9200), (10318, 21154)),
     "rwkv7": ((4500, 10000), (11520, 29968)),
 }
-# Passes (0 forward, 1 backward) that do not reach their goal yet, and what they move.
-SHORT = {
-    ("simple_gla", 1): 3850,
-    ("gla", 0): 2630,
-    ("delta_net", 1): 6290,
-    ("gated_delta_net", 1): 6300,
-}
 HEAD = """# Bytes that kernels move
 
 Bytes per token and head, forward / backward, at K = V = 128 in bfloat16, of the kernels that recc makes by default.

@@ -12,11 +12,15 @@ from collections.abc import Iterator
 
 from recc.backends.triton.kernel import LEAVE_BEYOND, NUMBERS, Kernel, chunk_lines
 from recc.backends.triton.nodes import dims, inner
+from recc.backends.triton.order import Order
 from recc.backends.triton.tensor import Tensor
 from recc.backends.triton.text import aligned_text
 
 from recc.ir.node import GRID, dim_of
 from recc.tile.program import Carry
+
+# Nothing is computed ahead of a loop to save it inside: addresses that stay the same would take registers all the time.
+COUNT = "for step in tl.range(0, count, disable_licm=True):"
 
 
 class WalkKernel(Kernel):
@@ -43,11 +47,15 @@ class WalkKernel(Kernel):
         for node in self.launch.loads:
             self._claim(node, self.tensors[node].name)
         fixed = [node for node in self.launch.loads if GRID not in node.axes]
-        lines += [f"    {self.variables[node]} = {self._load(self.tensors[node])}" for node in fixed]
+        lines += [
+            f"    {self.variables[node]} = {self._load(self.tensors[node], node in self.narrow)}" for node in fixed
+        ]
         lines += self._counted()
         inside = [f"        {self._entered(carry)}" for carry in self.entering]
         pending = [node for node in self.launch.loads if node not in fixed]
-        inside += self._computed(self.launch.nodes, pending, "        ")
+        walks = self.launch.walks
+        order = Order(self.launch.nodes, pending, (carry.old for carry in walks), (carry.new for carry in walks))
+        inside += self._computed(order.best(), pending, "        ")
         news = []
         for carry in self.launch.walks:
             inside += self._load_before([carry.new], pending, "        ")
@@ -80,7 +88,7 @@ class WalkKernel(Kernel):
         """The loop over chunks: which of the sequence's they are, and which of all."""
         step = "count - 1 - step" if self.schedule.program.reverse else "step"
         first = "begin + " if self.outer else ""
-        return ["    for step in range(count):", f"        place = {first}{step}", "        chunk = start + place"]
+        return [f"    {COUNT}", f"        place = {first}{step}", "        chunk = start + place"]
 
     def _entered(self, carry: Carry) -> str:
         tensor = self.walks[carry.old].entering
@@ -151,7 +159,7 @@ class CrossKernel(WalkKernel):
 
     def _counted(self) -> list[str]:
         step = "count - 1 - step" if self.schedule.program.reverse else "step"
-        return ["    for step in range(count):", f"        outer = start + {step}"]
+        return [f"    {COUNT}", f"        outer = start + {step}"]
 
     def _entered(self, carry: Carry) -> str:
         tensor = self.walks[carry.old].entering

@@ -12,6 +12,7 @@ from recc.backends.triton.nodes import inner, ordered
 from recc.backends.triton.schedule import SMALL, Schedule
 from recc.backends.triton.steps import Launch
 
+from recc.analysis.plan import Affine, Plan
 from recc.ir.node import COL, ROW, dim_of
 from recc.strategies import Choice
 from recc.tile.program import TileProgram
@@ -98,8 +99,21 @@ def default(program: TileProgram, choice: Choice, config: Config) -> Config:
     return replace(config, chunk=chunk, inner=inner, forward=forward, backward=config.backward or "split")
 
 
-def default_tile(launch: Launch, schedule: Schedule) -> Tile:
-    """The tile of a launch that a configuration does not name.
+def default_chunk(plan: Plan, choice: Choice) -> int:
+    """Tokens in a chunk of the backward pass, where nobody says: the longer it is, the fewer states are read and
+    written. What a chunk needs on chip grows with it: triangular systems of a row for each rank and token, and for a
+    decay of each channel tiles of the keys at each level of the chunk's halves."""
+    if any(choice.name(component) != "chunk" for component in plan.components):
+        return choice.chunk
+    kinds = [component.kind for component in plan.components if isinstance(component.kind, Affine)]
+    channel = any(kind.log_decay is not None and kind.mixing in kind.log_decay.axes for kind in kinds)
+    ranks = max((len(kind.ranks) for kind in kinds), default=0)
+    most = 64 if channel else 128
+    return most >> ranks.bit_length() if ranks else most
+
+
+def default_tile(launch: Launch, schedule: Schedule, rows: int) -> Tile:
+    """The tile of a launch that a configuration does not name, for chunks of `rows` tokens.
 
     A walk holds its state: as much of it as registers do, so that what it does not depend on is read once. Other
     launches take one dim block by block, which keeps their tiles small.
@@ -109,7 +123,8 @@ def default_tile(launch: Launch, schedule: Schedule) -> Tile:
     if launch.walks:
         return Tile(block=128, warps=8, stages=1)
     small = all(set(inner(node.axes)) <= {ROW, COL} for node in launch.stores)
-    return Tile(block=128, loop=_looped(launch), step=32 if small else 16, warps=4 if small else 8, stages=1)
+    warps = 4 if small and rows < 64 else 8
+    return Tile(block=128, loop=_looped(launch), step=32 if small else 16, warps=warps, stages=1)
 
 
 def _looped(launch: Launch) -> str | None:

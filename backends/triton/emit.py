@@ -6,12 +6,13 @@ import re
 
 from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
+from recc.backends.triton.block_loop import LoopKernel
 from recc.backends.triton.chunk_walk import WalkKernel
 from recc.backends.triton.config import SCANS, Config, Tile, default_tile
 from recc.backends.triton.kernel import Kernel, ranks
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.loops import loops
-from recc.backends.triton.nodes import dims, inner, reads
+from recc.backends.triton.nodes import dims, inner, is_matrix, reads
 from recc.backends.triton.outer import OuterText
 from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.steps import Host, Launch
@@ -137,7 +138,8 @@ class Function:
         axes = node.axes if not partial else self._part_axes(node)
         by_token = GRID in node.axes and ROW in axes and COL not in axes and self._of_host(node)
         name = self._claim(f"{self.words.name(node)}_parts" if partial else self.words.name(node))
-        wide = partial or by_token or GRID not in axes or node.op in WIDE or self._of_host(node) or len(inner(axes)) < 2
+        wide = partial or by_token or GRID not in axes or self._is_wide(node) or self._of_host(node)
+        wide = wide or len(inner(axes)) < 2
         tensor = Tensor(name, TOKENS if by_token else CHUNKS if GRID in axes else FIXED, axes,
                         not partial and node in self.seeded, partial, wide)  # fmt: skip
         self.written.setdefault(node, []).append(tensor)
@@ -150,6 +152,14 @@ class Function:
         summed = GRID in axes and not by_token and self._of_host(node)
         make = "summed" if summed else "wide" if wide else "empty"
         return [f"    {name} = chunks.{make}({', '.join([*lead, *([tile] if tile else [])])})"]
+
+    def _is_wide(self, node: Node) -> bool:
+        """Whether float32 makes a difference: not for what is a side of matrix products alone, which round it."""
+        if node.op not in WIDE:
+            return False
+        views = [user for user in self.schedule.every if user.op == "rename" and node in user.args]
+        users = [user for user in self.schedule.every if user not in views and {node, *views} & set(reads(user))]
+        return not all(user.op == "dot" and is_matrix(user, inner(user["over"])) for user in users)
 
     def _split_of(self, node: Node) -> str | None:
         for step in self.schedule.steps:
@@ -193,7 +203,7 @@ class Function:
                 body += self._host(step)
                 continue
             name = self._kernel_name(step, "\n".join(kernels))
-            tile = self.config.tile(name, default_tile(step, self.schedule))
+            tile = self.config.tile(name, default_tile(step, self.schedule, self.rows))
             step.loop = tile.loop if tile.loop and loops(step, tile.loop) is not None else None
             step.split = None if step.loop == step.split else step.split
             part = self._part(step.split, tile.block) if step.split else None
@@ -227,7 +237,7 @@ class Function:
     def _kernel(self, step: Launch, name: str, tile: Tile, walks: dict[Node, Walk],
                 kind: type[Kernel] | None = None) -> Kernel:  # fmt: skip
         taken = TAKEN | {dim_of(axis) for node in self.schedule.every for axis in dims(node.axes)}
-        kind = kind or (WalkKernel if step.walks else Kernel)
+        kind = kind or (WalkKernel if step.walks else LoopKernel if step.loop else Kernel)
         tensors = self.tensors, self.written, walks
         return kind(self.schedule, step, name, self.words, tensors, identifier, taken, tile, self.every)
 

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.config import Tile
 from recc.backends.triton.lines import wrapped
-from recc.backends.triton.loops import Loop, has, loops
-from recc.backends.triton.nodes import dims, inner, ordered, reads
+from recc.backends.triton.nodes import dims, inner, is_matrix, ordered, reads, sums_on
 from recc.backends.triton.padding import Padding
 from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.steps import Launch
 from recc.backends.triton.tensor import BLOCK, TOKENS, Tensor, Walk
-from recc.backends.triton.text import TileText, aligned_text, inlinable, static_text
+from recc.backends.triton.text import TileText, aligned_text, called, inlinable, static_text
 
 from recc.ir.node import GRID, HEADS, RANK, ROW, Axis, Node, dim_of
 from recc.tile.words import Words
@@ -47,8 +46,12 @@ class Kernel:
         self.statics: dict[Node, str] = {}
         self.ranks = ranks(schedule)
         loads = set(launch.loads) | {c.old for c in launch.walks}
-        self.text = TileText(self.variables.get, self._static, Padding(loads.__contains__), self.ranks, self._part)
+        padding = Padding(loads.__contains__)
+        self.narrow = self._sides()
+        self.read: dict[Node, int] = {}  # how often the text loads a tensor
+        self.text = TileText(self.variables.get, self._static, padding, self.ranks, self._part, self.narrow)
         self.users = self._count_users()
+        self.text.summed |= self._summed()
         self.per_chunk = any(GRID in node.axes for node in [*launch.nodes, *launch.loads])
 
     # --- text ----------------------------------------------------------------------------------------------
@@ -71,40 +74,7 @@ class Kernel:
         lines: list[str] = []
         for node in self.launch.loads:
             self._claim(node, self.tensors[node].name)
-        dim = self.launch.loop
-        pending = [node for node in self.launch.loads if dim is None or not has(node, dim)]
-        if dim is None:
-            return [*lines, *self._computed(self.launch.nodes, pending, "    ")]
-        for loop in loops(self.launch, dim) or ():
-            lines += self._computed(loop.before, pending, "    ")
-            lines += self._loop(loop, dim, pending) if loop.nodes else []
-        return lines
-
-    def _loop(self, loop: Loop, dim: str, pending: list[Node]) -> list[str]:
-        """A loop over the blocks of a dim."""
-        lines = self._load_before(loop.nodes, pending, "    ")
-        for node in loop.nodes:
-            if node in loop.sums:
-                zero = f"tl.zeros({self.text.shape(node.axes)}, tl.float32)" if inner(node.axes) else "0.0"
-                lines.append(f"    {self._claim(node, self.words.name(node))} = {zero}")
-        lines += [
-            f"    for at_{dim} in range(0, {dim}, BLOCK_{dim}):",
-            f"        offs_{dim} = at_{dim} + tl.arange(0, BLOCK_{dim})",
-            f"        in_{dim} = offs_{dim} < {dim}",
-        ]
-        inside = [node for node in self.launch.loads if has(node, dim)]
-        for node in loop.nodes:
-            if node in loop.sums:
-                lines += self._load_before(reads(node), inside, "        ")
-                lines.append(f"        {self.variables[node]} += {self.text.define(node)}")
-            else:
-                lines += self._computed([node], inside, "        ")
-        for node in loop.nodes:
-            if node not in loop.sums:
-                self.variables.pop(node, None)
-            elif node in self.launch.stores:
-                lines += [f"    {self._store(node, tensor)}" for tensor in self.written[node]]
-        return lines
+        return [*lines, *self._computed(self.launch.nodes, list(self.launch.loads), "    ")]
 
     def _computed(self, nodes: list[Node], pending: list[Node], indent: str) -> list[str]:
         """Nodes, each with its stores as soon as it is there."""
@@ -225,11 +195,16 @@ class Kernel:
         if is_static(node) or node.op in ("ones", "const", "size"):
             return []
         stored = node in self.launch.stores
-        if inlinable(node) and self.users.get(node, 0) <= 1 and not stored and node not in self.words.program.names:
+        if (node.op == "rename" and node.args[0] in self.narrow and not stored) or node in self.text.summed:
+            return []
+        alone = self.users.get(node, 0) <= 1 and node not in self.words.program.names and node not in self.narrow
+        if inlinable(node) and alone and not stored:
             if len(self.text.define(node)) < WIDTH:
                 return []
         lines = self._load_before(reads(node), pending, indent)
         text = self.text.define(node)
+        if node in self.narrow:
+            text = f"{called(text)}.to(DOT)"
         if text.isidentifier() and not stored:
             self.variables[node] = text
             return lines
@@ -244,8 +219,19 @@ class Kernel:
         for node in ordered(args, named | set(self.launch.loads)):
             if node in pending:
                 pending.remove(node)
-                lines.append(f"{indent}{self.variables[node]} = {self._load(self.tensors[node])}")
+                self.read[node] = self.read.get(node, 0) + 1
+                lines.append(f"{indent}{self.variables[node]} = {self._load(self.tensors[node], node in self.narrow)}")
         return lines
+
+    def _summed(self) -> set[Node]:
+        """Products of matrices whose only use is a sum of their shape."""
+        found = set()
+        for node in self.launch.nodes if self.launch.loop is None else ():
+            for arg in node.args if node.op == "add" else ():
+                alone = self.users.get(arg) == 1 and arg not in self.launch.stores and arg.axes == node.axes
+                if alone and arg.op == "dot" and sums_on(arg, self._part(arg)):
+                    found.add(arg)
+        return found & set(self.launch.nodes)
 
     def _count_users(self) -> dict[Node, int]:
         count: dict[Node, int] = {}
@@ -273,12 +259,29 @@ class Kernel:
 
     # --- memory ------------------------------------------------------------------------------------------------
 
-    def _load(self, tensor: Tensor) -> str:
+    def _sides(self) -> frozenset[Node]:
+        """The loads that are sides of matrix products, for which they need not be widened."""
+        found = set()
+        for node in self.launch.nodes:
+            if node.op == "dot" and is_matrix(node, self._part(node)):
+                found.update(map(self._source, node.args))
+        return frozenset(node for node in self.launch.loads if node in found and not self._is_wide(node))
+
+    @staticmethod
+    def _source(node: Node) -> Node:
+        """A tile without the transposition around it."""
+        return node.args[0] if node.op == "rename" else node
+
+    def _is_wide(self, node: Node) -> bool:
+        tensor = self.tensors[node]
+        return tensor.wide and tensor.layout != TOKENS
+
+    def _load(self, tensor: Tensor, narrow: bool = False) -> str:
         pointer, masks = self._address(tensor)
         if tensor.zero and tensor.layout == TOKENS:
             masks.insert(0, aligned_text("valid", 0, (ROW,), self._tile(tensor)))
         text = f"tl.load({pointer}{_masked(masks, ', other=0.0')})"
-        return text if tensor.wide and tensor.layout != TOKENS else f"{text}.to(tl.float32)"
+        return text if narrow or (tensor.wide and tensor.layout != TOKENS) else f"{text}.to(tl.float32)"
 
     def _store(self, node: Node, tensor: Tensor) -> str:
         pointer, masks = self._address(tensor)

@@ -20,7 +20,7 @@ from recc.backends.torch.module import (
     support_text,
 )
 from recc.backends.triton import newton, sequential
-from recc.backends.triton.config import DEFAULT, Config, default
+from recc.backends.triton.config import DEFAULT, Config, default, default_chunk
 from recc.backends.triton.emit import Function
 from recc.backends.triton.schedule import Schedule, Unserved, in_reals, split_axis
 
@@ -28,6 +28,7 @@ from recc.analysis import analyse
 from recc.analysis.plan import Plan
 from recc.ir.program import Recurrence
 from recc.strategies import STRATEGIES, Choice, choose
+from recc.tile.outside import outside
 from recc.tile.pairs import declared
 from recc.tile.program import TileProgram
 
@@ -38,7 +39,8 @@ SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no
 
 def chosen(plan: Plan, strategy: str | None = None, chunk: int | None = None) -> Choice:
     """The choice among the strategies that have kernels, or the one asked for. Raises Refused."""
-    return choose(plan, strategy, chunk, among=STRATEGIES if strategy is not None else SERVED)
+    choice = choose(plan, strategy, chunk, among=STRATEGIES if strategy is not None else SERVED)
+    return replace(choice, chunk=default_chunk(plan, choice)) if chunk is None and choice.parallel else choice
 
 
 def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
@@ -82,7 +84,7 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
             f"use the torch backend; `recc explain {rec.name}` says what keeps it from `chunk` and `scan`",
         )
     program, backward, step = programs(plan, choice, keep=())
-    program, backward = in_reals(program), in_reals(backward)
+    program, backward = in_reals(outside(program)), in_reals(outside(backward))
     config, split = default(program, choice, config), split_axis(program)
     first, second = (
         Schedule(part, split, kind == "fused", config.apart)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from recc.backends.torch.binding import is_static
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node
+from recc.tile.outer import FROM
 
 LEAVES = ("tile", "param", "carry")
 CONSTANT = ("const", "size", "ones", "position", "eye")
@@ -57,3 +58,16 @@ def inner(axes: Iterable[Axis]) -> tuple[Axis, ...]:
 def dims(axes: Iterable[Axis]) -> tuple[Axis, ...]:
     """The axes that are dims of the spec, or ranks: those with a size that need not fill its block."""
     return tuple(axis for axis in inner(axes) if axis not in (ROW, COL, "@a", "@b"))
+
+
+def is_matrix(node: Node, over: tuple[Axis, ...]) -> bool:
+    """Whether a contraction over the axes `over` is a product of two matrices."""
+    ours, theirs = (inner(arg.axes) for arg in node.args)
+    shared = {axis for axis in ours if axis in theirs}
+    return shared <= set(over) and not set(ours) <= shared and not set(theirs) <= shared
+
+
+def sums_on(node: Node, over: tuple[Axis, ...]) -> bool:
+    """Whether a contraction is a product of two matrices that may be summed on top of a tile of its shape."""
+    plain = node.op == "dot" and len(inner(node.axes)) == 2 and not any(axis.endswith(FROM) for axis in over)
+    return plain and is_matrix(node, over)

@@ -120,7 +120,7 @@ class OuterText:
             f"def {kernel.name}(" for kernel in [*function.outer_kernels, *(own for own, _ in self.kernels)]
         )
         name = function._free(role, taken)
-        usual = CROSS if kind is CrossKernel else default_tile(launch, function.schedule)
+        usual = CROSS if kind is CrossKernel else default_tile(launch, function.schedule, function.rows)
         tile = function.config.tile(name, usual)
         part = function._part(launch.split, tile.block) if launch.split else None
         self.kernels.append((function._kernel(launch, name, tile, walks, kind), part))

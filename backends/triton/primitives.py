@@ -100,6 +100,34 @@ def tile_wide_dot(a, b, DOT: tl.constexpr):
     return tl.dot(a, b, input_precision="tf32")
 
 
+@triton.jit
+def _tile_halved_dot(a, b):
+    left, right = tl.split(tl.permute(tl.reshape(a, (a.shape[0], 2, a.shape[1] // 2)), (0, 2, 1)))
+    upper, lower = tl.split(tl.permute(tl.reshape(b, (2, b.shape[0] // 2, b.shape[1])), (1, 2, 0)))
+    return tl.dot(left, upper, input_precision="ieee") + tl.dot(right, lower, input_precision="ieee")
+
+
+@triton.jit
+def tile_exact_dot(a, b):
+    """a @ b in float32. A thread holds whole rows and columns of what it multiplies: long sums are taken in parts."""
+    if a.shape[1] < 64:
+        found = tl.dot(a, b, input_precision="ieee")
+    else:
+        left, right = tl.split(tl.permute(tl.reshape(a, (a.shape[0], 2, a.shape[1] // 2)), (0, 2, 1)))
+        upper, lower = tl.split(tl.permute(tl.reshape(b, (2, b.shape[0] // 2, b.shape[1])), (1, 2, 0)))
+        found = _tile_halved_dot(left, upper) + _tile_halved_dot(right, lower)
+    return found
+
+
+@triton.jit
+def tile_dot_add(a, b, more, DOT: tl.constexpr):
+    """a @ b + more: the sum goes on in the registers of `more`."""
+    if b.shape[1] > a.shape[0]:
+        turned = tl.dot(tl.trans(b.to(DOT)), tl.trans(a.to(DOT)), tl.trans(more), input_precision="ieee")
+        return tl.trans(turned)
+    return tl.dot(a.to(DOT), b.to(DOT), more, input_precision="ieee")
+
+
 # --- rows -----------------------------------------------------------------------------------------------------
 
 
@@ -153,10 +181,19 @@ def tile_tail(b, rows, end):
 
 
 @triton.jit
+def tile_since(b):
+    return tl.exp(b.to(tl.float32))
+
+
+@triton.jit
 def tile_decay_matrix(bx, by, rows, before: tl.constexpr):
     """[t, s]: exp(bx[t] - by[s]) where s <= t (`before`: s < t), else 0."""
     seen = rows[:, None] > rows[None, :] if before else rows[:, None] >= rows[None, :]
-    return tl.exp(tl.where(seen, bx[:, None] - by[None, :], float("-inf")).to(tl.float32))
+    # A float64 as two float32: differences are as exact, in half the registers.
+    high_x, high_y = bx.to(tl.float32), by.to(tl.float32)
+    low_x, low_y = (bx - high_x).to(tl.float32), (by - high_y).to(tl.float32)
+    gap = (high_x[:, None] - high_y[None, :]) + (low_x[:, None] - low_y[None, :])
+    return tl.exp(tl.where(seen, gap, float("-inf")))
 
 
 @triton.jit
@@ -280,8 +317,8 @@ def tile_unit_inverse(lower, first: tl.constexpr, levels: tl.constexpr):
     inverse += tl.where(_tile_pairs(rows, first), lower, 0.0)
     for level in range(1, levels):
         corner = tl.where(_tile_pairs(rows, first << level), lower, 0.0)
-        corner = tl.dot(inverse, corner, input_precision="ieee")
-        inverse += tl.dot(corner, inverse, input_precision="ieee")
+        corner = tile_exact_dot(inverse, corner)
+        inverse += tile_exact_dot(corner, inverse)
     return inverse
 
 

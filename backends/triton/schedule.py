@@ -224,10 +224,12 @@ class Schedule:
             self.held |= {node: self.slot[node] for node in often}
 
     def _hold_local(self) -> None:
-        """A fused pass is handed only what depends on no state and is small but takes long."""
+        """A fused pass is handed only what depends on no state and is small but takes long: triangular inverses, and
+        scores that are made of the same inputs."""
         self.held, self.stored = dict.fromkeys(self.held, WALK), dict.fromkeys(self.stored, WALK)
         small = [node for node in self.every if node.op in SMALL and GRID in node.axes and self.in_kernel(node)]
-        self.held |= {node: KERNEL for node in small if self.stage[node] == 0}
+        if any(node.op == "inverse" for node in small):
+            self.held |= {node: KERNEL for node in small if self.stage[node] == 0}
 
     def _is_operand(self, node: Node, body: set[Node], level: int) -> bool:
         carries = carries_of(self.program, level)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from recc.backends.torch.binding import ATOM, LOOSE, PRODUCT, SUM, UNARY, is_static
 from recc.backends.torch.text import Text
-from recc.backends.triton.nodes import dims, inner, reads
+from recc.backends.triton.nodes import dims, inner, is_matrix, reads
 from recc.backends.triton.padding import Padding
 
 from recc.ir.node import BOOL, COL, RANK, ROW, Axis, Node, dim_of, sort_axes, walk
@@ -66,7 +66,7 @@ ALONG_ROWS = {
     "until_end": "tl.where({1} <= end, {0}, 0.0)",
     "unshift": "tile_unshift({0}, {1})",
     "tail": "tile_tail({0}, {1}, end)",
-    "since": "tl.exp({0}.to(tl.float32))",
+    "since": "tile_since({0})",
     "sum_before": "tile_sum_before({0}, {1}, end)",
 }
 
@@ -79,13 +79,16 @@ def inlinable(node: Node) -> bool:
 class TileText:
     """Prints a node, given the variables that hold what has a name.
 
-    named(node): the variable that holds a node, or None. static(node): the text of a number known at launch.
+    named(node): the variable that holds a node, or None. static(node): the text of a number known at launch. narrow:
+    the nodes whose variables are as narrow as they lie in memory, for matrix products.
     """
 
     def __init__(self, named: Callable[[Node], str | None], static: Callable[[Node], str], padding: Padding,
-                 ranks: int, kernel_part: Callable[[Node], tuple[Axis, ...]]) -> None:  # fmt: skip
+                 ranks: int, kernel_part: Callable[[Node], tuple[Axis, ...]],
+                 narrow: frozenset[Node] = frozenset()) -> None:  # fmt: skip
         self.named, self.static, self.padding = named, static, padding
-        self.ranks, self.kernel_part = ranks, kernel_part
+        self.ranks, self.kernel_part, self.narrow = ranks, kernel_part, narrow
+        self.summed: set[Node] = set()  # products that are printed where they are added to something
 
     def __call__(self, node: Node) -> str:
         return self._print(node)[0]
@@ -129,7 +132,16 @@ class TileText:
         name = self.named(node)
         if name is not None and node.dtype == BOOL and self.padding.in_memory(node):
             return f"({name} != 0)", ATOM  # memory has numbers
-        return (name, ATOM) if name is not None else self._compute(node)
+        if name is None:
+            return self._compute(node)
+        return (f"{name}.to(tl.float32)" if node in self.narrow else name), ATOM
+
+    def _side(self, node: Node) -> str:
+        """A side of a matrix product, as narrow as it is."""
+        name = self.named(node)
+        if name is None and node.op == "rename":
+            return self._renamed(node, self._side(node.args[0]))
+        return name if name is not None and node in self.narrow else self(node)
 
     def _compute(self, node: Node) -> tuple[str, int]:
         special = getattr(self, f"_op_{node.op}", None)
@@ -204,8 +216,11 @@ class TileText:
         return f"tl.where({first} == {second}, 1.0, 0.0)"
 
     def _op_rename(self, node: Node) -> str:
+        return self._renamed(node, self(node.args[0]))
+
+    def _renamed(self, node: Node, text: str) -> str:
         table = dict(node["mapping"])
-        return self._turned(self(node.args[0]), inner(table.get(a, a) for a in node.args[0].axes), inner(node.axes))
+        return self._turned(text, inner(table.get(a, a) for a in node.args[0].axes), inner(node.axes))
 
     def _turned(self, text: str, source: tuple[Axis, ...], target: tuple[Axis, ...]) -> str:
         """A tile with axes in the order `source` in that of `target`."""
@@ -256,15 +271,17 @@ class TileText:
 
     # --- contractions ----------------------------------------------------------------------------------------
 
-    def _op_dot(self, node: Node) -> str:
+    def _op_dot(self, node: Node, more: str | None = None) -> str:
+        """A contraction. more: the text of what is added to it."""
         a, b = node.args
         over = self.kernel_part(node)
         ours, theirs = inner(a.axes), inner(b.axes)
-        batch = [axis for axis in ours if axis in theirs and axis not in over]
         left = tuple(axis for axis in ours if axis not in theirs)
         right = tuple(axis for axis in theirs if axis not in ours)
-        texts = [self.padding.operand(place, node, over, self(arg)) for place, arg in enumerate((a, b))]
-        if batch or not left or not right:
+        matrix = is_matrix(node, over)
+        texts = [self._side(arg) if matrix else self(arg) for arg in (a, b)]
+        texts = [self.padding.operand(place, node, over, text) for place, text in enumerate(texts)]
+        if not matrix:
             every = sort_axes(set(ours) | set(theirs))
             parts = [aligned_text(text, LOOSE, arg.axes, every) for text, arg in zip(texts, (a, b))]
             return self._summed(" * ".join(f"({p})" if not _simple(p) else p for p in parts), every, node)
@@ -273,11 +290,22 @@ class TileText:
             texts, ours, theirs, left, right = texts[::-1], theirs, ours, right, left
         first = self._matrix(texts[0], ours, left, over)
         second = self._matrix(texts[1], theirs, over, right)
+        plain = len(left) == len(right) == 1 and (*left, *right) == wanted
+        if more is not None:
+            assert plain
+            return f"tile_dot_add({first}, {second}, {more}, DOT)"
         crossing = any(axis.endswith(FROM) for axis in over)
         text = f"{'tile_wide_dot' if crossing else 'tile_dot'}({first}, {second}, DOT)"
         if len(left) > 1 or len(right) > 1:
             text = f"tl.reshape({text}, {self.shape((*left, *right))})"
         return self._turned(text, (*left, *right), wanted)
+
+    def _op_add(self, node: Node) -> str | None:
+        """A product of matrices that stands nowhere else is summed on top of the other term."""
+        for product, other in (node.args, node.args[::-1]):
+            if product in self.summed:
+                return self._op_dot(product, self._whole(other, node.axes))
+        return None
 
     def _matrix(self, text: str, axes: tuple[Axis, ...], rows: tuple[Axis, ...], columns: tuple[Axis, ...]) -> str:
         """A tile as a matrix: several axes of a side are made one."""
@@ -408,7 +436,7 @@ def _simple(text: str) -> bool:
     return True
 
 
-def _called(text: str) -> str:
+def called(text: str) -> str:
     return text if _simple(text) else f"({text})"
 
 

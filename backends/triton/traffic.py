@@ -101,6 +101,8 @@ class _Launch:
         times = 1 if split is None or has(node, split) else self._blocks()
         if loop is not None and has(node, loop):
             times *= sum(node in part.loads for part in loops(self.launch, loop) or ())
+        elif loop is not None:
+            times *= self.kernel.read.get(node, 1)
         return times
 
 

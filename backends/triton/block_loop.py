@@ -1,0 +1,112 @@
+"""The text of a launch that takes a dim block by block.
+
+What is there before a loop and needed after it takes registers all the while. So what follows from vectors is computed
+again, and tiles are as narrow as matrix products take them.
+"""
+
+from __future__ import annotations
+
+from recc.backends.torch.binding import is_static
+from recc.backends.triton.kernel import Kernel
+from recc.backends.triton.loops import Loop, has, loops
+from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, is_matrix, ordered, reads, sums_on
+from recc.backends.triton.order import Order
+
+from recc.ir.node import GRID, ROW, Node
+
+
+class LoopKernel(Kernel):
+    """A launch with loops over the blocks of a dim, one program for each chunk and head."""
+
+    def _body(self) -> list[str]:
+        dim, lines = self.launch.loop, []
+        assert dim is not None
+        for node in self.launch.loads:
+            self._claim(node, self.tensors[node].name)
+        pending = [node for node in self.launch.loads if not has(node, dim)]
+        parts = loops(self.launch, dim) or []
+        for place, loop in enumerate(parts):
+            before = self._again(loop, dim, place) if place else loop.before
+            if loop.nodes:
+                self.narrow |= self._crossing(loop, before, parts[place + 1 :])
+                self.text.narrow = self.narrow
+            lines += self._computed(self._ordered(before, loop, pending), pending, "    ")
+            lines += self._loop(loop, dim, pending) if loop.nodes else []
+            self._forget(pending)
+        return lines
+
+    def _ordered(self, nodes: list[Node], loop: Loop, pending: list[Node]) -> list[Node]:
+        """What stands before a loop, in an order that keeps few tiles."""
+        read = {arg for node in loop.nodes for arg in reads(node)}
+        there = [node for node in self.launch.nodes if node in self.variables and node not in nodes]
+        return Order(nodes, pending, there, read).best()
+
+    def _crossing(self, loop: Loop, before: list[Node], later: list[Loop]) -> frozenset[Node]:
+        """Tiles that a loop only multiplies, or that are there throughout it: they are as narrow as products take them,
+        since each takes registers all the time."""
+        after = {arg for part in later for node in [*part.before, *part.nodes] for arg in reads(node)}
+        sides, others = set(), set()
+        for node in loop.nodes:
+            matrix = node.op == "dot" and is_matrix(node, self._part(node))
+            (sides if matrix else others).update(self._source(arg) for arg in reads(node))
+        cheap = self._cheap()
+        tiles = [node for node in before if len(inner(node.axes)) == 2 and node not in self.launch.stores]
+        return frozenset(
+            node for node in tiles if (node in sides - others) or (node in after - others and node not in cheap)
+        )
+
+    def _forget(self, pending: list[Node]) -> None:
+        """After a loop: what follows from vectors is loaded and computed again; no register holds it meanwhile."""
+        cheap = self._cheap()
+        for node in [node for node in self.variables if node in cheap]:
+            if node in self.launch.loads:
+                pending += [node] if node not in pending else []
+            else:
+                del self.variables[node]
+
+    def _cheap(self) -> set[Node]:
+        """What follows from vectors by other operations than contractions, and vectors in memory."""
+        found = {node for node in self.launch.loads
+                 if GRID in node.axes and len(inner(node.axes)) == 1 and ROW in node.axes}  # fmt: skip
+        for node in self.launch.nodes:
+            from_vectors = all(arg in found or is_static(arg) or arg.op in CONSTANT for arg in reads(node))
+            if from_vectors and node.op not in CONTRACTIONS and node not in self.launch.stores and reads(node):
+                found.add(node)
+        return found
+
+    def _again(self, loop: Loop, dim: str, place: int) -> list[Node]:
+        """What is computed before a later loop, with what was forgotten."""
+        sums = {node for node in self.launch.nodes if node in self.variables}
+        wanted = [*loop.before, *loop.nodes]
+        needed = set(ordered([*wanted], sums | set(self.launch.loads)))
+        inside = set(loop.nodes)
+        return [node for node in self.launch.nodes if node in needed and node not in inside and node not in sums]
+
+    def _loop(self, loop: Loop, dim: str, pending: list[Node]) -> list[str]:
+        """A loop over the blocks of a dim."""
+        lines = self._load_before(loop.nodes, pending, "    ")
+        for node in loop.nodes:
+            if node in loop.sums:
+                zero = f"tl.zeros({self.text.shape(node.axes)}, tl.float32)" if inner(node.axes) else "0.0"
+                lines.append(f"    {self._claim(node, self.words.name(node))} = {zero}")
+        lines += [
+            f"    for at_{dim} in tl.range(0, {dim}, BLOCK_{dim}, disable_licm=True):",
+            f"        offs_{dim} = at_{dim} + tl.arange(0, BLOCK_{dim})",
+            f"        in_{dim} = offs_{dim} < {dim}",
+        ]
+        inside = [node for node in self.launch.loads if has(node, dim)]
+        for node in loop.nodes:
+            if node in loop.sums:
+                lines += self._load_before(reads(node), inside, "        ")
+                name = self.variables[node]
+                matrix = node.op == "dot" and sums_on(node, self._part(node))
+                lines.append(f"        {name} = {self.text._op_dot(node, name)}" if matrix
+                             else f"        {name} += {self.text.define(node)}")  # fmt: skip
+            else:
+                lines += self._computed([node], inside, "        ")
+        for node in loop.nodes:
+            if node not in loop.sums:
+                self.variables.pop(node, None)
+            elif node in self.launch.stores:
+                lines += [f"    {self._store(node, tensor)}" for tensor in self.written[node]]
+        return lines
