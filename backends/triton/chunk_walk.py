@@ -14,7 +14,7 @@ from recc.backends.triton.kernel import LEAVE_BEYOND, NUMBERS, Kernel, chunk_lin
 from recc.backends.triton.nodes import dims, inner
 from recc.backends.triton.order import Order
 from recc.backends.triton.tensor import Tensor
-from recc.backends.triton.text import aligned_text
+from recc.backends.triton.wording import aligned_text
 
 from recc.ir.node import GRID, dim_of
 from recc.tile.program import Carry

@@ -13,7 +13,8 @@ from recc.backends.triton.padding import Padding
 from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.steps import Launch
 from recc.backends.triton.tensor import BLOCK, TOKENS, Tensor, Walk
-from recc.backends.triton.text import TileText, aligned_text, called, inlinable, static_text
+from recc.backends.triton.text import TileText
+from recc.backends.triton.wording import aligned_text, called, inlinable, static_text
 
 from recc.ir.node import GRID, HEADS, RANK, ROW, Axis, Node, dim_of
 from recc.tile.words import Words

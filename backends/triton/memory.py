@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from recc.backends.triton.schedule import inner
-from recc.backends.triton.text import aligned_text
+from recc.backends.triton.wording import aligned_text
 
 from recc.ir.node import ROW, Axis, dim_of
 

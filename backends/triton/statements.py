@@ -11,7 +11,8 @@ from recc.backends.triton.division import CONSTANT
 from recc.backends.triton.memory import FIXED, Memory
 from recc.backends.triton.padding import Padding
 from recc.backends.triton.schedule import inner, ordered, reads
-from recc.backends.triton.text import TileText, inlinable, static_text
+from recc.backends.triton.text import TileText
+from recc.backends.triton.wording import inlinable, static_text
 
 from recc.ir.node import Node, dim_of
 from recc.tile.words import Words

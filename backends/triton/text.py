@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-from recc.backends.torch.binding import ATOM, LOOSE, PRODUCT, SUM, UNARY, is_static
-from recc.backends.torch.text import Text
+from recc.backends.torch.binding import ATOM, LOOSE, is_static
 from recc.backends.triton.nodes import dims, inner, is_matrix, reads
 from recc.backends.triton.padding import Padding
+from recc.backends.triton.wording import ELEMENTWISE, aligned_text, simple
 
-from recc.ir.node import BOOL, COL, RANK, ROW, Axis, Node, dim_of, sort_axes, walk
+from recc.ir.node import BOOL, COL, RANK, ROW, Axis, Node, dim_of, sort_axes
 from recc.ir.ops import is_zero
-from recc.tile.ops import LEAST
 from recc.tile.outer import FROM
 
-# The text of each elementwise op, and how tightly it binds.
-ELEMENTWISE: dict[str, tuple[str, int]] = {
-    "add": ("{0} + {1}", SUM),
-    "sub": ("{0} - {1}", SUM),
-    "mul": ("{0} * {1}", PRODUCT),
-    "div": ("{0} / {1}", PRODUCT),
-    "neg": ("-{0}", UNARY),
-    "pow": ("tile_power({0}, {1})", ATOM),
-    "where": ("tl.where({0}, {1}, {2})", ATOM),
-    "exp": ("tl.exp({0})", ATOM),
-    "expm1": ("tile_expm1({0})", ATOM),
-    "log": ("tl.log({0})", ATOM),
-    "log1p": ("tile_log1p({0})", ATOM),
-    "sqrt": ("tl.sqrt({0})", ATOM),
-    "rsqrt": ("tl.rsqrt({0})", ATOM),
-    "sin": ("tl.sin({0})", ATOM),
-    "cos": ("tl.cos({0})", ATOM),
-    "tanh": ("tile_tanh({0})", ATOM),
-    "sigmoid": ("tl.sigmoid({0})", ATOM),
-    "logsigmoid": ("tile_logsigmoid({0})", ATOM),
-    "softplus": ("tile_softplus({0})", ATOM),
-    "relu": ("tl.maximum({0}, 0.0)", ATOM),
-    "silu": ("{0} * tl.sigmoid({0})", PRODUCT),
-    "gelu": ("tile_gelu({0})", ATOM),
-    "erf": ("tl.erf({0})", ATOM),
-    "abs": ("tl.abs({0})", ATOM),
-    "sign": ("tile_sign({0})", ATOM),
-    "floor": ("tl.floor({0})", ATOM),
-    "stopgrad": ("{0}", ATOM),
-    "maximum": ("tl.maximum({0}, {1})", ATOM),
-    "minimum": ("tl.minimum({0}, {1})", ATOM),
-    "logaddexp": ("tile_logaddexp({0}, {1})", ATOM),
-    "bounded": (f"tl.maximum({{0}}, {LEAST})", ATOM),
-    "lt": ("{0} < {1}", LOOSE),
-    "le": ("{0} <= {1}", LOOSE),
-    "gt": ("{0} > {1}", LOOSE),
-    "ge": ("{0} >= {1}", LOOSE),
-    "eq": ("{0} == {1}", LOOSE),
-    "ne": ("{0} != {1}", LOOSE),
-}
 # The text of what acts along the rows of one tile: {0} the tile, {1} `rows` aligned with it.
 ALONG_ROWS = {
     "cumsum": "tile_cumsum({0})",
@@ -69,11 +27,6 @@ ALONG_ROWS = {
     "since": "tile_since({0})",
     "sum_before": "tile_sum_before({0}, {1}, end)",
 }
-
-
-def inlinable(node: Node) -> bool:
-    """Whether a node's text may stand inside its only user's."""
-    return node.op in ELEMENTWISE or node.op in ("rename", "bounded")
 
 
 class TileText:
@@ -284,7 +237,7 @@ class TileText:
         if not matrix:
             every = sort_axes(set(ours) | set(theirs))
             parts = [aligned_text(text, LOOSE, arg.axes, every) for text, arg in zip(texts, (a, b))]
-            return self._summed(" * ".join(f"({p})" if not _simple(p) else p for p in parts), every, node)
+            return self._summed(" * ".join(f"({p})" if not simple(p) else p for p in parts), every, node)
         wanted = inner(node.axes)
         if wanted == (*right, *left) and wanted != (*left, *right):
             texts, ours, theirs, left, right = texts[::-1], theirs, ours, right, left
@@ -424,35 +377,3 @@ class TileText:
         full = sort_axes((*node.axes, ROW))
         parts = ", ".join(self._whole(arg, full) for arg in node.args)
         return f"{function}({parts}, {self.vector(ROW, full)}, end{more})"
-
-
-def _simple(text: str) -> bool:
-    """Whether a text is a name or a call, with or without an index."""
-    depth = 0
-    for char in text:
-        depth += (char in "([") - (char in ")]")
-        if depth == 0 and char == " ":
-            return False
-    return True
-
-
-def called(text: str) -> str:
-    return text if _simple(text) else f"({text})"
-
-
-def aligned_text(text: str, binds: int, source: tuple[Axis, ...], target: tuple[Axis, ...]) -> str:
-    """A tile's text with None in the places of the axes that it lacks."""
-    source, target = inner(source), inner(target)
-    if not source or source == target:
-        return text
-    index = ", ".join(":" if axis in source else "None" for axis in target)
-    return f"{text if binds == ATOM or _simple(text) else f'({text})'}[{index}]"
-
-
-def static_text(node: Node, sizes: Callable[[Axis], str]) -> str:
-    """A number that is known at launch as an expression of Python; evaluated where no size occurs in it."""
-    text = Text(lambda _: None, sizes)(node)
-    if any(below.op == "size" for below in walk(node)):
-        return text
-    value = float(eval(text, {"math": math, "float": float}))  # our own text: numbers and functions of `math`
-    return f'float("{value}")' if math.isinf(value) or math.isnan(value) else repr(value)

@@ -15,7 +15,7 @@ from recc.backends.triton.memory import FIXED, TOKENS, Access, Memory
 from recc.backends.triton.padding import ZERO
 from recc.backends.triton.schedule import dims, inner, reads
 from recc.backends.triton.statements import Loop, Statements, is_computed
-from recc.backends.triton.text import aligned_text, static_text
+from recc.backends.triton.wording import aligned_text, static_text
 
 from recc.ir.node import ROW, Axis, Node, dim_of
 

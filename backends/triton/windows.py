@@ -16,8 +16,8 @@ from recc.backends.torch.solve import CLIPPED, PLAIN
 from recc.backends.triton.memory import STATES, TOKENS, Access, Memory
 from recc.backends.triton.nodes import inner, ordered, reads
 from recc.backends.triton.statements import Loop, is_computed
-from recc.backends.triton.text import aligned_text
 from recc.backends.triton.walk import INDENT, Kernel, Walk
+from recc.backends.triton.wording import aligned_text
 
 from recc.ir.node import ROW, Axis, Node, dim_of, rebuild, substitute
 from recc.ir.ops import ZERO, leaf, spread
