@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recc.ir.node import GRID, HEADS, Axis, Node, Spans, walk
+from recc.ir.node import COL, GRID, HEADS, Axis, Node, Spans, walk
 from recc.ir.ops import build, dot
 from recc.tile.program import TileProgram
 
@@ -19,7 +19,7 @@ def outside(program: TileProgram) -> TileProgram:
     for node in walk(*program.roots):
         args = tuple(done[arg] for arg in node.args)
         new = node if args == node.args else spans.inherit(build(node.op, *args, **dict(node.attrs)), node)
-        done[node] = spans.inherit(_moved(new), node) if new.op == "dot" else new
+        done[node] = spans.inherit(_per_head(new), node) if new.op == "dot" else new
 
     def each(group: dict[str, Node]) -> dict[str, Node]:
         return {name: done[node] for name, node in group.items()}
@@ -34,6 +34,16 @@ def outside(program: TileProgram) -> TileProgram:
         notes={done.get(node, node): text for node, text in program.notes.items()},
         spans=spans,
     )
+
+
+def _per_head(node: Node) -> Node:
+    """A contraction over heads and over a chunk's tokens at once as one a head, and the sum of those: a chunk's tiles
+    are there in kernels alone, which compute one head each."""
+    over = node["over"]
+    if HEADS not in over or COL not in over:
+        return _moved(node)
+    own = dot(*node.args, tuple(axis for axis in over if axis != HEADS))
+    return build("sum", _moved(own), over=(HEADS,))
 
 
 def _moved(node: Node) -> Node:

@@ -60,6 +60,21 @@ example T = 19, heads = 2, D = 3
 """
 
 
+# The gradient of the query that heads share sums over heads and over the tokens of a chunk.
+SHARED_QUERY = """recurrence shared_query
+dim K, V
+input q : K shared
+input k : K
+input v : V
+input g <= 0
+state S : K x V = 0
+output o : V shared
+S[t] = exp(g) * S[t-1] + outer(k, v)
+o    = sum(q @ S[t], over=heads)
+example T = 33, heads = 3, K = 5, V = 6
+"""
+
+
 @pytest.mark.parametrize("name", parallel())
 def test_float32(name, interpreted):
     assert interpreted(too_large, name, Case(TOKENS, "plain")) == []
@@ -132,6 +147,10 @@ def test_a_spec_that_nobody_has_seen(interpreted):
 @pytest.mark.parametrize("schedule", ["split", "fused"])
 def test_a_key_that_no_token_changes(schedule, interpreted):
     assert interpreted(too_large, FIXED_KEY, Case(TOKENS, "plain"), 16, schedule) == []
+
+
+def test_heads_that_share_a_query_and_an_output(interpreted):
+    assert interpreted(too_large, SHARED_QUERY, Case(20, "plain")) == []
 
 
 def test_same_bits(interpreted):
