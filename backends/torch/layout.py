@@ -200,6 +200,6 @@ def all_parts(view, tensors, items):
     return [part for x, item in zip(tensors, items) for part in parts(view(x, item), item)]
 
 
-def joined(found, item):
+def from_parts(found, item):
     """The next tensor of an iterator over parts."""
     return torch.complex(next(found), next(found)) if item["dtype"] == "complex" else next(found)

@@ -14,7 +14,7 @@ from recc.backends.torch.layout import (
     chunk_bound,
     declared,
     dim_of,
-    joined,
+    from_parts,
     ordered,
     real_dtype,
     working_dtype,
@@ -187,7 +187,7 @@ class KernelPasses(Passes):
             *all_parts(ordered, entered[::-1], self.states[::-1]),
         )
         shared, sums = {f"d_{item['name']}": item for item in self.params}, iter(sums)
-        named = {name: joined(sums, shared[name]) for name in gradients if name in shared}
+        named = {name: from_parts(sums, shared[name]) for name in gradients if name in shared}
         found = [x if name in gradients else torch.zeros_like(x) for name, x in out.items()]
         for x, item in zip(params, self.params):
             value = named.get(f"d_{item['name']}")

@@ -12,7 +12,7 @@ from recc.backends.torch.layout import (
     chunk_bound,
     declared,
     dtype_of,
-    joined,
+    from_parts,
     ordered,
     real_dtype,
     working_dtype,
@@ -148,7 +148,7 @@ class TokenPasses(Passes):
             *all_parts(ordered, entered, self.states)[::-1],
         )
         shared, sums = {f"d_{item['name']}": item for item in self.params}, iter(sums)
-        named = {name: joined(sums, shared[name]) for name in gradients if name in shared}
+        named = {name: from_parts(sums, shared[name]) for name in gradients if name in shared}
         found = [x if name in gradients else torch.zeros_like(x) for name, x in out.items()]
         for x, item in zip(params, self.params):
             value = named.get(f"d_{item['name']}")

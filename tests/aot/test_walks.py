@@ -15,8 +15,10 @@ from recc.analysis import analyse
 from recc.strategies import choose
 
 # Known to spill in the backward pass: a layer has some forty vectors beside its memory, dend_plrnn a matrix for each
-# row of sequences, rhn four matrices on the way of its state, and memories that are trained their gradients' states.
-SPILLS = ("gated_delta_net_layer", "dend_plrnn", "rhn", "moneta", "omega_net", "titans_mlp")
+# row of sequences, rhn four matrices on the way of its state, memories that are trained their gradients' states, and
+# chimera the states of all variates.
+SPILLS = ("gated_delta_net_layer", "dend_plrnn", "rhn", "moneta", "omega_net", "titans_mlp", "ttt_mlp", "atlas",
+          "chimera")  # fmt: skip
 # Complex states, two tiles each, spill there, too.
 # On gfx942 a thread of the backward pass has half the registers; on sm_100 the forward pass spills 16 bytes.
 SPILLING = (("lstm", "gfx942"), ("lstm", "sm_100"))

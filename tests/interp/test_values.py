@@ -136,7 +136,9 @@ def test_fused_schedule(name):
     plan = analyse(recurrence(name))
     text = module.generate(plan, module.chosen(plan), Config(forward="fused")).functions
     names = re.findall(r"^def (forward_\w+)\(", text, re.MULTILINE)
-    assert [name for name in names if name != "forward_prepare"] == ["forward_fused", "forward_tiles"]
+    outer = ("forward_own", "forward_cross", "forward_transition")  # where few programs would run
+    names = [name for name in names if name not in ("forward_prepare", *outer)]
+    assert names == ["forward_fused", "forward_tiles"]
 
 
 def test_a_spec_that_nobody_has_seen(interpreted):

@@ -166,12 +166,13 @@ def check(name, settings, dtype, limit, time=150):
     for x in call.tensors:
         x.requires_grad_()
     results, wants = call(), call.reference()
-    for got, want in zip(results, wants, strict=True):
-        assert torch.isfinite(got).all() and gap(got, want) < limit
-    for x, got, want in zip(
-        call.tensors, gradients(results, call.tensors), gradients(wants, call.tensors), strict=True
-    ):
-        assert torch.isfinite(got).all() and got.shape == x.shape and gap(got, want) < limit
+    loop = call.reference(dtype) if limit is None else wants  # else the limit is four times the loop's error
+    for got, want, own in zip(results, wants, loop, strict=True):
+        assert torch.isfinite(got).all() and gap(got, want) < (limit or 4 * gap(own, want))
+    wide = gradients(wants, call.tensors)
+    own = gradients(loop, call.tensors) if limit is None else wide
+    for x, got, want, near in zip(call.tensors, gradients(results, call.tensors), wide, own, strict=True):
+        assert torch.isfinite(got).all() and got.shape == x.shape and gap(got, want) < (limit or 4 * gap(near, want))
 
 
 HARD = {
@@ -201,7 +202,7 @@ def test_hard_numbers(numbers, dtype, limit):
 def test_exponential_input_gates_do_not_overflow():
     """i = 100 makes a memory of e^100; only its ratio to the normaliser is read."""
     check("mlstm", {"i": [100.0, -100.0]}, torch.float64, 1e-9)
-    check("mlstm", {"i": [80.0, -80.0]}, torch.float32, 1e-4)  # an ulp of 80 is 8e-6
+    check("mlstm", {"i": [80.0, -80.0]}, torch.float32, None)  # an ulp of 80 is 8e-6, and the stabiliser adds up
 
 
 def test_a_reflection_with_beta_2_keeps_its_length():

@@ -85,11 +85,17 @@ def test_no_tokens_leave_the_state_as_it_was(problem):
         assert x.shape == (1, 0, *full[name].shape[2:]) and x.dtype == full[name].dtype
 
 
+# Scales of rounding come from calibration: their specs give them no gradient.
+CALIBRATED = {"quamba": ("sx", "sdt", "sB", "sC", "sA"), "quamba_decode": ("scale",)}
+
+
 def test_every_input_and_param_has_a_gradient(problem):
     rec, inputs, params = problem
-    leaves = [x.requires_grad_() for x in (*inputs.values(), *params.values())]
+    named = {**inputs, **params}
+    leaves = [x.requires_grad_() for name, x in named.items() if name not in CALIBRATED.get(rec.name, ())]
     outputs, _ = run(rec, inputs, params)
-    gradients = torch.autograd.grad(sum(x.square().sum() for x in outputs.values()), leaves)
+    loss = sum(x.square().sum() + x.real.sum() for x in outputs.values())  # spikes may be 0 throughout
+    gradients = torch.autograd.grad(loss, leaves)
     assert all(g.isfinite().all() and g.abs().max() > 0 for g in gradients)
 
 

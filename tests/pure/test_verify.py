@@ -291,7 +291,7 @@ def test_one_strategy_one_case():
 def test_what_was_asked_for_and_cannot_serve_is_an_error():
     with pytest.raises(Refused, match="not affine|nonlinear"):
         verify.verify(spec("gru"), strategies=["chunk"])
-    with pytest.raises(ValueError, match="no strategy is called `chnk`; there are chunk, scan"):
+    with pytest.raises(ValueError, match="no strategy is called `chnk`; there are chunk, coupled, scan"):
         verify.verify(spec("gru"), strategies=["chnk"])
 
 
