@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 
 help:
 	@echo 'make demo    train a small language model with layers compiled from a spec (under 4 minutes on 2 cores)'
-	@echo 'make test    the test suite (under 12 minutes on 2 cores); PYTEST_ARGS="-k name" selects'
+	@echo 'make test    the test suite (about 25 minutes on 2 cores); PYTEST_ARGS="-k name" selects'
 	@echo 'make bench   times against other implementations and the machine; results in benchmarks/results/'
 	@echo 'make gpu     on a machine with a GPU, within 9 minutes: the gpu tests, a quick tune, times beside other kernels'
 	@echo 'make tasks   what each class of recurrence learns; redraws docs/tasks.png'
