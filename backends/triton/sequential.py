@@ -318,7 +318,7 @@ class Function:
         again = self.again if at == 0 else None
         self.chunked: dict[Node, Memory] = {}  # leaves that the program itself computes again
         if again is not None:
-            for node in sorted(self.division.inner, key=self.nodes.index):
+            for node in (node for node in self.nodes if node in self.division.inner):
                 name = self._name(f"{node['name']}_chunk")
                 self.chunked[node] = self._at(name, SCRATCH, node, block=self._is_split)
         loads = {node: self.chunked.get(node) or self._memory(node) for node in launch.loads}

@@ -18,9 +18,10 @@ from recc.strategies import choose
 # row of sequences, rhn four matrices on the way of its state, memories that are trained their gradients' states, and
 # chimera the states of all variates.
 SPILLS = ("gated_delta_net_layer", "dend_plrnn", "rhn", "moneta", "omega_net", "titans_mlp", "ttt_mlp", "atlas",
-          "chimera")  # fmt: skip
+          "chimera", "fernn", "mdlstm")  # fmt: skip
 # At dims of 64 each of conv_gru's gates is a matrix over the neighbourhood: its backward pass takes minutes to compile.
-SLOW = ("conv_gru",)
+# The others have tiles of three dims and more, which Triton refuses at that size, or products narrower than it takes.
+SLOW = ("conv_gru", "lssl", "plstm_2d", "plstm_2d_diffusive", "ssm_2d")
 # Complex states, two tiles each, spill there, too.
 # On gfx942 a thread of the backward pass has half the registers; on sm_100 the forward pass spills 16 bytes.
 SPILLING = (("lstm", "gfx942"), ("lstm", "sm_100"))
