@@ -108,3 +108,19 @@ def peak_bytes(function):
         held += event.nbytes()
         most = max(most, held)
     return most
+
+
+def check_from_a_state(spec, offsets=None, **options):
+    """Outputs, final states and all gradients are the float64 reference's, from a state that is not zero. offsets: of
+    packed sequences, which then run in reverse."""
+    call = Call(spec, batch=1 if offsets else 2, dtype=torch.float64, grad=True, **options)
+    sequences = len(offsets) - 1 if offsets else 2
+    held = {name: x.requires_grad_() for name, x in call.state(sequences, torch.float64).items()}
+    how = {"initial_state": held, "cu_seqlens": torch.tensor(offsets) if offsets else None}
+    how["reverse"] = offsets is not None
+    leaves = [*call.tensors, *held.values()]
+    results, wants = call(**how), call.reference(**how)
+    assert all(gap(a, b) < 1e-9 for a, b in zip(results, wants, strict=True))
+    for a, b in zip(gradients(results, leaves), gradients(wants, leaves), strict=True):
+        assert a.dtype == b.dtype
+        assert gap(a, b) < 1e-9 or float((a - b).abs().max()) < 1e-11

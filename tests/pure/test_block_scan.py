@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
-import torch
-from contracts import Call, gap, gradients
+from contracts import check_from_a_state
 
 from recc.analysis import analyse
 from recc.cli import main
@@ -27,17 +28,7 @@ z    = sum(m[t], over=N)
 """
 
 
-def check(text, offsets=None, **sizes):
-    call = Call(text, batch=1 if offsets else 2, dtype=torch.float64, grad=True, strategy="block_scan", **sizes)
-    sequences = len(offsets) - 1 if offsets else 2
-    held = {name: x.requires_grad_() for name, x in call.state(sequences, torch.float64).items()}
-    options = {"initial_state": held, "cu_seqlens": torch.tensor(offsets) if offsets else None}
-    options["reverse"] = offsets is not None
-    leaves = [*call.tensors, *held.values()]
-    results, wants = call(**options), call.reference(**options)
-    assert all(gap(a, b) < 1e-10 for a, b in zip(results, wants, strict=True))
-    for a, b in zip(gradients(results, leaves), gradients(wants, leaves), strict=True):
-        assert gap(a, b) < 1e-10 or float((a - b).abs().max()) < 1e-12
+check = functools.partial(check_from_a_state, strategy="block_scan")
 
 
 @pytest.mark.parametrize("time", [0, 1, 63, 130])

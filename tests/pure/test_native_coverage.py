@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contracts import Call, gap, gradients
+from contracts import Call, check_from_a_state, gap
 from recc.backends.c import build, compiler
 
 from recc import library
@@ -23,25 +23,10 @@ def native(monkeypatch):
     monkeypatch.setattr(Call, "backend", "c")
 
 
-def check(spec, offsets=None, **sizes):
-    """Outputs, final states and all gradients are the float64 reference's, from a state that is not zero."""
-    call = Call(spec, batch=1 if offsets else 2, dtype=torch.float64, grad=True, **sizes)
-    sequences = len(offsets) - 1 if offsets else 2
-    held = {name: x.requires_grad_() for name, x in call.state(sequences, torch.float64).items()}
-    options = {"initial_state": held, "cu_seqlens": torch.tensor(offsets) if offsets else None}
-    options["reverse"] = offsets is not None
-    leaves = [*call.tensors, *held.values()]
-    results, wants = call(**options), call.reference(**options)
-    assert all(gap(a, b) < 1e-9 for a, b in zip(results, wants, strict=True))
-    for a, b in zip(gradients(results, leaves), gradients(wants, leaves), strict=True):
-        assert a.dtype == b.dtype
-        assert gap(a, b) < 1e-9 or float((a - b).abs().max()) < 1e-11
-
-
 @pytest.mark.parametrize("name", library.names())
 def test_every_spec(name):
-    check(name, heads=3)
-    check(name, time=40, offsets=[0, 0, 33, 34, 40])
+    check_from_a_state(name, heads=3)
+    check_from_a_state(name, time=40, offsets=[0, 0, 33, 34, 40])
 
 
 @pytest.mark.parametrize("name", library.names())
@@ -113,8 +98,8 @@ def test_heads_that_share(how):
     text = f"recurrence heads\n{HEAD}state h : K = 0.5\n{kind}\n{update}\n{rest}\n"
     assert has_all_heads(step_programs(analyse(parse_text(text)[0]))[0]) != apart
     for heads in (1, 3):
-        check(text, heads=heads, D=9, K=5)
-    check(text, time=40, offsets=[0, 33, 33, 40], D=4, K=17)
+        check_from_a_state(text, heads=heads, D=9, K=5)
+    check_from_a_state(text, time=40, offsets=[0, 33, 33, 40], D=4, K=17)
 
 
 SHARED_STATE = """recurrence shared_state
@@ -134,7 +119,7 @@ z = m[t] * sum(x)
 
 def test_a_state_that_heads_share():
     """Every head computes it, and one says what it is, also where it is updated in place."""
-    check(SHARED_STATE, heads=3, D=16)
+    check_from_a_state(SHARED_STATE, heads=3, D=16)
     call = Call(SHARED_STATE, time=1, heads=3, D=16)
     held = {name: x.clone() for name, x in call.state(2).items()}
     tokens = [x[:, 0] for x in call.tensors]
@@ -161,8 +146,8 @@ m = abs(h[t]) + real(h[t]) * imag(h[t-1])
 
 @pytest.mark.parametrize("numbers", [1, 8, 11])
 def test_complex_tensors(numbers):
-    check(COMPLEX, heads=3, D=5, N=numbers)
-    check(COMPLEX, time=40, offsets=[0, 33, 33, 40], D=5, N=numbers)
+    check_from_a_state(COMPLEX, heads=3, D=5, N=numbers)
+    check_from_a_state(COMPLEX, time=40, offsets=[0, 33, 33, 40], D=5, N=numbers)
 
 
 def test_complex_tensors_of_other_layouts_and_dtypes():
@@ -192,7 +177,7 @@ output y : N complex
 h[t] = 0.5 * h[t-1] + z
 y = {function}(h[t]) * complex(1, 2) / h[t] + z ** 3 + where(abs(z) > 1, z ** 0.5, z - 1)
 """
-    check(text, N=9)
+    check_from_a_state(text, N=9)
 
 
 NAMES = """recurrence names
@@ -215,7 +200,7 @@ real_part = sin(h_re[t-1])
 def test_names_that_a_program_might_take_for_its_own(backend, monkeypatch):
     """Of cotangents, states, delayed values, parts of complex ones, and what the C text declares."""
     monkeypatch.setattr(Call, "backend", backend)
-    check(NAMES, D=5)
+    check_from_a_state(NAMES, D=5)
 
 
 CASCADE = """recurrence cascade
@@ -239,4 +224,4 @@ def test_what_a_later_state_reads_of_a_matrix_is_kept():
     states = {node for node in walk(*back.roots) if node.op == "tile" and node["name"] == "S.S"}
     read = [node for node in walk(*back.roots) if node.op == "dot" and states & set(walk(*node.args))]
     assert all("K" not in node["over"] for node in read)  # what is left are the gradients' own sums, over V
-    check(CASCADE, K=17, V=5)
+    check_from_a_state(CASCADE, K=17, V=5)
