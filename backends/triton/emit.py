@@ -289,8 +289,8 @@ class Function:
             others = sorted(seen - {dim})
             parts = {name: most for (of, most), name in self.blocks.items() if of == dim}
             if parts or re.search(rf"\bblock_{dim}\b", body):
-                lines.append(f"    block_{dim} = chunks.block({dim}, {self._least(dim)})")
-            rest = self._beside(dim, others)
+                lines.append(f"    block_{dim} = chunks.block({dim}, {self.least(dim)})")
+            rest = self.beside(dim, others)
             for name, most in parts.items():
                 lines.append(f"    {name} = chunks.part({', '.join([f'block_{dim}', str(most), *rest])})")
         return [*lines, *more]
@@ -301,7 +301,7 @@ class Function:
         lines = [f"    {dim}, block_{dim} = {of}, block_{of}"]
         return lines + [f"    {name} = chunks.part(block_{dim}, {most})" for name, most in parts]
 
-    def _least(self, dim: str) -> int:
+    def least(self, dim: str) -> int:
         """16 for a side of a matrix product, which tensor cores need."""
         for node in self.schedule.every:
             sides = [arg.axes for arg in reads(node)] if node.op in ("dot", "score", "score_rows", "score_cols") else []
@@ -314,7 +314,7 @@ class Function:
                 return 16
         return 1
 
-    def _beside(self, dim: str, others: list[str]) -> list[str]:
+    def beside(self, dim: str, others: list[str]) -> list[str]:
         """The dims that stand beside `dim` and rows in the largest tile of a scan."""
         widest: list[str] = []
         for node in self.schedule.every:

@@ -19,13 +19,14 @@ from recc.backends.torch.module import (
     saved_item,
     support_text,
 )
-from recc.backends.triton import newton, sequential
+from recc.backends.triton import newton, room, sequential
 from recc.backends.triton.config import DEFAULT, Config, default, default_chunk
 from recc.backends.triton.emit import Function
 from recc.backends.triton.schedule import Schedule, Unserved, in_reals, split_axis
 
 from recc.analysis import analyse
-from recc.analysis.plan import Plan
+from recc.analysis.plan import Plan, Reason
+from recc.ir.node import HEADS
 from recc.ir.program import Recurrence
 from recc.strategies import STRATEGIES, Choice, choose
 from recc.tile.outside import outside
@@ -40,7 +41,24 @@ SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no
 def chosen(plan: Plan, strategy: str | None = None, chunk: int | None = None) -> Choice:
     """The choice among the strategies that have kernels, or the one asked for. Raises Refused."""
     choice = choose(plan, strategy, chunk, among=STRATEGIES if strategy is not None else SERVED)
-    return replace(choice, chunk=default_chunk(plan, choice)) if chunk is None and choice.parallel else choice
+    if not choice.parallel or "newton" in map(choice.name, plan.components):
+        return choice
+    choice = replace(choice, chunk=default_chunk(plan, choice)) if chunk is None else choice
+    return choice if strategy is not None else _with_room(plan, choice)
+
+
+def _with_room(plan: Plan, choice: Choice) -> Choice:
+    """The choice, or walks over tokens where tiles are too large: scans have one of a whole state for each token."""
+    scanned = [c for c in plan.components if choice.name(c) == "scan"]
+    wide = [c for c in scanned if len(set(plan.recurrence.state(c.states[0]).axes) - {HEADS}) > 1]
+    try:
+        if wide:
+            functions(plan, choice)
+    except Unserved as error:
+        walks, reason = choose(plan, "sequential"), Reason(error.problem, None, error.help)
+        more = {c.states: (*choice.refused[c.states], (choice.name(c), reason)) for c in wide}
+        return replace(walks, refused={**choice.refused, **more})
+    return choice
 
 
 def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
@@ -92,7 +110,10 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
     )
     forward = Function(first, "forward_tiles", f"The forward pass of {rec.name}.", config)
     doc = f"The backward pass of {rec.name}; returns the params' gradients."
-    return forward, Function(second, "backward_tiles", doc, config), step
+    backward = Function(second, "backward_tiles", doc, config)
+    for function in (forward, backward):
+        room.check(function, rec.dims, " and ".join(names))
+    return forward, backward, step
 
 
 def standalone(generated: Generated, rec: Recurrence) -> str:

@@ -30,12 +30,12 @@ def run(args: argparse.Namespace) -> int:
     from recc.backends.c.explain import Section, view
     from recc.cli import common, kernels
 
-    size = args.batch, args.time, args.heads
+    asked = args.strategy, args.chunk, args.target, args.batch, args.time, args.heads
     found = [(rec, *common.choice(rec, args)) for rec in common.recurrences(args.spec, args)]
     if args.json:
         views = [explain_json(*parts) | {"native": view(parts[1])} for parts in found]
         for own, parts in zip(views, found):
-            own |= {"kernels": kernels.view(*parts[1:], args.target, *size)} if args.target else {}
+            own |= {"kernels": kernels.view(parts[1], *asked)} if args.target else {}
         print(json.dumps(views[0] if len(views) == 1 else views, indent=2))
     else:
         for place, parts in enumerate(found):
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(Section(view(parts[1])))
             if args.target:
                 console.print()
-                console.print(kernels.Section(kernels.view(*parts[1:], args.target, *size)))
+                console.print(kernels.Section(kernels.view(parts[1], *asked)))
     return 0
 
 

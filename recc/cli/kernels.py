@@ -44,20 +44,22 @@ def checked(target: str) -> str:
 # --- explain ----------------------------------------------------------------------------------------------------------
 
 
-def view(plan: Plan, choice: Choice, target: str, batch: int, time: int, heads: int) -> dict[str, Any]:
+def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch: int, time: int, heads: int
+         ) -> dict[str, Any]:  # fmt: skip
     """The machine's view of a recurrence's kernels in bfloat16, compiled for `target`, and of what is decided for calls
-    of this size; dims without a size are 64."""
+    of this size; dims without a size are 64. strategy, chunk: what was asked for, if anything."""
     needed(f"--target {target}")
     import torch
 
     from recc.analysis.work import TYPICAL
     from recc.backends.triton import traffic
     from recc.backends.triton.aot import compile_launch, facts, launches
-    from recc.backends.triton.module import generate
+    from recc.backends.triton.module import chosen, generate
     from recc.backends.triton.schedule import Unserved
     from recc.strategies.outer import PROCESSORS
 
     checked(target)
+    choice = chosen(plan, strategy, chunk)
     try:
         generated = generate(plan, choice)
         parts = traffic.passes(plan, choice) if choice.parallel else ()
@@ -81,9 +83,21 @@ def view(plan: Plan, choice: Choice, target: str, batch: int, time: int, heads: 
         rows.append({"kernel": launch.name, **found, "warps": launch.options["num_warps"],
                      "bytes": moved.get(launch.name)})  # fmt: skip
     return {"target": target, "served": True, "dtype": "bfloat16", "sizes": sizes, "chunk": choice.chunk,
-            "call": {"batch": batch, "time": time, "heads": heads},
+            "strategies": _strategies(plan, choice), "call": {"batch": batch, "time": time, "heads": heads},
             "walks": [{"kernel": kernel.name, **decision(outers.get(kernel.name), processors)} for kernel in walks],
             "launches": rows}  # fmt: skip
+
+
+def _strategies(plan: Plan, choice: Choice) -> list[dict[str, Any]]:
+    """The strategy of each component, and why a cheaper one is not taken by kernels alone."""
+    from recc.strategies import choose
+
+    usual, found = choose(plan), []
+    for component in plan.components:
+        before = {name for name, _ in usual.refused[component.states]}
+        why = {name: reason.text for name, reason in choice.refused[component.states] if name not in before}
+        found.append({"states": list(component.states), "strategy": choice.name(component), "refused": why})
+    return found
 
 
 def decision(found: Decided | None, processors: int) -> dict[str, Any]:
@@ -139,12 +153,17 @@ class Section:
             table.add_row(f"  {passes}: {launches}", *empty, f"{sum(known):,.0f}" if known else "", style="dim")
         return Group(
             Text(f"kernels for {found['target']}", "bold"),
-            Text(f"  {sizes}{found['dtype']}, {found['chunk']} tokens in a chunk; bytes: {BYTES}", "dim"),
+            Text(f"  {sizes}{found['dtype']}, {self._form()}; bytes: {BYTES}", "dim"),
+            *(Text(f"  not {name}: {why}") for one in found["strategies"] for name, why in one["refused"].items()),
             table,
             *([Text("  for batch {batch:,}, time {time:,} and {heads:,} heads:".format(**found["call"]), "dim")]
               if found["walks"] else []),
             *(Text(f"  {walk['kernel']}: {_way(walk)}: {walk['why']}") for walk in found["walks"]),
         )  # fmt: skip
+
+    def _form(self) -> str:
+        names = ", ".join(dict.fromkeys(one["strategy"] for one in self.found["strategies"]))
+        return f"{names}, {self.found['chunk']} tokens in a chunk" if self.found["chunk"] > 1 else names
 
 
 def _way(walk: dict[str, Any]) -> str:

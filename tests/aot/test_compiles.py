@@ -13,7 +13,6 @@ from recc.backends.triton import aot, module
 from recc.analysis import analyse
 
 SMALL = dict.fromkeys(("K", "V", "N", "P", "D"), 16)
-SLOW = ("plstm_2d_diffusive",)  # tiles of five axes take many minutes to compile, and at larger dims do not
 
 
 def compiled(name: str, target: str, sizes: dict[str, int], chunk: int | None) -> dict[str, dict[str, int]]:

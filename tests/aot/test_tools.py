@@ -8,9 +8,14 @@ import pytest
 
 pytest.importorskip("triton")
 
-from recc.backends.triton import aot
+from kernels import recurrence
+from recc.backends.triton import aot, module
+from recc.backends.triton.schedule import Unserved
 
-from recc.cli import main
+from recc import library
+from recc.analysis import analyse
+from recc.cli import kernels, main
+from recc.frontend import parse_text
 
 SMALL = ["--dim", "K=32,V=32", "--chunk", "16", "--time", "128"]
 
@@ -41,10 +46,26 @@ def test_explain_says_how_sequences_are_walked(capsys):
 
 
 def test_explain_says_why_there_are_no_kernels(capsys):
-    assert main(["explain", "s4d", "--target", "sm_90"]) == 0
+    assert main(["explain", "s4d", "--target", "sm_90", "--strategy", "convolution"]) == 0
     assert "kernels for sm_90: none" in capsys.readouterr().out
     assert main(["explain", "gla", "--target", "vega"]) == 2
     assert "no GPU is called `vega`" in capsys.readouterr().err
+
+
+def test_a_scan_with_tiles_too_large_is_refused():
+    """The state of plstm_2d_diffusive has three dims, and is contracted along one of them with a matrix of a token."""
+    text, path = library.find("plstm_2d_diffusive")
+    (small,) = parse_text(text, str(path), dims={"Y": 4, "K": 2, "V": 2})
+    assert module.chosen(analyse(small)).parallel
+    plan = analyse(recurrence("plstm_2d_diffusive"))
+    choice = module.chosen(plan)
+    assert not choice.parallel
+    refused = dict(choice.refused[plan.components[0].states])["scan"]
+    assert "a program has room for" in refused.text and "sequential" in refused.help
+    (shown,) = kernels._strategies(plan, choice)
+    assert shown["strategy"] == "sequential" and list(shown["refused"]) == ["scan"]
+    with pytest.raises(Unserved, match="tiles of tokens x Y x Y x K x V"):
+        module.generate(plan, module.chosen(plan, "scan"))
 
 
 def test_sass_is_what_the_gpu_runs(capsys):
