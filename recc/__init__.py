@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from recc.library import SpecNotFound as SpecNotFound
     from recc.runtime.api import load as load
     from recc.runtime.api import loads as loads
+    from recc.runtime.mixture import Mixture as Mixture
     from recc.runtime.module import Module as Module
 
 __version__ = "0.1.0"
-__all__ = ["Module", "SpecError", "SpecNotFound", "__version__", "load", "loads"]
+__all__ = ["Mixture", "Module", "SpecError", "SpecNotFound", "__version__", "load", "loads"]
 
 _HOME = {
+    "Mixture": "recc.runtime.mixture",
     "Module": "recc.runtime.module",
     "SpecError": "recc.frontend.diagnostics",
     "SpecNotFound": "recc.library",

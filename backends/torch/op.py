@@ -65,7 +65,7 @@ class Op:
         sizes = self._check(inputs, params, time=True)
         batch, heads = sizes["batch"], sizes["heads"]
         if cu_seqlens is not None:
-            cu_seqlens = _check_offsets(cu_seqlens, batch)
+            cu_seqlens = check_offsets(cu_seqlens, batch)
         if validate:
             self._validate(inputs)
         sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
@@ -97,7 +97,7 @@ class Op:
         inputs, params = self._arguments(tensors, named, time=True)
         batch, time = self._check(inputs, params, time=True)["batch"], inputs[0].shape[1]
         if cu_seqlens is not None:
-            bounds = _check_offsets(cu_seqlens, batch).tolist()
+            bounds = check_offsets(cu_seqlens, batch).tolist()
             check_bounds(bounds, time)
             segments = _packed_segments(bounds, truncate, options["reverse"], cu_seqlens)
         else:
@@ -304,7 +304,7 @@ def _share(x, item, heads, axis):
     return x.repeat_interleave(heads // x.shape[axis], dim=axis)
 
 
-def _check_offsets(cu_seqlens, batch):
+def check_offsets(cu_seqlens, batch):
     if not torch.is_tensor(cu_seqlens) or cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise ArgumentError("`cu_seqlens` must be a one-dimensional int32 or int64 tensor of offsets, [0, ..., time]")
     if batch != 1:

@@ -7,7 +7,9 @@ causality), `lower` (shapes, dtypes, nodes). No stage stops at an error, so that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from recc.frontend.ast import Block, Declaration, Ident
 from recc.frontend.diagnostics import Bag, Diagnostic, SpecError
 from recc.frontend.messages import naming, shapes
 from recc.ir.node import Span
@@ -16,14 +18,17 @@ from recc.ir.program import Recurrence
 __all__ = ["Diagnostic", "SpecError", "check_text", "format_text", "parse_text"]
 
 
-def parse_text(text: str, path: str = "<spec>", dims: Mapping[str, int] | None = None) -> list[Recurrence]:
+def parse_text(
+    text: str, path: str = "<spec>", dims: Mapping[str, int] | None = None, export: tuple[str, ...] = ()
+) -> list[Recurrence]:
     """The recurrences of a spec, in the order of the text.
 
-    dims: sizes that override those of the spec (``dim R = 2`` with ``{"R": 3}``).
+    dims: sizes that override those of the spec (``dim R = 2`` with ``{"R": 3}``). export: states and locals that are
+    outputs of the first one as well, behind those that it declares.
 
     Raises SpecError with all diagnostics when the spec has any error.
     """
-    found, bag = _compile(text, path, dims or {})
+    found, bag = _compile(text, path, dims or {}, export)
     if bag.has_errors:
         raise SpecError(bag.sorted(), text)
     return found
@@ -41,7 +46,9 @@ def format_text(text: str, path: str = "<spec>") -> str:
     return format_text(text, path)
 
 
-def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurrence], Bag]:
+def _compile(
+    text: str, path: str, dims: Mapping[str, int], export: tuple[str, ...] = ()
+) -> tuple[list[Recurrence], Bag]:
     # Imported here: who only wants the diagnostics' classes need not wait for the parser.
     from recc.analysis.stabilise import stabilised
     from recc.frontend.check import check, unused
@@ -59,7 +66,7 @@ def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurr
         if name.text in first:
             bag.add(naming.defined_twice(name.text, name.span, first[name.text]))
         first.setdefault(name.text, name.span)
-        scope = declare(block, bag, dims)
+        scope = declare(block if scopes else _exporting(block, export), bag, dims)
         known |= dict.fromkeys(scope.dims)
         recurrence = lower(scope, check(scope, bag), bag, text, path)
         if recurrence is not None:
@@ -73,3 +80,12 @@ def _compile(text: str, path: str, dims: Mapping[str, int]) -> tuple[list[Recurr
         elif type(size) is not int or not 1 <= size <= MAX_SIZE:
             bag.add(shapes.not_a_size(f"the size given for dim `{dim}`", 1, MAX_SIZE, None))
     return [stabilised(each) for each in found] if not bag.has_errors else [], bag
+
+
+def _exporting(block: Block, names: tuple[str, ...]) -> Block:
+    """`block` with a line `output names`, which stands at its heading as far as messages are concerned."""
+    if not names:
+        return block
+    place = block.name.span
+    more = Declaration("output", tuple(Ident(name, place) for name in names), None, (), None, None, place)
+    return replace(block, statements=(*block.statements, more))

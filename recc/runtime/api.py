@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from recc import library
@@ -27,6 +27,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     clip_gradient: float | None = None,
     deterministic: str | None = None,
+    export: Iterable[str] = (),
     **dims: int,
 ) -> Any:
     """The op of a spec file, by its path or by the name of one that ships with recc.
@@ -45,6 +46,8 @@ def load(
     deterministic: `portable` for native code that rounds each product and each sum: its bits are the same at every
         level of optimisation and with every compiler, on machines whose vectors are as wide. Without it they are the
         same on one machine, however many threads there are.
+    export: states and locals of the spec, by name, that the op puts out as well, behind the spec's own outputs: a
+        memory's read-out before its gate, say.
     Returns backends.torch.op.Op. Raises SpecError for a bad spec, library.UnknownSpec for an unknown name.
     """
     text, path = library.find(name_or_path)
@@ -57,6 +60,7 @@ def load(
         config=config,
         clip_gradient=clip_gradient,
         deterministic=deterministic,
+        export=export,
         **dims,
     )
 
@@ -71,6 +75,7 @@ def loads(
     config: Mapping[str, Any] | None = None,
     clip_gradient: float | None = None,
     deterministic: str | None = None,
+    export: Iterable[str] = (),
     **dims: int,
 ) -> Any:
     """The op of a spec given as text; see `load`."""
@@ -78,15 +83,16 @@ def loads(
         raise ValueError("`config` says all that `strategy`, `chunk`, `backend` and `deterministic` would")
     wanted = {"strategy": strategy, "chunk": chunk, "backend": backend} if config is None else dict(config)
     wanted |= {} if deterministic is None else {"deterministic": deterministic}
-    return _compiled(text, str(path), json.dumps(wanted, sort_keys=True), clip_gradient, tuple(sorted(dims.items())))
+    asked = json.dumps(wanted, sort_keys=True)
+    return _compiled(text, str(path), asked, clip_gradient, tuple(export), tuple(sorted(dims.items())))
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(text: str, path: str, asked: str, limit: float | None, dims: tuple) -> Any:
-    rec, wanted = parse_text(text, path, dims=dict(dims))[0], json.loads(asked)
+def _compiled(text: str, path: str, asked: str, limit: float | None, export: tuple, dims: tuple) -> Any:
+    rec, wanted = parse_text(text, path, dims=dict(dims), export=export)[0], json.loads(asked)
     rec = rec if limit is None else clipped(rec, limit)
     made = compile_recurrence(rec, **wanted)
-    made.clipped = lambda limit: _compiled(text, path, asked, limit, dims)
+    made.clipped = lambda limit: _compiled(text, path, asked, limit, export, dims)
     if wanted.keys() == {"strategy", "chunk", "backend"} and wanted["strategy"] is None and wanted["chunk"] is None:
         from recc.tuning.tuned import Tuned
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class Module(nn.Module):
     heads: how many heads; not needed where all params are shared or there are none. dims: the sizes of the spec's dims
     that its params have (and of those that `init_state` needs). The spec's params become nn.Parameters under their own
     names, [heads, dims] or [dims] when shared, initialised as the spec says; `generator` seeds the random ones.
-    strategy, chunk, backend, clip_gradient, deterministic: as for recc.load. Raises SpecError for a bad spec,
+    strategy, chunk, backend, clip_gradient, deterministic, export: as for recc.load. Raises SpecError for a bad spec,
     ValueError for a dim without size.
 
     With `hidden` it is a stack of layers, each behind a projection of its own, as torch.nn.LSTM is:
@@ -43,16 +44,17 @@ class Module(nn.Module):
     def __init__(self, spec: str, *, heads: int | None = None, strategy: str | None = None, chunk: int | None = None,
                  backend: str | None = None, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                  generator: torch.Generator | None = None, clip_gradient: float | None = None,
-                 deterministic: str | None = None, **dims: int) -> None:  # fmt: skip
+                 deterministic: str | None = None, export: Iterable[str] = (), **dims: int) -> None:  # fmt: skip
         super().__init__()
-        text, path, rec, fixed = _read(spec, dims)
+        text, path, rec, fixed = _read(spec, dims, tuple(export))
         unknown = sorted(set(dims) - set(rec.dims))
         if unknown:
             raise ValueError(f"{rec.name} has no dim {', '.join(unknown)}; its dims are {', '.join(rec.dims)}")
         self.recurrence, self.heads = rec, heads
         self.sizes = {name: dims.get(name, size) for name, size in rec.dims.items()}
         self._source = {"text": text, "path": path, "strategy": strategy, "chunk": chunk, "backend": backend,
-                        "clip_gradient": clip_gradient, "deterministic": deterministic, **fixed}  # fmt: skip
+                        "clip_gradient": clip_gradient, "deterministic": deterministic, "export": tuple(export),
+                        **fixed}  # fmt: skip
         self.op = loads(**self._source)
         for param in rec.params:
             self._needs_sizes(param)
@@ -71,12 +73,13 @@ class Module(nn.Module):
         super().__setstate__(state)
         self.op = loads(**self._source)
         fixed = {name: size for name, size in self._source.items() if name in self.sizes}
-        self.recurrence = parse_text(self._source["text"], self._source["path"], dims=fixed)[0]
+        source = self._source
+        self.recurrence = parse_text(source["text"], source["path"], dims=fixed, export=source["export"])[0]
 
     @staticmethod
     def recurrence_of(spec: str, dims: dict[str, Any]) -> Recurrence:
         """The recurrence of a spec as `Module(spec, **dims)` has it."""
-        return _read(spec, dims)[2]
+        return _read(spec, dims, tuple(dims.get("export", ())))[2]
 
     def _needs_sizes(self, param: Param) -> None:
         for axis in param.axes:
@@ -134,10 +137,10 @@ class Module(nn.Module):
         return ", ".join([*parts, f"strategy={self.op.meta['strategy']}"])
 
 
-def _read(spec: str, dims: dict[str, Any]) -> tuple[str, str, Recurrence, dict[str, int]]:
+def _read(spec: str, dims: dict[str, Any], export: tuple[str, ...]) -> tuple[str, str, Recurrence, dict[str, int]]:
     """A spec's text and path, its recurrence, and those of `dims` that replace a size which the spec fixes."""
     text, found = (spec, "<spec>") if "\n" in spec else library.find(spec)
     path = str(found)
-    rec = parse_text(text, path)[0]
+    rec = parse_text(text, path, export=export)[0]
     fixed = {name: size for name, size in dims.items() if rec.dims.get(name) is not None}
-    return text, path, parse_text(text, path, dims=fixed)[0] if fixed else rec, fixed
+    return text, path, parse_text(text, path, dims=fixed, export=export)[0] if fixed else rec, fixed
