@@ -70,7 +70,9 @@ class _File:
         self.used = 0
 
     def _tokens(self) -> int:
-        size = sum(self._elements(dims(c.old)) for c in self.step.carries) * self.real.bytes
+        kept = [dims(node) for node in self.again.stores.values()]
+        wide = max(map(len, kept), default=0)  # what is narrower is not worth fewer tokens
+        size = sum(self._elements(axes) for axes in kept if len(axes) == wide) * self.real.bytes
         tokens = 32
         while tokens > 8 and tokens * size > BUFFER:
             tokens //= 2

@@ -18,6 +18,10 @@ from recc.tile.cores import REDUCTIONS, Core, Phases, dims
 from recc.tile.pairs import in_real_numbers
 from recc.tile.program import TileProgram, adjoint, finish, state_key
 
+# Functions that take longer to compute again than to keep for the tokens of a chunk.
+CURVES = ("exp", "expm1", "log", "log1p", "logaddexp", "pow", "sigmoid", "logsigmoid", "tanh", "softplus", "silu",
+          "gelu", "erf", "sin", "cos", "atan2")  # fmt: skip
+
 
 def step_program(plan: Plan) -> TileProgram:
     """The step of one token as a program: loads, carries and stores without rows."""
@@ -57,16 +61,18 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
 
     All are of real numbers, and of one head unless a state waits for several (`has_all_heads`). Run again is what leads
     from state to state. It keeps each token's entering states, and the small sums on the way, which the adjoint then
-    need not compute from the states. Raises NoPair for a complex op that has no form in real numbers. Without `terms`,
-    for whoever runs all heads and tokens at a time: of all heads, with sums over all tokens.
+    need not compute from the states; of states no wider than vectors the gates, too. Raises NoPair for a complex op
+    that has no form in real numbers. Without `terms`, for whoever runs all heads and tokens at a time: of all heads,
+    with sums over all tokens.
     """
     step = in_real_numbers(step_program(plan))
     step = _by_reciprocals(one_head(step)) if terms else step
     wide = max((len(dims(c.old)) for c in step.carries), default=0)
     again = replace(finish(step), stores={})
     phases = Phases(again)
-    sums = [n for n in phases.nodes if n.op in REDUCTIONS and isinstance(phases.owner(n), Core)]
-    small = [node for node in sums if len(dims(node)) < wide or wide < 2]
+    own = [node for node in phases.nodes if isinstance(phases.owner(node), Core)]
+    small = [n for n in own if n.op in REDUCTIONS and (len(dims(n)) < wide or wide < 2)]
+    small += [node for node in own if node.op in CURVES and terms and wide < 2]
     kept = {f"kept.{place}": node for place, node in enumerate(small)}
     back = adjoint(replace(step, kept=kept), placed=terms)
     back = contracted(_of_each_token(back) if terms else back)
