@@ -13,12 +13,13 @@ WORKERS ?= $(CORES)
 THREADS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test bench tasks gpu readme lint format clean
+.PHONY: help setup demo test bench accuracy tasks gpu readme lint format clean
 
 help:
 	@echo 'make demo    train a small language model with layers compiled from a spec (under 4 minutes on 2 cores)'
 	@echo 'make test    the test suite (about 25 minutes on 2 cores); PYTEST_ARGS="-k name" selects'
 	@echo 'make bench   times against other implementations and the machine; results in benchmarks/results/'
+	@echo 'make accuracy  errors of nonlinear cells against float64, mild to chaotic, up to 100,000 tokens; a table and a plot'
 	@echo 'make gpu     on a machine with a GPU, within 9 minutes: the gpu tests, a quick tune, times beside other kernels'
 	@echo 'make tasks   what each class of recurrence learns; redraws docs/tasks.png'
 	@echo 'make readme  regenerate the tables of specs in README.md and docs/specs.md'
@@ -51,6 +52,9 @@ test: $(READY)
 bench: $(READY)
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/foundation.py
 	@$(BIN)/python benchmarks/native.py --threads 1 $(THREADS)
+
+accuracy: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy
 
 # Also runs where nothing can be installed: then $(PYTHON) must have torch, triton and what recc needs.
 gpu:

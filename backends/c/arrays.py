@@ -48,12 +48,17 @@ class Workspace:
     def size(self, axis: Axis) -> int:
         return self.sizes[axis]
 
+    def length(self, axes: tuple[Axis, ...]) -> int:
+        """The elements of an array along `axes`, with the padding of its last one."""
+        total = 1
+        for axis in axes:
+            total *= -(-self.size(axis) // self.lanes) * self.lanes if axis == axes[-1] else self.size(axis)
+        return total
+
     def array(self, name: str, axes: tuple[Axis, ...], tokens: int | None = None) -> Array:
         """An array along `axes` in this order, of `tokens` tokens or (None) one for all; the last axis is padded."""
-        strides, step = {}, 1
-        for axis in reversed(axes):
-            strides[axis] = step
-            step *= -(-self.size(axis) // self.lanes) * self.lanes if axis == axes[-1] else self.size(axis)
+        strides = {axis: self.length(axes[place + 1 :]) for place, axis in enumerate(axes)}
+        step = self.length(axes)
         name = self._free(name)
         note = " x ".join([*([f"{tokens} tokens"] if tokens else []), *axes]) or "one number"
         self.lines.append(f"    real *{name} = work + {self.used};  // {note}")

@@ -11,6 +11,7 @@ from recc.backends.c.joined import joined, shared_loops
 from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part, ops_of
 from recc.backends.c.tidy import tidied
+from recc.backends.c.totals import Totals, zeroed
 from recc.backends.c.vectors import Real, prelude
 
 from recc.analysis.plan import Plan
@@ -305,7 +306,7 @@ class _File:
         for name, array in kept.items():
             if name in back.loads:
                 back_leaves[back.loads[name]] = array
-        results = {}
+        results, totals = {}, Totals(work, self.chunk)
         for item in self.rec.inputs:
             field = f"d_in_{identifier(item.name)}"
             outside = self._external(field, item, True, written=True)
@@ -321,9 +322,8 @@ class _File:
             for place, name in enumerate(outside):
                 if f"d_{name}" in back.sums:
                     own = _by_layout(dims(back.params[name]), layouts)
-                    results[f"d_{name}"] = array = work.array(f"sum_{field}{'_im' * place}", own)
-                    enter += _zeroed(array, self._size)
-                    moves += copied(outside[name], array, self._size, self.real.lanes)
+                    results[f"d_{name}"], total = totals.add(f"{field}{'_im' * place}", own)
+                    moves += copied(outside[name], total, self._size, self.real.lanes)
             if moves:  # else nothing depends on it
                 fields.append(("d_param", item.name))
                 out += _scope([self._point_fixed(field, "sequence"), *moves])
@@ -338,7 +338,7 @@ class _File:
                         key = identifier(state_key(name))
                         array = back_leaves[carries[name].old] = work.array(f"d_state_{key}", layouts[name])
                         moves += copied(array, outside[name], self._size, self.real.lanes)
-                        zeros += _zeroed(array, self._size)
+                        zeros += zeroed(array, self._size)
                     else:
                         moves += copied(outside[name], back_leaves[carries[name].old], self._size, self.real.lanes)
                 lines = _scope([self._point_fixed(field, "sequence"), *moves])
@@ -361,13 +361,13 @@ class _File:
             *second.lines,
         ]  # fmt: skip
         body = [
-            *task, *enter, *first.once, *second.once,
+            *task, *totals.start, *enter, *first.once, *second.once,
             f"long saved = (a->chunks ? a->chunks[sequence] : 0) + (length + {self.chunk - 1}) / {self.chunk} - 1;",
             f"for (long begin = length ? (length - 1) / {self.chunk} * {self.chunk} : -1; begin >= 0;"
             f" begin -= {self.chunk}, saved--) {{",
             f"    long c = length - begin < {self.chunk} ? length - begin : {self.chunk};",
             "    long token = a->reverse ? start + length - 1 - begin : start + begin;",
-            *("    " + line for line in [*chunk, *load, *lines]),
+            *("    " + line for line in [*chunk, *load, *lines, *totals.end]),
             "}", *leave, *out,
         ]  # fmt: skip
         return fields, self._function("backward", work, body)
@@ -383,11 +383,6 @@ def _by_layout(axes: tuple, layouts: dict[str, tuple]) -> tuple:
 
 def _scope(lines: list[str]) -> list[str]:
     return ["{", *("    " + line for line in lines), "}"]
-
-
-def _zeroed(array: Array, sizes: Any) -> list[str]:
-    zero = Array("(const real[]){0}", array.axes, dict.fromkeys(array.axes, 0))
-    return copied(array, zero, sizes)
 
 
 def _labels(node: Node) -> set[str]:

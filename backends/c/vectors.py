@@ -98,6 +98,16 @@ LANES void scatter(real *p, long stride, long count, vec x) {{
 LANES void store_part(real *p, long count, vec x) {{
     if (count < LANES_N) scatter(p, 1, count, x); else store(p, x);
 }}
+// Adds a part to its total, with what the total lost in rounding before, and empties the part.
+ONCE void add_up(real *total, real *lost, real *part, long count) {{
+    for (long i = 0; i < count; i += LANES_N) {{
+        vec was = load(total + i), more = load(part + i) - load(lost + i), now = was + more;
+        vec off = (now - was) - more;
+        store(lost + i, blend(off - off == 0, off, (vec){{0}})); // of what is not finite nothing is lost
+        store(total + i, now);
+        store(part + i, (vec){{0}});
+    }}
+}}
 """
 
 
