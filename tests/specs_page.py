@@ -31,7 +31,9 @@ def page() -> str:
     """The text of docs/specs.md."""
     rows, loops, chunks = table(), set(names()), set(parallel())
     count = sum(row["parallel"] for row in rows)
-    lines = [HEAD, f"{len(rows)} specs, of which {count} are parallel over time; the median has {_median(rows)} lines."]
+    grids = sum(row["strategy"] == "wavefront" for row in rows)
+    how = f"{count - grids} are parallel over time and {grids} along the anti-diagonals of a grid"
+    lines = [HEAD, f"{len(rows)} specs, of which {how}; the median has {_median(rows)} lines."]
     lines += ["", "| spec | class | strategy | oracle | tested as | lines |", "|---|---|---|---|---|---|"]
     for row in rows:
         name = row["spec"]

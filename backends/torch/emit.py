@@ -16,7 +16,7 @@ from recc.backends.torch.text import Text, inlinable, is_static
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
-from recc.tile.program import Carry, TileProgram
+from recc.tile.program import SOLVED, Carry, TileProgram
 from recc.tile.solve import count_of
 from recc.tile.words import Words
 
@@ -245,7 +245,7 @@ class _Function:
         body, self.lines = self.lines, before
         names = [self.variables[c.old] for c in carries]
         backward = self.program.reverse
-        solved = {node: f"{local[node]}_all" for node in inside if node.op == "newton"}
+        solved = {node: f"{local[node]}_all" for node in inside if node.op in SOLVED}
         self.lines += [f"    {name} = []" for name in solved.values()]
         self.lines.append(
             f"    # over the chunks {'from the last to the first' if backward else 'in order'}: the state alone"
@@ -277,7 +277,9 @@ class _Function:
             self.lines.append(f"    {name} = joined({order}, {name}_end)")
             self.variables[carry.old] = name
         for node, name in solved.items():
-            self.lines.append(f"    {self._claim(node, identifier(self.words.name(node)))} = torch.cat({name})")
+            self.lines.append(
+                f"    {self._claim(node, identifier(self.words.name(node)))} = torch.cat({name}{'[::-1]' * backward})"
+            )
         if any(re.search(r"\bn\b", line) for line in [*body, *leaving]):
             self.lines.append(f"    n = {names[0]}.shape[0]")
 

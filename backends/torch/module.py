@@ -20,12 +20,12 @@ from recc.analysis.plan import Plan
 from recc.ir.node import GRID, Node, sort_axes, substitute, walk
 from recc.ir.ops import leaf, spread
 from recc.ir.program import Recurrence
-from recc.strategies import Choice, Sequential, lower
+from recc.strategies import Choice, Sequential, lower, wavefront
 from recc.strategies.lowering import Lowering
 from recc.strategies.newton import functions_of
 from recc.tile.program import DEAR, TileProgram, differentiate, finish, state_key
 
-LIBRARIES = ("primitives", "scans", "filters", "matrices", "solve")  # of which a file has what it calls
+LIBRARIES = ("primitives", "scans", "filters", "matrices", "solve", "wavefront")  # of which a file has what it calls
 SUPPORT = ("layout", "passes", "op")
 CHECKPOINT = 32  # tokens between the states that a sequential pass keeps, where states are large
 
@@ -61,7 +61,8 @@ def generate(plan: Plan, choice: Choice) -> Generated:
 
 
 def solvers(program: TileProgram) -> Iterator[str]:
-    """The step of each component that Newton's method solves, alone and with its slopes."""
+    """The step of each component that Newton's method solves, alone and with its slopes; and of each grid, the step of
+    a cell and what flows back through it."""
     for node in walk(*program.roots):
         if node.op == "newton":
             name, listing = solver_name(node["names"]), ", ".join(node["names"])
@@ -70,6 +71,11 @@ def solvers(program: TileProgram) -> Iterator[str]:
             yield step_function(
                 slopes, f"slopes_{name}", f"{listing} after a step, and their derivatives by those before."
             )
+        elif node.op == "wavefront":
+            name, listing = solver_name(node["names"]), ", ".join(node["names"])
+            cell, flow = wavefront.functions_of(program, node)
+            yield step_function(cell, f"cell_{name}", f"The states {listing} of the cells of a diagonal.")
+            yield step_function(flow, f"flow_{name}", "What flows on from the cells of a diagonal to those before.")
 
 
 def programs(plan: Plan, choice: Choice, keep: tuple[str, ...] = DEAR) -> tuple[TileProgram, TileProgram, TileProgram]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from recc.backends.torch.binding import ATOM, BINDS, PRODUCT, is_static
 from recc.backends.torch.rows import Rows
@@ -326,6 +326,32 @@ class Text(Rows):
             f"newton(step_{step}, slopes_{step}, {tuples}, {axis}, {self.sizes(ROW)}, end, {node['dim'] is not None})"
         )
 
+    def _op_wavefront(self, node: Node) -> str:
+        count, full = len(node["names"]), node["states"][0].axes
+        inner = tuple(axis for axis in full if axis != ROW)
+        enter = [self._aligned(arg, inner)[0] for arg in node.args[:count]]
+        taken = self._cells(node.args[count:], node)
+        return f"wavefront(cell_{solver_name(node['names'])}, {_tuple(enter)}, {taken})"
+
+    def _op_wavefront_flow(self, node: Node) -> str:
+        count, full = len(node["names"]), node["states"][0].axes
+        every = [self._aligned(arg, full)[0] for arg in node.args]
+        above, before, g = (_tuple(every[lo : lo + count]) for lo in (0, count, len(every) - count))
+        taken = self._cells(node.args[2 * count : -count], node, g)
+        return f"wavefront_flow(flow_{solver_name(node['names'])}, {above}, {before}, {taken})"
+
+    def _cells(self, taken: tuple[Node, ...], node: Node, *more: str) -> str:
+        """What the step of a cell takes, where it has rows and columns, and where the states have them."""
+        full, axis = node["states"][0].axes, node["axis"]
+        rows = [self._dim(arg, ROW) if ROW in arg.axes else None for arg in taken]
+        columns = [self._dim(arg, axis) if ROW in arg.axes else None for arg in taken]
+        at = f"({full.index(ROW) - len(full)}, {full.index(axis) - len(full)})"
+        parts = [_tuple([self(arg) for arg in taken]), _tuple(rows), _tuple(columns), *more, at, self.sizes(ROW), "end"]
+        return ", ".join(parts)
+
+    def _op_beside(self, node: Node) -> str:
+        return f"beside({self(node.args[0])}, {self._dim(node, node['axis'])})"
+
     def _op_matrix_scan(self, node: Node) -> str:
         inner = tuple(axis for axis in node.axes if axis != ROW)
         parts = f"{self._whole(node.args[1], node)}, {self._aligned(node.args[2], inner)[0]}"
@@ -354,6 +380,11 @@ class Text(Rows):
         outs = tuple(self._dim(matrix, axis) for axis in node["outs"])
         ins = tuple(self._dim(matrix, column_of(axis)) for axis in node["outs"])
         return f"({self._dim(matrix, ROW)}, {outs}, {ins})"
+
+
+def _tuple(parts: Iterable[object]) -> str:
+    listed = ", ".join(map(str, parts))
+    return f"({listed},)" if listed else "()"
 
 
 def solver_name(states: tuple[str, ...]) -> str:

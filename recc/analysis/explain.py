@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from recc.analysis import analyse, work
+from recc.analysis.columns import Grid, grid_of
 from recc.analysis.formula import FORMULAS, Writer, normal_form
 from recc.analysis.moved import named_inputs
 from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
@@ -73,15 +74,15 @@ def readable(plan: Plan) -> dict[tuple[str, ...], tuple[Component, Plan]]:
     view = {}
     for component in plan.components:
         own = found.get(component.states)
-        same = own is not None and _facts(own) == _facts(component)
+        same = own is not None and _facts(own, named) == _facts(component, plan)
         view[component.states] = (own, named) if same else (component, plan)
     return view
 
 
-def _facts(component: Component) -> tuple:
+def _facts(component: Component, plan: Plan) -> tuple:
     kind = component.kind
     if not isinstance(kind, Affine):
-        return (type(kind), component.structure)
+        return (type(kind), component.structure, isinstance(grid_of(component, plan), Grid))
     return (
         kind.structure,
         kind.mixing,
@@ -96,6 +97,8 @@ def predicted(component: Component, plan: Plan, choice: Choice) -> bool:
     """Whether the cost model tells the loop over a component's tokens from a strategy for all of them at once."""
     from recc.strategies.cost import cell_of
 
+    if choice.name(component) == "wavefront":
+        return False
     nonlinear, scanned = isinstance(component.kind, Nonlinear), choice.name(component) == "scan"
     return nonlinear or (scanned and cell_of(component, plan).parallel == "scan")
 

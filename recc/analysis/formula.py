@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from recc.analysis.columns import grid_of
 from recc.analysis.filters import Filter, filter_of
-from recc.analysis.plan import Affine, Component, Coupled, Nonlinear, Plan, Semiring, Write
+from recc.analysis.plan import Affine, Component, Coupled, Nonlinear, Plan, Reason, Semiring, Write
 from recc.analysis.reads import Read, reads_in
 from recc.ir.node import HEADS, REAL, Node, walk
 from recc.ir.ops import is_const, is_zero, leaf, mul, neg
@@ -297,6 +298,22 @@ def newton_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     ]
 
 
+def wavefront_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    """The step of a cell, which reads the row above and the column before."""
+    grid = grid_of(component, plan)
+    if isinstance(grid, Reason):
+        return []
+    remark = f"each column of {grid.axis}; all cells with the same t + {grid.axis} at once"
+    read = [name for name in component.states if grid.beside[name] in set(walk(*grid.updates.values()))]
+    return [
+        *(
+            (f"{name}[t]", say.text(update), "" if at else remark)
+            for at, (name, update) in enumerate(grid.updates.items())
+        ),
+        *((f"{name}_beside", f"{name}[t] in the column before", "0 in the first column") for name in read),
+    ]
+
+
 def convolution_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     """The kernels, and what goes from chunk to chunk: A_x is the transition, s runs over the tokens up to t."""
     name, found = component.states[0], filter_of(component, plan)
@@ -357,6 +374,7 @@ FORMULAS = {
     "scan": scan_lines,
     "block_scan": block_lines,
     "convolution": convolution_lines,
+    "wavefront": wavefront_lines,
     "newton": newton_lines,
     "sequential": sequential_lines,
 }

@@ -31,6 +31,7 @@ _HOW = {
     "convolution": "one kernel for all chunks, by FFT, and a state that goes from chunk to chunk",
     "scan": "prefixes of an associative operation inside a chunk, then from chunk to chunk",
     "block_scan": "prefixes of products of small matrices inside a chunk, then from chunk to chunk",
+    "wavefront": "the cells of an anti-diagonal at once, one diagonal after the other",
     "newton": "a linear recurrence for all of them an iteration",
 }
 

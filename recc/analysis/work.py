@@ -71,7 +71,8 @@ def _term(monomial: Monomial, factor: Fraction) -> str:
 class Work:
     """Per token and head, forward: multiply-adds in contractions, other operations, and how long the chain is.
 
-    moved: bytes of inputs and outputs in float32; kept: bytes saved for the backward pass besides the inputs.
+    moved: bytes of inputs and outputs in float32; kept: bytes saved for the backward pass besides the inputs. along:
+    the axis of a grid's columns, where rows of cells are solved along their diagonals.
     """
 
     products: Count
@@ -79,6 +80,7 @@ class Work:
     moved: Count
     kept: Count
     chunk: int
+    along: str | None = None
 
     def sizes(self, dims: Mapping[str, int | None]) -> dict[str, int]:
         return {name: size for name, size in dims.items() if size} | {C: self.chunk, HEADS: 1}
@@ -86,6 +88,8 @@ class Work:
     @property
     def depth(self) -> str:
         """How many steps depend on each other."""
+        if self.along is not None:
+            return f"T + T ({self.along} - 1) / {self.chunk}"
         return f"T / {self.chunk}" if self.chunk > 1 else "T"
 
 
@@ -95,14 +99,17 @@ def work(plan: Plan, choice) -> Work:
 
     program = lower(plan, choice.strategies, choice.chunk)
     products, other = Count(), Count()
-    for node in walk(*program.roots):
+    grids = [node for node in walk(*program.roots) if node.op == "wavefront"]
+    for node in walk(*program.roots, *(value for grid in grids for value in grid["step"])):
         if node.op in _FREE or not node.args:
             continue
         sizes, factor = _sizes(node, program.chunk)
         if sizes is None:
             continue
         (products if _contracts(node) else other).plus(sizes, factor)
-    return Work(products, other, moved(plan.recurrence), _kept(plan.recurrence, program.chunk), program.chunk)
+    kept = _kept(plan.recurrence, program.chunk)
+    along = next((grid["axis"] for grid in grids), None)
+    return Work(products, other, moved(plan.recurrence), kept, program.chunk, along)
 
 
 def _contracts(node: Node) -> bool:

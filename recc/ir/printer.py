@@ -56,7 +56,7 @@ def _show(node: Node, level: int, of: Callable[[Node, int], str]) -> str:
             name = node["name"]
             if name.endswith("]"):  # a delayed value is spelled as it was read
                 return name
-            return f"{name}[t-1]" if node["when"] == "old" else f"{name}[t]"
+            return {"old": f"{name}[t-1]", "new": f"{name}[t]", "beside": f"{name}_beside"}[node["when"]]
         case "size":
             return node["dim"]
         case "eye":

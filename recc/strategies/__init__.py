@@ -16,10 +16,12 @@ from recc.strategies.lowering import lower
 from recc.strategies.newton import Newton
 from recc.strategies.scan import Scan
 from recc.strategies.sequential import Sequential
+from recc.strategies.wavefront import Wavefront
 from recc.tile.program import TileProgram
 
 STRATEGIES = {
-    strategy.name: strategy for strategy in (Chunk, Coupled, Scan, BlockScan, Convolution, Newton, Sequential)
+    strategy.name: strategy
+    for strategy in (Chunk, Coupled, Scan, BlockScan, Convolution, Wavefront, Newton, Sequential)
 }
 TYPICAL = 64  # the size assumed for a dim when costs are compared
 
@@ -126,6 +128,8 @@ def _concerns(strategy: str, component: Component) -> bool:
     """Whether a strategy for one kind of component has this kind: it leaves others to their own choice."""
     if strategy == Newton.name:
         return isinstance(component.kind, Nonlinear)
+    if strategy == Wavefront.name:
+        return isinstance(component.kind, Nonlinear) or component.structure == "dense"
     return strategy != BlockScan.name or component.structure.startswith("block")
 
 
@@ -138,7 +142,7 @@ def _is_memory(component: Component) -> bool:
 
 
 def _cheapest(open_to: list[str], component: Component, plan: Plan, shape: cost.Shape) -> str:
-    if isinstance(component.kind, Nonlinear):
+    if isinstance(component.kind, Nonlinear) and Wavefront.name not in open_to:
         return cost.prefers(cost.cell_of(component, plan), shape) if Newton.name in open_to else Sequential.name
     return min(open_to, key=lambda name: _cost(name, component, plan))
 

@@ -8,12 +8,12 @@ backward pass is one linear recurrence and never iterates. recc.tile.solve has t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from recc.analysis.plan import Component, Nonlinear, Plan, Reason
-from recc.ir.node import COMPLEX, GRID, HEADS, ROW, Axis, Node, Spans, dim_of, substitute, walk
+from recc.ir.node import COMPLEX, GRID, HEADS, ROW, Axis, Node, Spans, dim_of, walk
 from recc.ir.ops import build, is_const, spread
+from recc.strategies.closed_step import ClosedStep
 from recc.strategies.lowering import Lowering
 from recc.tile.program import TileProgram, valued
 from recc.tile.solve import argument, column_of, of_state, slopes_of
@@ -55,8 +55,7 @@ class Newton:
 
     @staticmethod
     def lower(low: Lowering, component: Component) -> None:
-        system = _System(low, component)
-        trajectory, count = system.trajectory(), len(component.states)
+        trajectory, count = _trajectory(low, component), len(component.states)
         for place, name in enumerate(component.states):
             new = of_state(trajectory, place, count)
             low.table[low.leaf(name, "new")] = new
@@ -88,73 +87,28 @@ def _dims(plan: Plan, component: Component) -> list[Axis]:
     return [axis for axis in plan.recurrence.state(component.states[0]).axes if axis != HEADS]
 
 
-class _System:
-    """The equations of one component: what its step takes besides the states, and the step as a closed function."""
-
-    def __init__(self, low: Lowering, component: Component) -> None:
-        self.low, self.component, self.names = low, component, component.states
-        self.updates = [low.lift(low.plan.updates[name]) for name in self.names]
-        self.full = (GRID, *low.rec.state(self.names[0]).axes, ROW)
-        self.states = tuple(argument(name, axes=self.full) for name in self.names)
-        self.olds = {low.leaf(name): argument for name, argument in zip(self.names, self.states, strict=True)}
-        names = low.rec.names
-        self.named = dict(zip(substitute(names, low.table), names.values(), strict=True))
-        self.taken: dict[Node, Node] = {}  # by what the step takes: the argument that it is
-
-    def trajectory(self) -> Node:
-        live = _above(self.updates, self.olds)
-        for node in walk(*self.updates):
-            for arg in node.args if node in live else ():
-                if arg not in live and _varies(arg):
-                    self.taken.setdefault(arg, argument(self._name(arg), like=arg))
-        elementwise = not _mixes(self.component)
-        dim = None if elementwise else _dims(self.low.plan, self.component)[0]
-        step = tuple(spread(value, self.full) for value in self._closed(self.updates))
-        for node, name in self.named.items():
-            if any(below in self.olds for below in walk(node)):
-                self.low.names.setdefault(self._closed([node])[0], name)
-        return build(
-            "newton",
-            *(self.low.carry(name) for name in self.names),
-            *self.taken,
-            names=self.names,
-            step=step,
-            states=self.states,
-            takes=tuple(self.taken.values()),
-            dim=dim,
-        )
-
-    def _closed(self, nodes: list[Node]) -> list[Node]:
-        """Expressions of the step in terms of its arguments."""
-        return substitute(nodes, {**self.taken, **self.olds}, self.low.spans)
-
-    def _name(self, node: Node) -> str:
-        """What an argument is called: as in the spec, if that has a name for it."""
-        wish = node["name"] if node.op in ("tile", "param") else self.named.get(node, "x")
-        used = {leaf["name"] for leaf in (*self.states, *self.taken.values())}
-        count = 2
-        name = wish
-        while name in used:
-            name, count = f"{wish}_{count}", count + 1
-        return name
+def _trajectory(low: Lowering, component: Component) -> Node:
+    """The solution of the equations of one component, for all rows."""
+    names = component.states
+    updates = [low.lift(low.plan.updates[name]) for name in names]
+    full = (GRID, *low.rec.state(names[0]).axes, ROW)
+    states = tuple(argument(name, axes=full) for name in names)
+    step = ClosedStep(low, updates, {low.leaf(name): x for name, x in zip(names, states, strict=True)})
+    step.name_parts()
+    return build(
+        "newton",
+        *(low.carry(name) for name in names),
+        *step.taken,
+        names=names,
+        step=tuple(spread(value, full) for value in step.of(updates)),
+        states=states,
+        takes=tuple(step.taken.values()),
+        dim=_dims(low.plan, component)[0] if _mixes(component) else None,
+    )
 
 
 def _mixes(component: Component) -> bool:
     return component.structure != "diagonal" and not component.structure.startswith("block")
-
-
-def _above(roots: list[Node], leaves: Iterable[Node]) -> set[Node]:
-    """What depends on `leaves`."""
-    live = set(leaves)
-    for node in walk(*roots):
-        if live.intersection(node.args):
-            live.add(node)
-    return live
-
-
-def _varies(node: Node) -> bool:
-    """Whether a value depends on tensors, so that a function must be given it."""
-    return any(below.op in ("tile", "param", "carry") for below in walk(node))
 
 
 def functions_of(program: TileProgram, node: Node) -> tuple[TileProgram, TileProgram]:

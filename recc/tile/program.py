@@ -23,9 +23,11 @@ from recc.tile.ops import leave
 from recc.tile.share import share
 
 LEAVES = {"scan": leave, "matrix_scan": leave_blocks}  # what `end` of it is without the rows
+# What runs step by step inside a chunk: computed in the loop over chunks, and never again.
+SOLVED = ("newton", "wavefront", "wavefront_flow")
 # What costs more to compute again than to keep: scores, C numbers a token, as much as a key where C is its size; and
 # solved trajectories.
-DEAR = ("score", "newton")
+DEAR = ("score", "newton", "wavefront")
 
 
 @dataclass(frozen=True)
