@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from recc.ir.node import Axis
+from recc.ir.node import SEQUENCES, Axis
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Workspace:
         strides = {axis: self.length(axes[place + 1 :]) for place, axis in enumerate(axes)}
         step = self.length(axes)
         name = self._free(name)
-        note = " x ".join([*([f"{tokens} tokens"] if tokens else []), *axes]) or "one number"
+        named = (axis if axis != SEQUENCES else f"{self.size(axis)} sequences" for axis in axes)
+        note = " x ".join([*([f"{tokens} tokens"] if tokens else []), *named]) or "one number"
         self.lines.append(f"    real *{name} = work + {self.used};  // {note}")
         total = step * (tokens or 1) + self.lanes
         self.used += -(-total // self.align) * self.align
@@ -91,10 +92,15 @@ def block(head: str, lines: list[str]) -> list[str]:
     return [f"{head} {{".strip(), *("    " + line for line in lines), "}"]
 
 
+def scope(lines: list[str]) -> list[str]:
+    return block("", lines)
+
+
 def copied(to: Array, source: Array, sizes: Callable[[Axis], int], lanes: int = 0) -> list[str]:
     """Loops that copy every element: whole rows at once where both lie in the same order, and square blocks of `lanes`
     where one is the other's transpose."""
-    axes, index = to.axes, {axis: variable(place) for place, axis in enumerate(to.axes)}
+    axes = tuple(axis for axis in to.axes if axis != SEQUENCES or sizes(axis) > 1)
+    index = {axis: variable(place) for place, axis in enumerate(axes)}
     if lanes and len(axes) == 2 and not any(sizes(axis) % lanes for axis in axes):
         row, column = axes
         if to.strides[column] == source.strides[row] == 1:

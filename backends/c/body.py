@@ -26,7 +26,8 @@ class Body:
 
     lane: the axis that vectors run along, row: the innermost other axis, either may be None. index: texts of the loop
     variables by axis; element r of the unrolled rows is at index[row] + r, vector u at index[lane] + u * lanes.
-    Values without the row axis are printed into `before`, which stands in front of the row loop; others into `inside`.
+    innermost: the axis of the innermost loop, most often `row`. Values without it are printed into `before`, which
+    stands in front of that loop; others into `inside`.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Body:
         index: dict[Axis, str],
         naming: Callable[[Node], str],
         sources: Callable[[Node], Array | None],
+        innermost: Axis | None,
     ) -> None:
+        self.innermost = innermost
         self.sources = sources  # where a leaf comes from that this very loop copies
         self.arrays, self.sizes, self.lanes = arrays, sizes, lanes
         self.lane, self.row, self.index, self.naming = lane, row, index, naming
@@ -53,7 +56,7 @@ class Body:
         return node, r if self.row in node.axes else 0, u if self.lane in node.axes else 0
 
     def lines(self, node: Node) -> list[str]:
-        return self.inside if self.row in node.axes else self.before
+        return self.inside if self.innermost in node.axes else self.before
 
     def is_vector(self, node: Node) -> bool:
         return self.lane is not None and self.lane in node.axes and node.op != "ones"
@@ -62,7 +65,7 @@ class Body:
         """The index texts of unrolled row r and vector u."""
         index = dict(self.index)
         if self.row is not None and r:
-            index[self.row] = f"{index[self.row]} + {r}"
+            index[self.row] = f"{index[self.row]} + {r}" if index[self.row] != "0" else str(r)
         if self.lane is not None and u:
             index[self.lane] = f"{index[self.lane]} + {u * self.lanes}"
         return index

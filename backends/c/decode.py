@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from recc.backends.c.passes import NativePasses, _Call, added
+from recc.backends.c.call import Call, added
+from recc.backends.c.passes import NativePasses
 from recc.backends.torch.layout import dtype_of, working_dtype
 
 Tensors = Sequence[torch.Tensor]
@@ -22,7 +23,7 @@ class Decoder:
 
     def __init__(self, passes: NativePasses, inputs: Tensors, params: Tensors, states: Tensors) -> None:
         tokens = [x.unsqueeze(1) for x in inputs]
-        call = _Call(passes, tokens, params, states, None, False)
+        call = Call(passes, tokens, params, states, None, False)
         made = [call.tokens(item, 1).squeeze(1) for item in passes.outputs]
         self.outputs = [(x.shape, x.dtype) for x in made]
         self.in_parts = [call.in_parts(item) for item in passes.outputs]

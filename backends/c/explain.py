@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recc.backends.c import build
-from recc.backends.c.kernel import generate
+from recc.backends.c.kernel import generate, side_by_side
 from recc.backends.c.limits import refusal
 from recc.backends.c.loops import Loops
 from recc.backends.c.tidy import state_names
@@ -19,11 +19,12 @@ from rich.text import Text
 
 from recc.analysis.plan import Plan
 from recc.analysis.work import TYPICAL
-from recc.ir.node import HEADS, Axis, dim_of
+from recc.ir.node import HEADS, SEQUENCES, Axis, dim_of
 from recc.tile.alone import has_all_heads
 from recc.tile.cores import Core, Phases
 from recc.tile.program import TileProgram
 from recc.tile.step import step_programs
+from recc.tile.together import together
 
 PASSES = {"forward": "forward", "again": "backward: states again", "backward": "backward: cotangents"}
 
@@ -42,6 +43,8 @@ def view(plan: Plan, vector_bytes: int | None = None) -> dict[str, Any]:
     if all_heads:
         sizes[HEADS] = plan.recurrence.example.get(HEADS, 4)
     kernel = generate(plan, sizes, real, registers)
+    if kernel.sequences is not None:
+        step, again, back = map(together, (step, again, back))
     lanes: dict[str, Axis | None] = {}
     cores = {
         "forward": _cores(step, sizes, real, registers),
@@ -55,6 +58,7 @@ def view(plan: Plan, vector_bytes: int | None = None) -> dict[str, Any]:
         "sizes": sizes,
         "all_heads": all_heads,
         "tokens_between_saved_states": kernel.chunk,
+        "side_by_side": 1 if kernel.sequences is None else side_by_side(registers),
         **{name: cores[name] for name in PASSES},
     }
 
@@ -70,7 +74,7 @@ def _cores(
 ) -> list[dict[str, Any]]:
     """A program's cores in order. lanes: each state's vector axis, noted here, or (settled) kept to. shared: the loops
     of its only core, where another program settles them."""
-    phases, found = Phases(program), []
+    phases, found, sizes = Phases(program), [], {**sizes, SEQUENCES: 1}
     lanes = {} if lanes is None else lanes
     for core in phases.cores:
         lane = lanes.get(core.carries[0].name) if settled else None
@@ -82,7 +86,8 @@ def _cores(
 
 
 def _core(core: Core, loops: Loops, states: list[str]) -> dict[str, Any]:
-    outer, row = list(loops.outer), [loops.row] if loops.row else []
+    outer = [axis for axis in loops.outer if axis != SEQUENCES]
+    row = [loops.innermost] if loops.innermost else []
     lane = [loops.lane] if loops.lane else []
     order = {
         "tile": [*outer, *lane, *row, "t"],
@@ -96,7 +101,7 @@ def _core(core: Core, loops: Loops, states: list[str]) -> dict[str, Any]:
         "vector_axis": loops.lane,
         "vector_width": loops.lanes if loops.lane else 1,
         "vectors": loops.vectors,
-        "row_axis": loops.row,
+        "row_axis": loops.innermost,
         "rows": loops.rows,
         "coupled": sorted(core.coupled),
         "moves": core.moves,
@@ -132,6 +137,8 @@ class Section:
             return
         sizes = "".join(f"{dim} = {size}, " for dim, size in facts["sizes"].items())
         task = "sequence with all its heads" if facts["all_heads"] else "head of a sequence"
+        side = facts["side_by_side"]
+        task += f", or of up to {side} of a batch side by side, which share a matrix" if side > 1 else ""
         yield "bold", "", f"native code: loops over tokens t in C, a task for each {task}"
         tokens = facts["tokens_between_saved_states"]
         line = f"{sizes}{facts['dtype']}, {facts['lanes']} lanes; {tokens} tokens between saved states"

@@ -6,21 +6,23 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recc.backends.c.arrays import Array, Workspace, copied
+from recc.backends.c.arrays import Array, Workspace, copied, scope
 from recc.backends.c.joined import joined, shared_loops
 from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part, ops_of
+from recc.backends.c.pointers import point_fixed, point_tokens
 from recc.backends.c.tidy import tidied
 from recc.backends.c.totals import Totals, zeroed
 from recc.backends.c.vectors import Real, prelude
 
 from recc.analysis.plan import Plan
-from recc.ir.node import HEADS, Node, dim_of, walk
+from recc.ir.node import HEADS, SEQUENCES, Node, dim_of, walk
 from recc.tile.alone import INNER, has_all_heads
 from recc.tile.cores import Phases, dims
 from recc.tile.pairs import names_of, whole_name
 from recc.tile.program import TileProgram, seed_key, state_key
 from recc.tile.step import step_programs
+from recc.tile.together import shares_matrix, together
 
 BUFFER = 1 << 19  # bytes of states that a backward pass holds for the tokens of a chunk: within the second-level cache
 PAST = 1 << 22  # bytes that a task writes to a tensor, from which on its stores go past the caches
@@ -34,6 +36,7 @@ class Kernel:
     all_heads: whether a task is a whole sequence; else it is one head, and leaves parts of what heads share.
     parts: each function in a file of its own, so that the backward pass is built when it is first asked for.
     shared: the loops of the backward pass, where the states are computed again tile by tile with the cotangents.
+    sequences: how many of equal length a task computes side by side; None: it has one, and would gain nothing by more.
     """
 
     source: str
@@ -44,11 +47,20 @@ class Kernel:
     all_heads: bool
     parts: dict[str, str] = field(default_factory=dict)
     shared: Loops | None = None
+    sequences: int | None = None
 
 
-def generate(plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None = None) -> Kernel:
-    """The kernel for these sizes of the dims. registers: vector registers of the machine."""
-    return _File(plan, sizes, real, registers, chunk).kernel()
+def generate(
+    plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None = None, sequences: int = 1
+) -> Kernel:
+    """The kernel for these sizes of the dims. registers: vector registers of the machine. sequences: of a task, all of
+    one length and not packed, where they share a matrix. Their number changes no bit."""
+    return _File(plan, sizes, real, registers, chunk, sequences).kernel()
+
+
+def side_by_side(registers: int) -> int:
+    """The most sequences that a task computes side by side: a product's tile has a row of registers for each."""
+    return registers // 4
 
 
 def identifier(name: str) -> str:
@@ -56,14 +68,20 @@ def identifier(name: str) -> str:
 
 
 class _File:
-    def __init__(self, plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None) -> None:
+    def __init__(
+        self, plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None, sequences: int
+    ) -> None:
         self.plan, self.rec, self.real, self.registers = plan, plan.recurrence, real, registers
-        self.step, self.again, self.back = step_programs(plan)
+        programs = step_programs(plan)
+        self.shares = shares_matrix(programs[0])
+        self.sequences = sequences if self.shares else 1
+        self.step, self.again, self.back = map(together, programs) if self.shares else programs
         self.all_heads = has_all_heads(self.step)
         sizes = {dim: size for dim, size in sizes.items() if dim != HEADS or self.all_heads}
         labels = {axis for p in (self.step, self.again, self.back) for n in walk(*p.roots) for axis in _labels(n)}
         declared = (*self.rec.inputs, *self.rec.params, *self.rec.states, *self.rec.outputs)
         labels |= {axis for item in declared for axis in self._axes(item)}  # that no node may have
+        sizes = {**sizes, SEQUENCES: self.sequences} if self.shares else sizes
         self.sizes = {axis: sizes[dim_of(axis)] for axis in labels | set(sizes)}
         self.name = identifier(self.rec.name)
         self.states = list({whole_name(c.name): self.rec.state(whole_name(c.name)) for c in self.step.carries}.values())
@@ -74,6 +92,7 @@ class _File:
         kept = [dims(node) for node in self.again.stores.values()]
         wide = max(map(len, kept), default=0)  # what is narrower is not worth fewer tokens
         size = sum(self._elements(axes) for axes in kept if len(axes) == wide) * self.real.bytes
+        size //= self.sequences  # whose number must not move the saved states
         tokens = 32
         while tokens > 8 and tokens * size > BUFFER:
             tokens //= 2
@@ -88,7 +107,8 @@ class _File:
     def _axes(self, item: Any) -> tuple:
         """The axes of a declared tensor within a task."""
         own = tuple(axis for axis in item.axes if axis != HEADS)
-        return (INNER, *own) if self.all_heads and HEADS in item.axes else own
+        own = (INNER, *own) if self.all_heads and HEADS in item.axes else own
+        return (SEQUENCES, *own) if self.shares and item not in self.rec.params else own
 
     # --- the file ---------------------------------------------------------------------------------------------
 
@@ -96,10 +116,11 @@ class _File:
         forward_fields, forward = self._forward()
         backward_fields, backward = self._backward()
         text = "\n".join(f"// {line}".rstrip() for line in self.rec.text.strip().splitlines())
+        sizes = ", ".join(f"{d} = {size}" for d, size in sorted(self.sizes.items()) if dim_of(d) == d != SEQUENCES)
         head = (
             f"// {self.rec.name}, compiled by recc from this spec:\n//\n{text}\n//\n"
-            f"// for {', '.join(f'{dim} = {size}' for dim, size in sorted(self.sizes.items()) if dim_of(dim) == dim)}, "
-            f"state in {self.real.name}, {self.chunk} tokens between saved states\n\n"
+            f"// for {sizes}, state in {self.real.name}, {self.chunk} tokens between saved states"
+            f"{f', {self.sequences} sequences a task' * (self.sequences > 1)}\n\n"
         )
         types = "typedef struct { real *data; long batch, time, head; } tensor;  // strides in elements\n"
         passes = {
@@ -110,7 +131,8 @@ class _File:
         text = tidied(head, given, "\n".join([types, *passes["forward"], *passes["backward"]]))
         parts = {name: tidied(head, given, "\n".join([types, *lines])) for name, lines in passes.items()}
         fields = tuple(forward_fields), tuple(backward_fields)
-        return Kernel(text, self.chunk, self.used, *fields, self.all_heads, parts, self.shared)
+        side = self.sequences if self.shares else None
+        return Kernel(text, self.chunk, self.used, *fields, self.all_heads, parts, self.shared, side)
 
     def _struct(self, direction: str, fields: list[tuple[str, str]]) -> str:
         names = ", ".join(f"{kind}_{identifier(name)}" for kind, name in fields)
@@ -121,14 +143,14 @@ class _File:
         )
 
     def _function(self, direction: str, work: Workspace, body: list[str]) -> str:
-        place = "long sequence = task, head = 0;" if self.all_heads else (
-            "long sequence = task / a->heads, head = task % a->heads;")  # fmt: skip
+        side = f" * {self.sequences}" * (self.sequences > 1)
+        place = f"task / a->heads{side}, head = task % a->heads" if not self.all_heads else "task, head = 0"
         lines = [
             f"void {self.name}_{direction}(const {self.name}_{direction}_args *a, long first, long last, "
             "real *work) {",
             *work.lines,
             "    for (long task = first; task < last; task++) {",
-            f"        {place}",
+            f"        long sequence = {place};",
             "        long start = a->offsets ? a->offsets[sequence] : 0;",
             "        long length = a->offsets ? a->offsets[sequence + 1] - start : a->time;",
             "        long batch = a->offsets ? 0 : sequence;",
@@ -143,31 +165,18 @@ class _File:
     def _external(self, field: str, item: Any, token: bool, written: bool = False) -> dict[str, Array]:
         """A tensor of the caller, of tokens or with one value a task: its arrays by their names in the programs."""
         names = names_of(item.name, item.dtype)
-        strides: dict[str, Any] = {}
-        step = len(names)  # the parts of complex numbers alternate
-        own = self._axes(item)
+        each = f" * ((length + {self.chunk - 1}) / {self.chunk})" if field.startswith("saved_") else ""
+        strides: dict[str, Any] = {INNER: f"a->{field}.head", SEQUENCES: f"a->{field}.batch{each}"}
+        step, own = len(names), self._axes(item)  # the parts of complex numbers alternate
         for axis in reversed(own):
-            strides[axis] = step if axis != INNER else f"a->{field}.head"
-            step *= self.sizes[axis]
+            strides.setdefault(axis, step)
+            step *= self.sizes[axis] if axis != SEQUENCES else 1
         past = None
         if token and written and len(names) == 1 and step * self.real.bytes % 64 == 0:
             past = f"length >= {-(-PAST // (step * self.real.bytes))}"
         time = f"{field}_time" if token else None
         bases = [f"{field}_at", f"{field}_at + 1"]
         return {name: Array(base, own, strides, time, whole=False, past=past) for name, base in zip(names, bases)}
-
-    @staticmethod
-    def _point_tokens(field: str) -> list[str]:
-        """The tokens of a chunk in a tensor [batch, time, ...]: backwards in time if the call is reversed."""
-        return [
-            f"long {field}_time = a->reverse ? -a->{field}.time : a->{field}.time;",
-            f"real *restrict {field}_at = a->{field}.data + batch * a->{field}.batch + head * a->{field}.head"
-            f" + token * a->{field}.time;",
-        ]
-
-    @staticmethod
-    def _point_fixed(field: str, row: str) -> str:
-        return f"real *restrict {field}_at = a->{field}.data + ({row}) * a->{field}.batch + head * a->{field}.head;"
 
     def _tensor_leaves(self, program: TileProgram, fields: list) -> tuple[dict[Node, Array], list[str], list[str]]:
         """Arrays of inputs and params, and the lines that point at them per task and per chunk."""
@@ -177,12 +186,12 @@ class _File:
             fields.append(("in", item.name))
             field = f"in_{identifier(item.name)}"
             leaves |= {program.loads[name]: array for name, array in self._external(field, item, True).items()}
-            chunk += self._point_tokens(field)
+            chunk += point_tokens(field)
         for item in self.rec.params:
             fields.append(("param", item.name))
             field = f"param_{identifier(item.name)}"
             leaves |= {program.params[name]: array for name, array in self._external(field, item, False).items()}
-            task.append(self._point_fixed(field, "0"))
+            task.append(point_fixed(field, "0"))
         return leaves, task, chunk
 
     def _first_head(self, item: Any, lines: list[str], others: list[str] | None = None) -> list[str]:
@@ -212,14 +221,14 @@ class _File:
         for item in self.rec.outputs:
             fields.append(("out", item.name))
             results |= self._external(f"out_{identifier(item.name)}", item, True, written=True)
-            chunk += self._point_tokens(f"out_{identifier(item.name)}")
+            chunk += point_tokens(f"out_{identifier(item.name)}")
         enter, save, leave = [], [], []
         olds = {carry.name: carry.old for carry in program.carries}
         for state in self.states:
             kinds = {kind: f"{kind}_{identifier(state.name)}" for kind in ("first", "saved", "last")}
             fields += [(kind, state.name) for kind in kinds]
             outside = {kind: self._external(field, state, False) for kind, field in kinds.items()}
-            first, last = (self._point_fixed(kinds[kind], "sequence") for kind in ("first", "last"))
+            first, last = (point_fixed(kinds[kind], "sequence") for kind in ("first", "last"))
             in_place = self._in_place(state, layouts)
             into, out, back = [], [], []
             for name in names_of(state.name, state.dtype):
@@ -234,11 +243,11 @@ class _File:
             if in_place:
                 task.append(last.replace("*restrict ", "*"))
                 same = f"if ({array.base} != {outside['first'][state.name].base}) {{"
-                enter += _scope([first.replace("*restrict ", "*"), same, *("    " + line for line in into), "}"])
+                enter += scope([first.replace("*restrict ", "*"), same, *("    " + line for line in into), "}"])
             else:
-                enter += _scope([first, *into])
-                leave += self._first_head(state, _scope([last, *back]))
-            kept = [self._point_fixed(kinds["saved"], "saved"), *out]
+                enter += scope([first, *into])
+                leave += self._first_head(state, scope([last, *back]))
+            kept = [point_fixed(kinds["saved"], "saved"), *out]
             save += self._first_head(state, [f"if (a->{kinds['saved']}.data) {{", *("    " + x for x in kept), "}"])
         part = Part(program, work, leaves, results, self.chunk, self.registers)
         body = [
@@ -256,6 +265,7 @@ class _File:
         """Whether the caller's tensor of a state, which no other task has, is laid out as the loops want."""
         own = self._axes(state)
         fits = bool(own) and layouts.get(state.name) == own and self.sizes[own[-1]] % self.real.lanes == 0
+        fits = fits and self.sequences == 1
         return fits and HEADS in state.axes and not self.all_heads
 
     def _size(self, axis: str) -> int:
@@ -291,7 +301,7 @@ class _File:
             moves = [
                 line for name in outside for line in copied(entered[name], outside[name], self._size, self.real.lanes)
             ]
-            load += _scope([self._point_fixed(field, "saved"), *moves])
+            load += scope([point_fixed(field, "saved"), *moves])
         for name, node in again.stores.items():
             if name not in kept:
                 kept[name] = work.array(identifier(name), dims(node), self.chunk)
@@ -302,11 +312,11 @@ class _File:
             for name, array in self._external(field, item, True).items():
                 if seed_key(name) in back.loads:
                     back_leaves[back.loads[seed_key(name)]] = array
-            chunk += self._point_tokens(field)
+            chunk += point_tokens(field)
         for name, array in kept.items():
             if name in back.loads:
                 back_leaves[back.loads[name]] = array
-        results, totals = {}, Totals(work, self.chunk)
+        results, totals = {}, Totals(work, self.chunk, self.sequences)
         for item in self.rec.inputs:
             field = f"d_in_{identifier(item.name)}"
             outside = self._external(field, item, True, written=True)
@@ -314,7 +324,7 @@ class _File:
             if found:  # else nothing depends on it
                 fields.append(("d_in", item.name))
                 results |= found
-                chunk += self._point_tokens(field)
+                chunk += point_tokens(field)
         for item in self.rec.params:
             field = f"d_param_{identifier(item.name)}"
             outside = self._external(field, item, False)
@@ -326,7 +336,8 @@ class _File:
                     moves += copied(outside[name], total, self._size, self.real.lanes)
             if moves:  # else nothing depends on it
                 fields.append(("d_param", item.name))
-                out += _scope([self._point_fixed(field, "sequence"), *moves])
+                part = f"sequence / {self.sequences}" if self.sequences > 1 else "sequence"
+                out += scope([point_fixed(field, part), *moves])
         for state in self.states:
             for kind in ("d_last", "d_first"):
                 field = f"{kind}_{identifier(state.name)}"
@@ -341,7 +352,7 @@ class _File:
                         zeros += zeroed(array, self._size)
                     else:
                         moves += copied(outside[name], back_leaves[carries[name].old], self._size, self.real.lanes)
-                lines = _scope([self._point_fixed(field, "sequence"), *moves])
+                lines = scope([point_fixed(field, "sequence"), *moves])
                 if kind == "d_last":
                     enter += self._first_head(state, lines, zeros)
                 else:
@@ -379,10 +390,6 @@ def _by_layout(axes: tuple, layouts: dict[str, tuple]) -> tuple:
         if set(axes) <= set(layout):
             return tuple(axis for axis in layout if axis in axes)
     return axes
-
-
-def _scope(lines: list[str]) -> list[str]:
-    return ["{", *("    " + line for line in lines), "}"]
 
 
 def _labels(node: Node) -> set[str]:

@@ -16,16 +16,18 @@ class Options:
     """chunk: tokens between saved states; None: as many as keep a chunk's states in the second-level cache, 32 at most.
     vector: bytes of a vector, a power of two from 16 on; None: the machine's. alone: multiply-adds of a call below
     which one thread runs all of it, since a second one would cost more than it brings. deterministic: `portable` rounds
-    each product and each sum, so that the bits do not depend on what a compiler fuses."""
+    each product and each sum, so that the bits do not depend on what a compiler fuses. sequences: that a task computes
+    side by side, at most, where they share a matrix; None: as many as the machine's registers are good for."""
 
     chunk: int | None = None
     vector: int | None = None
     alone: int = ALONE
     deterministic: str | None = None
+    sequences: int | None = None
     NEVER: ClassVar[int] = 1 << 62  # of `alone`: no call is as large
 
     def __post_init__(self) -> None:
-        for name in ("chunk", "vector"):
+        for name in ("chunk", "vector", "sequences"):
             value = getattr(self, name)
             if value is not None and (value < 1 or value & (value - 1)):
                 raise ValueError(f"`{name}` must be a power of two, not {value}")

@@ -13,7 +13,7 @@ from recc.backends.c.tidy import core_comment, notes, stage_comment
 from recc.backends.c.vectors import has_form
 from recc.backends.c.writer import Writer
 
-from recc.ir.node import BOOL, Axis, Node, walk
+from recc.ir.node import BOOL, SEQUENCES, Axis, Node, walk
 from recc.tile.cores import INVARIANT, REDUCTIONS, Core, Phases, dims, span
 from recc.tile.program import Carry, TileProgram
 
@@ -106,7 +106,11 @@ class Part:
                 self._visit(carry.new, core)
         gathered = set(self.program.sums.values())
         for node in self.phases.roots:
-            if node in gathered and len(dims(node)) > 1 and not isinstance(self.phases.owner(node), Core):
+            if (
+                node in gathered
+                and len(set(dims(node)) - {SEQUENCES}) > 1
+                and not isinstance(self.phases.owner(node), Core)
+            ):
                 self._factors(node)
             if node.args:
                 self._root(node)
@@ -294,6 +298,9 @@ class Part:
 
     def _group(self, group: list[Target], time: bool, states: Iterable[tuple[Carry, Array]] = ()) -> list[str]:
         near = 1 if time else 2
+        parts = Loops.held_at_once(group, self.work.size, self.registers)
+        if len(parts) > 1:
+            return [line for part in parts for line in self._group(part, time)]
         loops = Loops.of_stage(group, self.work.size, self.work.lanes, self.registers, near)
         return Writer(loops, self, list(states), group, time).text()
 

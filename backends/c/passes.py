@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from recc.backends.c import build, cache
 from recc.backends.c.blocks import Blocks, free_dim
+from recc.backends.c.call import Call
 from recc.backends.c.kernel import Kernel, generate, identifier
 from recc.backends.c.options import Options
-from recc.backends.c.pages import empty, keep_freed_memory
+from recc.backends.c.pages import keep_freed_memory
 from recc.backends.c.threads import in_threads
 from recc.backends.c.vectors import Real
-from recc.backends.torch.layout import chunk_bound, dim_of, dtype_of, working_dtype
-from recc.backends.torch.passes import check_bounds
+from recc.backends.torch.layout import dim_of, dtype_of
 
 from recc.analysis.plan import Plan
 from recc.tile.alone import has_all_heads
@@ -27,14 +27,17 @@ DEFAULT = Options()
 class Native:
     """A kernel built for some sizes of the dims and a working precision."""
 
-    def __init__(self, plan: Plan, sizes: dict[str, int], dtype: torch.dtype, options: Options = DEFAULT) -> None:
+    def __init__(
+        self, plan: Plan, sizes: dict[str, int], dtype: torch.dtype, options: Options = DEFAULT, sequences: int = 1
+    ) -> None:
+        """sequences: that a task computes side by side."""
         machine, self.alone = build.target(), options.alone
         self.how = {"mode": options.deterministic} if options.deterministic else {}
         name = "float" if dtype == torch.float32 else "double"
         lanes = max(4, (options.vector or machine.vector_bytes) // (4 if name == "float" else 8))
         self.dtype = dtype
         self.lanes, self.registers = lanes, 32 if machine.vector_bytes == 64 else 16
-        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), self.registers, options.chunk)
+        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), self.registers, options.chunk, sequences)
         self._functions: dict[str, Any] = {}
         self.name = plan.recurrence.name
         self.spare: list[torch.Tensor] = []
@@ -61,16 +64,17 @@ class Native:
             self._functions[direction].restype = None
         return self._functions[direction]
 
-    def run(self, direction: str, head: list[int], tensors: list[list[int]], tasks: int, tokens: int) -> None:
-        """Calls the kernel for all tasks. head: heads, time, reverse and the addresses of offsets and chunks."""
+    def run(self, direction: str, head: list[int], tensors: list[list[int]], tasks: range, tokens: int) -> None:
+        """Calls the kernel for these tasks. head: heads, time, reverse and the addresses of offsets and chunks. tokens:
+        of a task."""
         function = self.function(direction)
         words = [*head, *(word for tensor in tensors for word in tensor)]
         arguments = (ctypes.c_int64 * len(words))(*words)
-        threads = min(torch.get_num_threads(), tasks)
-        if threads <= 1 or tasks * tokens * self.elements < self.alone:
-            self.call(function, arguments, ctypes.c_long(0), ctypes.c_long(tasks))
+        threads = min(torch.get_num_threads(), len(tasks))
+        if threads <= 1 or len(tasks) * tokens * self.elements < self.alone:
+            self.call(function, arguments, ctypes.c_long(tasks.start), ctypes.c_long(tasks.stop))
             return
-        edges = [tasks * place // threads for place in range(threads + 1)]
+        edges = [tasks.start + len(tasks) * place // threads for place in range(threads + 1)]
         spans = [(ctypes.c_long(low), ctypes.c_long(high)) for low, high in zip(edges[:-1], edges[1:])]
         in_threads(lambda place: self.call(function, arguments, *spans[place]), threads)
 
@@ -97,6 +101,7 @@ class Missing:
 
     problem: str
     chunk: int = 32
+    kernel: None = None
 
 
 class NativePasses:
@@ -123,13 +128,13 @@ class NativePasses:
         self.blocks = None if dim is None else Blocks(self, step, dim)
         keep_freed_memory()
 
-    def native(self, sizes: dict[str, int], dtype: torch.dtype) -> Native | Missing:
-        """The kernel for these sizes: of any number of heads, unless its tasks have all of them."""
+    def native(self, sizes: dict[str, int], dtype: torch.dtype, sequences: int = 1) -> Native | Missing:
+        """The kernel for these sizes: of any number of heads, unless its tasks have all. sequences: of a task."""
         dims = {dim: int(size) for dim, size in sizes.items() if dim != "heads" or self.all_heads}
-        key = (tuple(sorted(dims.items())), dtype)
+        key = (tuple(sorted(dims.items())), dtype, sequences)
         if key not in self.natives:
             try:
-                self.natives[key] = Native(self.plan, dims, dtype, self.options)
+                self.natives[key] = Native(self.plan, dims, dtype, self.options, sequences)
             except Exception as error:  # of the generator, whatever it is: a user has no use for its traceback
                 text = f"recc made no C text of it, which is a fault of recc ({type(error).__name__}: {error})"
                 self.natives[key] = Missing(f"{text}; please report the spec and {dims}")
@@ -145,7 +150,7 @@ class NativePasses:
         cache.warn_once(f"there is no native code for `{self.name}`: {native.problem}\n{advice}.")
         return True
 
-    def _torch_forward(self, call: _Call, keep: bool, arguments: tuple) -> Any:
+    def _torch_forward(self, call: Call, keep: bool, arguments: tuple) -> Any:
         """The results of the torch backend. It keeps other things, so its backward pass starts anew."""
         results = _listed(self.instead.forward(*arguments))[: len(self.outputs) + len(self.states)]
         kept = [call.fixed(item, call.bound, zero=True) for item in self.states] if keep else []
@@ -168,8 +173,8 @@ class NativePasses:
         """into: where the outputs go."""
         *tensors, cu_seqlens, reverse = arguments
         inputs, params, states = self._split(tensors)
-        call = _Call(self, inputs, params, states, cu_seqlens, reverse)
-        if self.failed(call.native):
+        call = Call(self, inputs, params, states, cu_seqlens, reverse)
+        if self.failed(call.needed):
             return self._torch_forward(call, keep, arguments)
         outputs = into or [call.tokens(item, inputs[0].shape[1]) for item in self.outputs]
         finals = [call.fixed(item, call.sequences) for item in self.states]
@@ -195,8 +200,8 @@ class NativePasses:
         grads, tensors = tensors[: count + carried], tensors[count + carried :]
         saved, tensors = tensors[:carried], tensors[carried:]
         inputs, params, states = self._split(tensors)
-        call = _Call(self, inputs, params, states, cu_seqlens, reverse)
-        if self.failed(call.native):
+        call = Call(self, inputs, params, states, cu_seqlens, reverse)
+        if self.failed(call.needed):
             return self._torch_backward(grads, (*tensors, cu_seqlens, reverse))
         if self.blocks and (blocks := self.blocks.count(call)) > 1:
             found = self.blocks.backward(call, blocks, arguments)
@@ -207,7 +212,7 @@ class NativePasses:
             call.tokens(i, time, parts=True, zero=_bare(i, "d_in", written)) if there is None else there
             for i, there in zip(self.inputs, into or [None] * len(self.inputs))
         ]
-        d_params = [call.fixed(i, call.sequences, parts=True, zero=True) for i in self.params]
+        d_params = [call.fixed(i, sum(call.groups()), parts=True, zero=True) for i in self.params]
         d_first = [call.fixed(i, call.sequences, parts=True) for i in self.states]
         views = call.given(inputs, params)
         views |= {("d_in", i["name"]): call.part_view(x, i, 2) for i, x in zip(self.inputs, d_inputs)}
@@ -225,7 +230,7 @@ class NativePasses:
     def fake_forward(self, *arguments: Any) -> Any:
         *tensors, cu_seqlens, _ = arguments
         inputs, params, states = self._split(tensors)
-        call = _Call(self, inputs, params, states, cu_seqlens, False, build=False)
+        call = Call(self, inputs, params, states, cu_seqlens, False, build=False)
         first = inputs[0]
         outputs = [
             first.new_empty(
@@ -244,129 +249,6 @@ class NativePasses:
     def _split(self, tensors: Any) -> tuple:
         a, b = len(self.inputs), len(self.inputs) + len(self.params)
         return tensors[:a], tensors[a:b], tensors[b:]
-
-
-class _Call:
-    """One call's sizes, and the words that tell the kernel where each tensor lies. Holds on to all of them."""
-
-    def __init__(
-        self,
-        passes: NativePasses,
-        inputs: Any,
-        params: Any,
-        states: Any,
-        cu_seqlens: Any,
-        reverse: bool,
-        build: bool = True,
-    ) -> None:
-        self.passes, self.alive = passes, []
-        self.dtype = working_dtype(inputs)
-        self.sizes: dict[str, int] = {}
-        for tensors, items, lead in (
-            (inputs, passes.inputs, 2),
-            (params, passes.params, 0),
-            (states, passes.states, 1),
-        ):
-            for x, item in zip(tensors, items):
-                self.sizes |= {dim_of(axis): size for axis, size in zip(item["axes"], x.shape[lead:])}
-        self.heads = self.sizes.get("heads", 1)
-        batch, self.time = inputs[0].shape[:2]
-        self.sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        self.native = passes.native(self.sizes, self.dtype)
-        rows = self.native.chunk
-        self.bound = chunk_bound(batch, self.time, rows, None if cu_seqlens is None else self.sequences)
-        self.reverse = reverse
-        if not build:
-            return
-        if cu_seqlens is None:
-            self.offsets, lengths = None, torch.full((self.sequences,), self.time, dtype=torch.int64)
-        else:
-            self.offsets = cu_seqlens.to("cpu", torch.int64).contiguous()
-            check_bounds(self.offsets.tolist(), self.time)
-            lengths = self.offsets.diff()
-        counts = (lengths + (rows - 1)) // rows
-        self.chunks = counts.cumsum(0) - counts
-
-    # What tasks of one head each add to, heads have parts of: such tensors have heads until `whole` adds them up.
-
-    def in_parts(self, item: dict) -> bool:
-        return "heads" not in item["axes"] and not self.passes.all_heads
-
-    def tokens(self, item: dict, time: int, parts: bool = True, zero: bool = False) -> torch.Tensor:
-        """A new tensor [batch, time, (heads,) dims] to write to."""
-        return self._new((self.sequences if self.offsets is None else 1, time), item, parts, zero)
-
-    def fixed(self, item: dict, count: int, parts: bool = False, zero: bool = False) -> torch.Tensor:
-        """A new tensor [count, (heads,) dims]."""
-        return self._new((count,), item, parts, zero)
-
-    def _new(self, lead: tuple, item: dict, parts: bool, zero: bool) -> torch.Tensor:
-        heads = (self.heads,) if "heads" in item["axes"] or (parts and self.in_parts(item)) else ()
-        own = (self.sizes[dim_of(axis)] for axis in item["axes"] if axis != "heads")
-        return (torch.zeros if zero else empty)(*lead, *heads, *own, dtype=dtype_of(self.dtype, item))
-
-    def part_view(self, x: torch.Tensor, item: dict, lead: int) -> list[int]:
-        """`view` of what may be in parts."""
-        return self.view(x, {**item, "axes": ("heads", *item["axes"])} if self.in_parts(item) else item, lead)
-
-    def whole(self, x: torch.Tensor, item: dict, lead: int) -> torch.Tensor:
-        """The sum of the heads' parts, in their order."""
-        return added(x, lead) if self.in_parts(item) else x
-
-    def real(self, x: torch.Tensor, item: dict, lead: int) -> torch.Tensor:
-        """x in the working precision, its dims contiguous."""
-        x = x.to(dtype_of(self.dtype, item)).resolve_conj()
-        first = lead + ("heads" in item["axes"])
-        want = 1
-        for size, stride in zip(reversed(x.shape[first:]), reversed(x.stride()[first:])):
-            if size != 1 and stride != want:
-                x = x.contiguous()
-                break
-            want *= size
-        self.alive.append(x)
-        return x
-
-    def view(self, x: torch.Tensor, item: dict, lead: int) -> list[int]:
-        """Where x [lead, (heads,) dims] begins, and its strides along batch, time and heads in real numbers."""
-        self.alive.append(x)
-        stride = [step * (1 + x.is_complex()) for step in x.stride()]
-        head = stride[lead] if "heads" in item["axes"] else 0
-        batch = stride[0] if lead else 0
-        return [x.data_ptr(), batch, stride[1] if lead == 2 else 0, head]
-
-    def given(self, inputs: Any, params: Any) -> dict:
-        passes = self.passes
-        views = {("in", i["name"]): self.view(self.real(x, i, 2), i, 2) for i, x in zip(passes.inputs, inputs)}
-        return views | {
-            ("param", i["name"]): self.view(self.real(x, i, 0), i, 0) for i, x in zip(passes.params, params)
-        }
-
-    def run(self, direction: str, views: dict) -> None:
-        fields = getattr(self.native.kernel, direction)
-        offsets = 0 if self.offsets is None else self.offsets.data_ptr()
-        head = [self.heads, self.time, int(self.reverse), offsets, self.chunks.data_ptr()]
-        if self.tasks:
-            self.native.run(direction, head, [views[field] for field in fields], self.tasks, self.tokens_each)
-
-    @property
-    def tasks(self) -> int:
-        return self.sequences * (1 if self.passes.all_heads else self.heads)
-
-    @property
-    def tokens_each(self) -> int:
-        """Tokens of a sequence, on average."""
-        return -(-self.time // max(self.sequences, 1)) if self.offsets is not None else self.time
-
-
-def added(parts: torch.Tensor, dim: int) -> torch.Tensor:
-    """The sum along `dim`, one after the other: its bits depend on nothing else that is in the tensor."""
-    first, *others = parts.unbind(dim) if parts.shape[dim] else (parts.sum(dim),)
-    if not others:
-        return first
-    total = first + others[0]
-    for part in others[1:]:
-        total += part
-    return total
 
 
 def _bare(item: dict, kind: str, written: tuple) -> bool:

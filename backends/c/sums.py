@@ -25,9 +25,10 @@ class Sum:
         self.has_lane = loops.lane in wide
         self.over_row, self.over_lane = loops.row in node["over"], loops.lane in node["over"]
         self.most, self.kind = node.op == "amax", "vec" if self.has_lane else "real"
-        self.lines = body.inside if loops.row in wide else body.before
-        self.end = after if self.over_row or loops.row not in wide else self.lines
-        self.separate = self.over_row and in_loop  # a row loop adds to each: more chains than one
+        self.lines = body.inside if loops.innermost in wide else body.before
+        over = loops.innermost in node["over"]
+        self.end = after if over or loops.innermost not in wide else self.lines
+        self.separate = over and in_loop  # a loop adds to each: more chains than one
         self.found: dict[tuple[int, int], str] = {}
 
     def cell(self, r: int, u: int) -> None:
@@ -50,8 +51,8 @@ class Sum:
         found = self.found
         if self.separate:
             final: dict[tuple[int, int], str] = {}
-            for (_, u), part in found.items():
-                place = (0, u * (not self.over_lane))
+            for (r, u), part in found.items():
+                place = (r * (not self.over_row), u * (not self.over_lane))
                 if place in final:
                     self.end.append(self._joined(final[place], part))
                 final.setdefault(place, part)

@@ -21,10 +21,12 @@ VECTOR, MATRIX = 32, 1024
 
 @dataclass
 class Totals:
-    """The totals of one pass: lines for a task's start and for a chunk's end. Chunks run from the last to the first."""
+    """The totals of one pass: lines for a task's start and for a chunk's end. Chunks run from the last to the first.
+    sequences: that a task computes side by side; each adds a term a token."""
 
     work: Workspace
     chunk: int
+    sequences: int = 1
     start: list[str] = field(default_factory=list)
     parts: dict[int, list[str]] = field(default_factory=dict)
 
@@ -33,7 +35,7 @@ class Totals:
         part, total, lost = (self.work.array(f"{kind}_{name}", axes) for kind in ("sum", "total", "lost"))
         for array in (part, total, lost):
             self.start += zeroed(array, self.work.size)
-        tokens = (MATRIX if len(axes) > 1 else VECTOR) // self.chunk * self.chunk or self.chunk
+        tokens = (MATRIX if len(axes) > 1 else VECTOR) // self.sequences // self.chunk * self.chunk or self.chunk
         line = f"add_up({total.base}, {lost.base}, {part.base}, {self.work.length(axes)});"
         self.parts.setdefault(tokens, []).append(line)
         return part, total

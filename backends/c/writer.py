@@ -11,7 +11,7 @@ from recc.backends.c.body import Body
 from recc.backends.c.loops import Loops, Target
 from recc.backends.c.sums import Sum
 
-from recc.ir.node import Axis, Node, walk
+from recc.ir.node import SEQUENCES, Axis, Node, walk
 from recc.tile.cores import REDUCTIONS
 from recc.tile.program import Carry
 
@@ -30,10 +30,14 @@ class Writer:
         self.made = {target.node for target in targets if target.how != "copy"}
         self.held: dict[Node, Array] = {}  # results that a later pass reads from memory
         self.index = {axis: variable(place) for place, axis in enumerate(loops.outer)}
-        if loops.row is not None:
-            self.index[loops.row] = "i"
+        if loops.innermost is not None:
+            self.index |= {loops.row: "i"} if loops.inner is None else {loops.row: "i", loops.inner: "b"}
+        if loops.row == SEQUENCES and loops.inner is not None:  # all of them, unrolled
+            self.index |= {loops.row: "0", loops.inner: "i"}
         if loops.lane is not None:
             self.index[loops.lane] = "l"
+        if SEQUENCES in (*loops.outer, loops.inner) and loops.sizes(SEQUENCES) == 1:
+            self.index[SEQUENCES] = "0"
         self.depth = self._depths()
         self.passes = 1 + max(
             [self.depth[t.node] - (t.node in self.made and t.node.op in REDUCTIONS) for t in targets]
@@ -74,7 +78,7 @@ class Writer:
         body = self._tile() if loops.shape == "tile" else self._passes()
         clear, (fetch, ahead) = self._clear(), self._ahead()
         body = [*fetch, *body]
-        heads = [self._head(axis, 1) for axis in loops.outer if loops.shape != "whole"]
+        heads = [self._head(axis, 1) for axis in loops.outer if loops.shape != "whole" and self.index[axis] != "0"]
         if loops.shape == "tile":
             # rows turn faster: what the tokens have along the lane stays in the first-level cache for all of them
             heads += [self._head(loops.lane, loops.vectors * loops.lanes)] if loops.lane is not None else []
@@ -110,13 +114,18 @@ class Writer:
         step_text = f"{name} += {step}" if step > 1 else f"{name}++"
         return f"for (long {name} = 0; {name} < {size}; {step_text})"
 
+    def _loop(self, axis: Axis, step: int, lines: list[str]) -> list[str]:
+        """`lines` for each of an axis; without a loop where there is but one sequence."""
+        return block("", lines) if self.index[axis] == "0" else block(self._head(axis, step), lines)
+
     def _body(self) -> Body:
         loops, part = self.loops, self.part
 
         def arrays(node: Node) -> Array | None:
             return self.olds.get(node) or self.held.get(node) or part.array_of(node)
 
-        return Body(arrays, loops.sizes, loops.lanes, loops.lane, loops.row, self.index, part.naming, part.arrays.get)
+        axes, texts = (loops.lane, loops.row, self.index), (part.naming, part.arrays.get)
+        return Body(arrays, loops.sizes, loops.lanes, *axes, *texts, loops.innermost)
 
     # --- a tile in registers ----------------------------------------------------------------------------------
 
@@ -150,14 +159,15 @@ class Writer:
         return f"{self.part.naming(old)}_{r}{u}"
 
     def _tile(self) -> list[str]:
-        body = self._body()
-        body.inside = body.before  # one scope: no row loop stands inside
+        body, inner = self._body(), self.loops.inner
+        if inner is None:
+            body.inside = body.before  # one scope: no row loop stands inside
         for old in self.olds:
             for r, u in self._each(old):
                 body.known[body.key(old, r, u)] = self._register(old, r, u)
         for number in range(self.passes):
             self._emit(body, number, body.before, in_loop=False)
-        return body.before
+        return body.before if inner is None else [*body.before, *self._loop(inner, 1, body.inside)]
 
     @staticmethod
     def _whole(body: Body, carry: Carry, r: int, u: int) -> str:
@@ -178,16 +188,17 @@ class Writer:
                 body = self._body()
             after: list[str] = []
             body.before, body.inside = [], []
-            for key in [key for key in body.known if loops.row in key[0].axes]:
+            for key in [key for key in body.known if loops.innermost in key[0].axes]:
                 del body.known[key]
             self._emit(body, number, after, in_loop=True)
-            row = block(self._head(loops.row, loops.rows), body.inside) if body.inside else []
+            step = loops.rows if loops.inner is None else 1
+            row = block(self._head(loops.innermost, step), body.inside) if body.inside else []
             text = [*body.before, *row, *after]
             for axis in inner:
                 text = block(self._head(axis, loops.vectors * loops.lanes), text)
             if loops.shape == "whole":
                 for axis in reversed(loops.outer):
-                    text = block(self._head(axis, 1), text)
+                    text = self._loop(axis, 1, text)
             lines += text
         return lines
 
@@ -250,13 +261,13 @@ class Writer:
         line = body.write(target.array, node.axes, r, u, text, target.how)
         if target.how == "add":
             line = self._guarded(line, set(node.axes))
-        (body.inside if self.loops.row in node.axes else after).append(line)
+        (body.inside if self.loops.innermost in node.axes else after).append(line)
 
     def _leave(self, body: Body, states: list[tuple[Carry, Array]], after: list[str], r: int, u: int) -> None:
         """Writes the next states of one element, once all of them are known."""
         values = [self._whole(body, carry, r, u) for carry, _ in states]
         for (carry, array), value in zip(states, values):
-            lines = body.inside if self.loops.row in carry.old.axes else after
+            lines = body.inside if self.loops.innermost in carry.old.axes else after
             if self.loops.shape != "tile":
                 lines.append(body.write(array, carry.old.axes, r, u, value))
                 continue
@@ -266,7 +277,7 @@ class Writer:
                 values[values.index(value)] = held
         if self.loops.shape == "tile":
             for (carry, _), value in zip(states, values):
-                lines = body.inside if self.loops.row in carry.old.axes else after
+                lines = body.inside if self.loops.innermost in carry.old.axes else after
                 lines.append(f"{self._register(carry.old, r, u)} = {value};")
 
     def _guarded(self, line: str, axes: set[Axis]) -> str:

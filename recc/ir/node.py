@@ -25,7 +25,8 @@ REAL, COMPLEX, BOOL = "real", "complex", "bool"
 # the grid of chunks `@n` and the rows of a chunk `@t` (`@s` where two row axes meet, as in a score).
 # A leading @ keeps them apart from whatever a spec calls its dims.
 GRID, HEADS, ROW, RANK, COL, RANK2 = "@n", "heads", "@t", "@r", "@s", "@r'"
-_ORDER = {axis: place for place, axis in enumerate((GRID, HEADS, ROW, RANK, COL, RANK2))}
+SEQUENCES = "@b"  # the sequences that one task computes side by side
+_ORDER = {axis: place for place, axis in enumerate((GRID, HEADS, SEQUENCES, ROW, RANK, COL, RANK2))}
 
 
 @dataclass(frozen=True, slots=True)

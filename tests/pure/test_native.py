@@ -237,7 +237,8 @@ def test_bits_do_not_depend_on_threads_neighbours_or_what_follows(name, monkeypa
     monkeypatch.setattr(passes.Native, "call", lambda *given, own=passes.Native.call: (spans.append(1), own(*given)))
     torch.set_num_threads(2)
     try:
-        assert same_bits(alone, run(call)) and len(spans) == 4  # two threads, forward and backward
+        assert same_bits(alone, run(call))
+        assert len(spans) in (4, 8)  # two threads, forward and backward, of groups of sequences and of what is left
     finally:
         torch.set_num_threads(1)
     output, *finals = call()
@@ -247,6 +248,63 @@ def test_bits_do_not_depend_on_threads_neighbours_or_what_follows(name, monkeypa
     for time in (1, 31, 33, 77):
         begun, *_ = call(*(x.detach()[:, :time] for x in call.inputs.values()), *call.params.values())
         assert torch.equal(begun, output[:, :time])
+
+
+BESIDE = """recurrence beside
+dim    D, E
+input  x : D
+input  w in [0, 1]
+param  A : D x E
+param  b : D
+state  h : D = 0
+state  s = 0.5
+state  n : D = 0
+output o : E
+output q
+
+h[t] = tanh(x + b + A @ (h[t-1] @ A) / 4 + s[t-1])
+s[t] = w * s[t-1] + sum(h[t-1] * b)
+n[t] = 0.5 * n[t-1] + h[t]
+o    = n[t] @ A
+q    = s[t] * w
+"""
+
+
+@pytest.mark.parametrize("name, sizes, dtype", [
+    ("lstm", {"D": 48}, torch.float32), ("lstm", {"D": 5}, torch.float64), ("gru", {"D": 33}, torch.float32),
+    ("rhn", {}, torch.float32), (BESIDE, {"D": 17, "E": 40}, torch.float32),
+])  # fmt: skip
+def test_sequences_side_by_side_have_the_bits_of_each_alone(name, sizes, dtype, monkeypatch):
+    """Groups of sequences that share what they read of a matrix, and those that are left: results and the gradients of
+    inputs and states bit for bit, those of params but for the order in which sequences are added up."""
+    monkeypatch.setattr("recc.backends.c.call.cores", lambda: 1)
+    call = Call(name, time=37, batch=9, dtype=dtype, grad=True, **sizes)
+    held = {key: x.requires_grad_() for key, x in call.state(9, dtype).items()}
+
+    def both():
+        results = call(initial_state=held)
+        grads = gradients(results, [*call.inputs.values(), *held.values(), *call.params.values()])
+        return results, grads[: -len(call.params)], grads[-len(call.params) :]
+
+    results, own, slopes = both()
+    assert {1} < {sequences for *_, sequences in call.op.native.natives}
+    monkeypatch.setattr("recc.backends.c.call.side_by_side", lambda registers: 1)
+    alone, others, wants = both()
+    assert same_bits(results, alone) and same_bits(own, others)
+    assert all(gap(a, b) < 1e-5 for a, b in zip(slopes, wants, strict=True))
+    wide = call.reference(initial_state=held)
+    assert all(gap(a, b) < 50 * torch.finfo(dtype).eps for a, b in zip(results, wide, strict=True))
+
+
+def test_a_sequence_that_is_not_finite_leaves_its_neighbours_alone(monkeypatch):
+    monkeypatch.setattr("recc.backends.c.call.cores", lambda: 1)
+    call = Call("lstm", batch=8, D=16)
+    good = call()
+    with torch.no_grad():
+        next(iter(call.inputs.values()))[3, 5] = torch.nan
+    for got, want in zip(call(), good, strict=True):
+        rest = [n for n in range(8) if n != 3]
+        assert torch.equal(got[rest], want[rest]) and got[3].isnan().any()
 
 
 @pytest.mark.parametrize("name, sizes", [
