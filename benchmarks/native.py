@@ -34,6 +34,7 @@ def parse() -> argparse.Namespace:
         help="what goes through torch.compile: scan (seconds for each), chunk (minutes), or nothing (default: both)",
     )  # fmt: skip
     parser.add_argument("--add", action="store_true", help="keep what the results' file has of other specs and threads")
+    parser.add_argument("--sweep", action="store_true", help="only measure matrix memories of other sizes")
     parser.add_argument("--first-use", action="store_true", help="only measure how long the first use of an op takes")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # the process of one number of threads
@@ -52,6 +53,7 @@ def measure(args: argparse.Namespace) -> dict:
     import torch
     from floors import Floors
     from rivals import versions
+    from sweep import sweep
     from workloads import WORKLOADS
 
     from recc.tuning.measure import machine
@@ -59,7 +61,9 @@ def measure(args: argparse.Namespace) -> dict:
     torch.set_num_threads(threads)
     floors = Floors(threads)
     results: dict = {"machine": machine() | versions(), "workloads": {}}
-    for spec in args.only or WORKLOADS:
+    if args.sweep or not args.only:
+        results["sweep"] = sweep(floors, args.rounds)
+    for spec in [] if args.sweep else args.only or WORKLOADS:
         results["workloads"][spec] = workload(WORKLOADS[spec], floors, args)
     results["machine_floors"] = machine_floors(floors)
     return results
@@ -96,7 +100,7 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
 
     cases = {
         "forward": {c.name: whole(c.forward) for c in good},
-        "both": {c.name: _parts(c.both) for c in good if c.trains},
+        "both": {c.name: parts(c.both) for c in good if c.trains},
         "decode": {name: lambda s=step: {"": timed(s)} for name, step in token.items()},
     }
     forward, backward = bounds(w, floors)
@@ -172,7 +176,7 @@ def least(run: Callable[[], object]) -> float:
     return min(once() for _ in range(8))
 
 
-def _parts(both: Callable[[], float | None]) -> Callable[[], dict[str, float]]:
+def parts(both: Callable[[], float | None]) -> Callable[[], dict[str, float]]:
     """Both passes, and of them the backward one where it has a time of its own."""
 
     def call() -> dict[str, float]:
@@ -194,6 +198,7 @@ def in_own_process(threads: int, args: argparse.Namespace) -> dict:
         command = [sys.executable, __file__, "--measure", str(file), "--threads", str(threads)]
         command += ["--rounds", str(args.rounds), "--compile", *args.compile]
         command += ["--only", *args.only] if args.only else []
+        command += ["--sweep"] if args.sweep else []
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
         return json.loads(file.read_text())
 
@@ -202,7 +207,7 @@ def added(old: dict, new: dict) -> dict:
     """The old results, with what the new ones have of machines, workloads and floors in place of their own."""
     for threads, found in new["threads"].items():
         kept = old["threads"].get(threads, {"workloads": {}})
-        old["threads"][threads] = {**found, "workloads": {**kept["workloads"], **found["workloads"]}}
+        old["threads"][threads] = {**kept, **found, "workloads": {**kept["workloads"], **found["workloads"]}}
     return {**old, **{key: value for key, value in new.items() if key != "threads"}}
 
 
@@ -225,7 +230,7 @@ def main() -> None:
 
     threads = [] if args.first_use else args.threads
     results = {"threads": {str(n): in_own_process(n, args) for n in threads}}
-    if args.first_use or not args.only:
+    if args.first_use or not (args.only or args.sweep):
         results["first_use"] = first_use()
     file = args.output / "native.json"
     if args.add and file.is_file():

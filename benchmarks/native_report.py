@@ -27,6 +27,7 @@ FLOORS = {
     "forward": {"W1": 1.4, "W2": 2.2, "W3": 2.0, "W4": 2.0, "W5": 2.0},
     BACKWARD: {"W1": 2.0, "W2": 3.3, "W3": 2.8},
 }
+OTHER_SIZES = 1.6  # times as far from their floors may memories of other sizes be
 BEST_TORCH = {
     "forward": {"W1": 3, "W2": 2.3, "W3": 3.5, "W4": 2.8, "W5": 2.6},
     "both": {"W1": 8, "W2": 1.7, "W3": 2.3, "W4": 3, "W5": 3.5},
@@ -69,6 +70,8 @@ def figures(results: dict) -> list[dict]:
     for study, entry in work.items():
         if entry is not None:
             rows += _of_workload(study, STUDY[study], entry["seconds"])
+    for spec, sizes in results["threads"][least].get("sweep", {}).items():
+        rows += [row for size, entry in sizes.items() for row in _of_size(spec, size, entry["seconds"])]
     most = max(results["threads"], key=int)
     for spec, bound in CELLS.items():
         entry = results["threads"][most]["workloads"].get(spec)
@@ -102,6 +105,18 @@ def _of_workload(study: str, spec: str, seconds: dict) -> list[tuple[str, float 
         name, value = _best(decode, (rivals.LOOP, decoding.IN_PLACE), of=decoding.BOUND)
         rows.append((f"{label}eager decode step ({name}) over the bound one", value, 5, "x"))
     return rows
+
+
+def _of_size(spec: str, size: str, seconds: dict) -> list[tuple[str, float | None, float, str]]:
+    """Of a memory of another size than the study's, whose floors it may miss by so much more."""
+    (study,) = (name for name, other in STUDY.items() if other == spec)
+    passes = {"forward": ("forward", NATIVE), "backward": ("both", NATIVE + BACKWARD)}
+    bounds = {"forward": FLOORS["forward"][study], "backward": FLOORS[BACKWARD][study]}
+    return [
+        (f"{study} {spec}, K=V={size}: {name} over its floor", value, -OTHER_SIZES * bounds[name], "x")
+        for name, (kind, row) in passes.items()
+        for value in [over(seconds[kind], row, _floor(seconds[kind]))]
+    ]
 
 
 def _floor(times: dict) -> str:
@@ -149,6 +164,7 @@ def markdown(results: dict) -> str:
         "",
         *_machine_table(processes),
     ]
+    lines += _sizes_section(processes)
     for spec in dict.fromkeys(spec for p in processes.values() for spec in p["workloads"]):
         lines += _section(spec, {n: p["workloads"][spec] for n, p in processes.items() if spec in p["workloads"]})
     return "\n".join(lines) + "\n"
@@ -164,6 +180,21 @@ def _machine_table(processes: dict) -> list[str]:
         values = " | ".join(f"{p['machine_floors'][what]:.3g}" for p in processes.values())
         lines.append(f"| {what} | {values} |")
     return lines
+
+
+def _sizes_section(processes: dict) -> list[str]:
+    """Memories of other sizes: native code alone, and over its floors."""
+    rows = []
+    for count, process in processes.items():
+        for spec, sizes in process.get("sweep", {}).items():
+            for entry in sizes.values():
+                forward, both = entry["seconds"]["forward"], entry["seconds"]["both"]
+                ratios = over(forward, NATIVE, _floor(forward)), over(both, NATIVE + BACKWARD, _floor(both))
+                cells = [_cell(forward, NATIVE, ""), _cell(both, NATIVE, BACKWARD)]
+                cells = [f"{cell}, **{value:.2f}x**" for cell, value in zip(cells, ratios, strict=True)]
+                rows.append(f"| {spec}, {entry['shape']}, {_threads(count)} | {' | '.join(cells)} |")
+    head = ["", "## Matrix memories of other sizes, over the floors of multiply-adds", ""]
+    return [*head, "| | forward | backward |", "|---|---|---|", *rows] if rows else []
 
 
 def _section(spec: str, entries: dict[str, dict]) -> list[str]:

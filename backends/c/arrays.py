@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from recc.ir.node import SEQUENCES, Axis
 
+TIME = "@token"  # in an index: where an index has another token than t
+
 
 @dataclass(frozen=True)
 class Array:
@@ -28,7 +30,8 @@ class Array:
         """The address of the element at `index` (texts by axis; an axis without one is at 0)."""
         parts = [self.base]
         if self.time is not None:
-            parts.append("t" if self.time == "1" else f"t * {self.time}")
+            token = index.get(TIME, "t")
+            parts.append(token if self.time == "1" else f"{token} * {self.time}")
         for axis in self.axes:
             text, stride = index.get(axis, "0"), self.strides[axis]
             if text != "0":
@@ -59,6 +62,8 @@ class Workspace:
         """An array along `axes` in this order, of `tokens` tokens or (None) one for all; the last axis is padded."""
         strides = {axis: self.length(axes[place + 1 :]) for place, axis in enumerate(axes)}
         step = self.length(axes)
+        if tokens and step % (8 * self.align) == 0:  # else tokens would share few sets of the first-level cache
+            step += self.align
         name = self._free(name)
         named = (axis if axis != SEQUENCES else f"{self.size(axis)} sequences" for axis in axes)
         note = " x ".join([*([f"{tokens} tokens"] if tokens else []), *named]) or "one number"
@@ -73,12 +78,12 @@ class Workspace:
         self.names.append(f"{name}__{taken + 1}" if taken else name)
         return self.names[-1]
 
-    def tile(self, name: str, axes: tuple[Axis, ...], rows: int, tokens: int) -> Array:
-        """An array for so many rows of (row, lane) at a time. A pointer `near_name` must be so far before it that
-        indices along the whole axis reach it."""
+    def tile(self, name: str, axes: tuple[Axis, ...], rows: int, width: int, tokens: int) -> Array:
+        """An array for `rows` x `width` elements of (row, lane) at a time. A pointer `near_name` must be so far before
+        it that indices along the whole axes reach it."""
         name = self._free(name)
-        width = -(-self.size(axes[1]) // self.lanes) * self.lanes
-        self.lines.append(f"    real *{name} = work + {self.used};  // {tokens} tokens x {rows} of {' x '.join(axes)}")
+        note = f"{tokens} tokens x {rows} x {width} of {' x '.join(axes)}"
+        self.lines.append(f"    real *{name} = work + {self.used};  // {note}")
         total = tokens * rows * width + self.lanes
         self.used += -(-total // self.align) * self.align
         return Array(f"near_{name}", axes, {axes[0]: width, axes[1]: 1}, str(rows * width))

@@ -20,6 +20,25 @@ from recc.tile.cores import REDUCTIONS, Phases, dims
 from recc.tile.program import TileProgram, state_key
 
 NEAR = 1 << 14  # bytes of a tile's states for a chunk: as much again of what the tokens have fits beside them
+BUFFER = 1 << 19  # bytes of whole states of a chunk's tokens: within the second-level cache
+ROWS = 1 << 13  # of a chunk's tokens along a tile's vectors, of which there are half a dozen kinds
+
+
+def tokens_held(
+    again: TileProgram, elements: Callable[[tuple], int], shared: Loops | None, real: Real, sequences: int
+) -> int:
+    """Tokens of a chunk: 32; fewer where what a backward pass holds of so many would overflow a cache: of a tile of
+    states and what it reads the first-level one, of whole states the second-level one. shared: the tile's loops."""
+    kept = [dims(node) for node in again.stores.values()]
+    wide = max(map(len, kept), default=0)  # what is narrower is not worth fewer tokens
+    size = sum(elements(axes) for axes in kept if len(axes) == wide)
+    size, room = size // sequences, BUFFER  # whose number must not move the saved states
+    if shared is not None:
+        size, room = shared.vectors * shared.lanes, ROWS
+    tokens = 32
+    while tokens > 8 and tokens * size * real.bytes > room:
+        tokens //= 2
+    return tokens
 
 
 def shared_loops(
@@ -72,7 +91,7 @@ def joined(first: Part, second: Part, tiles: dict[str, tuple[str, int]]) -> list
     width of its rows."""
     said, clear, (lane, row), states = first.pieces
     told, cleared, _, cotangents = second.pieces
-    near = [f"real *const {name} = {buffer} - i * {width};" for name, (buffer, width) in tiles.items()]
+    near = [f"real *const {name} = {buffer} - i * {width} - l;" for name, (buffer, width) in tiles.items()]
     turn = block(row, [*near, *block("", [*said, *states]), *told, *cotangents])
     note = "// tile by tile: the states that enter each token of the chunk, and from them the cotangents"
     before = ["// what the states are computed from", *first.before, "// and the cotangents", *second.before]

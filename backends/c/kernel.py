@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recc.backends.c.arrays import Array, Workspace, copied, scope
-from recc.backends.c.joined import joined, shared_loops
+from recc.backends.c.joined import joined, shared_loops, tokens_held
 from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part, ops_of
 from recc.backends.c.pointers import point_fixed, point_tokens
@@ -24,7 +25,6 @@ from recc.tile.program import TileProgram, seed_key, state_key
 from recc.tile.step import step_programs
 from recc.tile.together import shares_matrix, together
 
-BUFFER = 1 << 19  # bytes of states that a backward pass holds for the tokens of a chunk: within the second-level cache
 PAST = 1 << 22  # bytes that a task writes to a tensor, from which on its stores go past the caches
 
 
@@ -85,24 +85,15 @@ class _File:
         self.sizes = {axis: sizes[dim_of(axis)] for axis in labels | set(sizes)}
         self.name = identifier(self.rec.name)
         self.states = list({whole_name(c.name): self.rec.state(whole_name(c.name)) for c in self.step.carries}.values())
-        self.chunk = chunk or self._tokens()
+        self.chunk = chunk or tokens_held(self.again, self._elements, self._shared(32)[0], self.real, self.sequences)
         self.used = 0
 
-    def _tokens(self) -> int:
-        kept = [dims(node) for node in self.again.stores.values()]
-        wide = max(map(len, kept), default=0)  # what is narrower is not worth fewer tokens
-        size = sum(self._elements(axes) for axes in kept if len(axes) == wide) * self.real.bytes
-        size //= self.sequences  # whose number must not move the saved states
-        tokens = 32
-        while tokens > 8 and tokens * size > BUFFER:
-            tokens //= 2
-        return tokens
+    def _shared(self, tokens: int) -> tuple[Loops | None, frozenset[Node]]:
+        layouts = self._layouts(self.back) or {}
+        return shared_loops(self.again, self.back, layouts, self._size, self.real, self.registers, tokens)
 
     def _elements(self, axes: tuple) -> int:
-        total = 1
-        for axis in axes:
-            total *= self.sizes[axis]
-        return total
+        return math.prod(self.sizes[axis] for axis in axes)
 
     def _axes(self, item: Any) -> tuple:
         """The axes of a declared tensor within a task."""
@@ -281,8 +272,8 @@ class _File:
         again_leaves = dict(leaves)
         kept: dict[str, Array] = {}
         tiles: dict[str, tuple[str, int]] = {}
-        shared, late = shared_loops(again, back, layouts, self._size, self.real, self.registers, self.chunk)
-        self.shared, load, enter, leave, out = shared, [], [], [], []
+        self.shared, late = self._shared(self.chunk)
+        shared, load, enter, leave, out = self.shared, [], [], [], []
         carries = {carry.name: carry for carry in back.carries}
         for carry in again.carries:
             key = identifier(state_key(carry.name))
@@ -291,7 +282,8 @@ class _File:
             if shared is None:
                 kept[state_key(carry.name)] = work.array(buffer, axes, self.chunk)
             else:
-                near = kept[state_key(carry.name)] = work.tile(buffer, axes, shared.rows, self.chunk)
+                width = shared.vectors * shared.lanes
+                near = kept[state_key(carry.name)] = work.tile(buffer, axes, shared.rows, width, self.chunk)
                 tiles[near.base] = near.base.removeprefix("near_"), near.strides[axes[0]]
         entered = {carry.name: again_leaves[carry.old] for carry in again.carries}
         for state in self.states:
@@ -346,8 +338,8 @@ class _File:
                 moves, zeros = [], []
                 for name in outside:
                     if kind == "d_last":
-                        key = identifier(state_key(name))
-                        array = back_leaves[carries[name].old] = work.array(f"d_state_{key}", layouts[name])
+                        array = work.array(f"d_state_{identifier(state_key(name))}", layouts[name])
+                        back_leaves[carries[name].old] = array
                         moves += copied(array, outside[name], self._size, self.real.lanes)
                         zeros += zeroed(array, self._size)
                     else:

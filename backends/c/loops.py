@@ -70,7 +70,8 @@ class Loops:
         gathered = [node for node in own if node in phases.program.sums.values() and frozenset(dims(node)) == core.axes]
         if not set(axes) - {SEQUENCES}:
             return cls(tuple(axes), None, 1, None, 1, "whole", sizes, lanes)
-        limit = registers // 4 if len(axes) > 1 else 4
+        # A tile may cover so many vectors beside what its tokens read and add up.
+        limit = max(registers // 4, registers - 16) if len(axes) > 1 else 4
 
         def covered(axis: Axis) -> bool:
             return -(-sizes(axis) // lanes) <= limit

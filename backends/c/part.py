@@ -260,19 +260,6 @@ class Part:
             self._loops[core] = Loops.of_core(core, self.phases, work.size, work.lanes, self.registers, lane)
         return self._loops[core]
 
-    def ahead(self) -> list[tuple[str, str]]:
-        """The cache lines of a token's inputs: where each begins, and the stride between tokens."""
-        line, found = self.work.align, []
-        if self.prefix:  # the part that follows reads the same
-            return []
-        for node in self.program.loads.values():
-            array = self.arrays.get(node)
-            if array is not None and array.base.endswith("_at") and array.time is not None and node in self.order:
-                known = [axis for axis in array.axes if isinstance(array.strides[axis], int)]  # not that of heads
-                size = max([1, *(self.work.size(axis) * array.strides[axis] for axis in known)])
-                found += [(f"{array.base} + {n}" if n else array.base, array.time) for n in range(0, size, line)]
-        return found
-
     def array_of(self, node: Node) -> Array | None:
         return self.stored.get(node) or self.arrays.get(node)
 

@@ -29,6 +29,9 @@ class Sum:
         over = loops.innermost in node["over"]
         self.end = after if over or loops.innermost not in wide else self.lines
         self.separate = over and in_loop  # a loop adds to each: more chains than one
+        self.chains = loops.rows if self.separate else 1
+        # A long row of vectors is added up in parts, none of which waits long for its own last addition.
+        self.ways = max(1, min(loops.vectors // 4, 4 // loops.rows)) if self.over_lane else 1
         self.found: dict[tuple[int, int], str] = {}
 
     def cell(self, r: int, u: int) -> None:
@@ -38,7 +41,8 @@ class Sum:
         if count is not None:
             idle = f"blend(numbered() < (int)({count}), {term}, all(-__builtin_inf()))"
             term = idle if self.most else f"leading({term}, {count})"
-        place = (r, u) if self.separate else (r * (not self.over_row), u * (not self.over_lane))
+        place = (r % self.chains, u) if self.separate else (
+            r * (not self.over_row), u % self.ways if self.over_lane else u)  # fmt: skip
         if place not in self.found:
             name = self.found[place] = f"{self.writer.part.naming(self.node)}_{place[0]}{place[1]}a"
             if not self.separate:
@@ -48,8 +52,19 @@ class Sum:
         self.lines.append(self._joined(self.found[place], term))
 
     def finish(self) -> None:
+        found = self.joined()
+        across = self.over_lane and not self.most
+        self.writer._finish(self.body, self.node, found, self.end, across, sorted({r for r, _ in found}))
+
+    def finish_column(self, u: int) -> None:
+        """Stores what is complete once all rows of a vector have had their turn."""
+        if self.over_row and self.has_lane and not self.over_lane and not self.separate:
+            self.writer._finish(self.body, self.node, {(0, u): self.found.pop((0, u))}, self.end, False, [0])
+
+    def joined(self) -> dict[tuple[int, int], str]:
+        """The texts of the results by row and vector."""
         found = self.found
-        if self.separate:
+        if self.separate or self.ways > 1:
             final: dict[tuple[int, int], str] = {}
             for (r, u), part in found.items():
                 place = (r * (not self.over_row), u * (not self.over_lane))
@@ -59,8 +74,7 @@ class Sum:
             found = final
         if self.over_lane and self.most:
             found = {place: f"greatest({text})" for place, text in found.items()}
-        across = self.over_lane and not self.most
-        self.writer._finish(self.body, self.node, found, self.end, across, sorted({r for r, _ in found}))
+        return found
 
     def _start(self) -> str:
         if self.most:

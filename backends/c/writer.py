@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from recc.backends.c.arrays import Array, block, variable
+from recc.backends.c.ahead import of_strip, of_tile
+from recc.backends.c.arrays import TIME, Array, block, variable
 from recc.backends.c.body import Body
 from recc.backends.c.loops import Loops, Target
+from recc.backends.c.once import Once
 from recc.backends.c.sums import Sum
 
 from recc.ir.node import SEQUENCES, Axis, Node, walk
@@ -46,6 +48,7 @@ class Writer:
         )
         self.totals = [target for target in targets if target.gathers and set(self.index) <= set(target.node.axes)]
         self.totals = self.totals if loops.shape == "tile" else []
+        self.once = Once(self)
 
     def _depths(self) -> dict[Node, int]:
         """The pass in which a value is known: a sum over this token's values is known one pass later."""
@@ -76,7 +79,8 @@ class Writer:
         loops = self.loops
         tokens = "for (long t = c - 1; t >= 0; t--)" if self.part.backwards else "for (long t = 0; t < c; t++)"
         body = self._tile() if loops.shape == "tile" else self._passes()
-        clear, (fetch, ahead) = self._clear(), self._ahead()
+        clear, asked = self._clear(), {"tile": of_tile, "strip": of_strip}.get(loops.shape)
+        fetch, before = asked(loops, self.part) if self.states and asked else ([], [])
         body = [*fetch, *body]
         heads = [self._head(axis, 1) for axis in loops.outer if loops.shape != "whole" and self.index[axis] != "0"]
         if loops.shape == "tile":
@@ -84,30 +88,13 @@ class Writer:
             heads += [self._head(loops.lane, loops.vectors * loops.lanes)] if loops.lane is not None else []
             heads += [self._head(loops.row, loops.rows)] if loops.row is not None else []
             enter, leave = self._registers()
-            lines = [*enter, *ahead, *block(tokens, body), *leave]
+            lines = [*enter, *before, *block(tokens, body), *leave]
         elif loops.shape == "strip":
             heads += [self._head(loops.lane, loops.vectors * loops.lanes)]
-            lines = block(tokens, body)
+            lines = [*before, *(self.once.start() if self.once else []), *block(tokens, body)]
         else:
             lines = block(tokens, body) if self.time else body if self.index else block("", body)
         return clear, heads, lines
-
-    def _ahead(self) -> tuple[list[str], list[str]]:
-        """What each token, and before them each turn of the loops around time, does so that the inputs of the next
-        chunk are on their way into the cache while a tile's turns compute this one."""
-        loops, lines = self.loops, self.part.ahead() if self.states else []
-        turns = loops.sizes(loops.row) // loops.rows if loops.row is not None else 0
-        if loops.shape != "tile" or not lines or len(lines) > 2 * turns:
-            return [], []
-        token = f"(t {'-' if self.part.backwards else '+'} {self.part.chunk})"
-        bases, times = (", ".join(texts) for texts in zip(*lines))
-        turn = f"i / {loops.rows}" if loops.rows > 1 else "i"
-        fetch, before = [], [f"const real *const nexts[] = {{{bases}}};", f"const long steps[] = {{{times}}};"]
-        for n in range(-(-len(lines) // turns)):
-            place = f"({turn} + {n * turns}) % {len(lines)}" if n or turns > len(lines) else turn
-            before += [f"const real *const ahead{n} = nexts[{place}];", f"const long step{n} = steps[{place}];"]
-            fetch.append(f"__builtin_prefetch(ahead{n} + {token} * step{n}, 0, 2);")
-        return fetch, before
 
     def _head(self, axis: Axis, step: int) -> str:
         name, size = self.index[axis], self.loops.sizes(axis)
@@ -118,13 +105,15 @@ class Writer:
         """`lines` for each of an axis; without a loop where there is but one sequence."""
         return block("", lines) if self.index[axis] == "0" else block(self._head(axis, step), lines)
 
-    def _body(self) -> Body:
+    def _body(self, token: str | None = None, naming: Callable[[Node], str] | None = None) -> Body:
+        """token: the text of the one whose values are read, if that is not t."""
         loops, part = self.loops, self.part
+        index = self.index if token is None else {**self.index, TIME: token}
 
         def arrays(node: Node) -> Array | None:
             return self.olds.get(node) or self.held.get(node) or part.array_of(node)
 
-        axes, texts = (loops.lane, loops.row, self.index), (part.naming, part.arrays.get)
+        axes, texts = (loops.lane, loops.row, index), (naming or part.naming, part.arrays.get)
         return Body(arrays, loops.sizes, loops.lanes, *axes, *texts, loops.innermost)
 
     # --- a tile in registers ----------------------------------------------------------------------------------
@@ -183,7 +172,8 @@ class Writer:
         for node, array in self.held.items():
             if self._many(node) and array.time is None:
                 lines += self._zeros(array, node)
-        for number in range(self.passes):
+        lines += self.once.known(body) if self.once else []
+        for number in range(1 if self.once else 0, self.passes):
             if loops.shape == "whole":
                 body = self._body()
             after: list[str] = []
@@ -228,7 +218,7 @@ class Writer:
                 if self.depth[node] - 1 == number and node not in sums:  # several targets may want one sum
                     sums[node] = Sum(self, body, node, after, in_loop)
                     cells.append((sums[node].widest, sums[node].cell))
-            elif self.depth[node] == number:
+            elif (self.depth[node] or (self.passes - 1 if self.once else 0)) == number:
                 cells.append((node, partial(self._element, body, target, after)))
         late = []
         if number == self.passes - 1:
@@ -237,16 +227,33 @@ class Writer:
             if wide:
                 cells.append((wide[0][0].old, partial(self._leave, body, wide, after)))
             late = [pair for pair in self.states if pair not in wide]
-        for r in range(self.loops.rows):
-            for u in range(self.loops.vectors):
-                for node, cell in cells:
-                    if (r, u) in self._each(node):
-                        cell(r, u)
-        for each in sums.values():
+        later = None
+        if self.once and number == self.passes - 1:
+            later = self.once.later(body, [carry for carry, _ in wide], after)
+            cells.append((wide[0][0].old, later.cell))
+        rows, vectors = range(self.loops.rows), range(self.loops.vectors)
+        columns = self._by_columns(sums.values())
+        for r, u in [(r, u) for u in vectors for r in rows] if columns else [(r, u) for r in rows for u in vectors]:
+            for node, cell in cells:
+                if (r, u) in self._each(node):
+                    cell(r, u)
+            if columns and r == rows[-1]:
+                for each in sums.values():
+                    each.finish_column(u)
+        for each in [*sums.values(), *([later] if later else [])]:
             each.finish()
         for pair in late:  # an element of these is read by many of the tile
             for r, u in self._each(pair[0].old):
                 self._leave(body, [pair], after, r, u)
+
+    def _by_columns(self, sums: Iterable[Sum]) -> bool:
+        """Whether a tile takes its rows first, so that sums over them need a register each until the next vector's
+        turn, since those of all vectors would not fit beside the tile."""
+        loops = self.loops
+        held = loops.rows * loops.vectors * len(self.states) + sum(
+            (loops.vectors if not each.over_lane else 1) * (loops.rows if not each.over_row else 1) for each in sums
+        )
+        return loops.shape == "tile" and held + loops.vectors > self.part.registers
 
     def _element(self, body: Body, target: Target, after: list[str], r: int, u: int) -> None:
         node = target.node

@@ -64,6 +64,35 @@ def test_each_loop_over_cotangents_says_whose_gradient_it_computes(name):
         assert found and all(spec[int(number) - 1].startswith(text) for number, text in found), below
 
 
+def sized(name: str, size: int):
+    return generate(analyse(parse_text(*find(name))[0]), {"K": size, "V": size}, Real("float", 16), 32)
+
+
+def test_a_token_of_a_delta_rule_passes_over_the_state_once():
+    forward = sized("gated_delta_net", 64).parts["forward"]
+    core = forward[forward.index("that carries S: a strip") :]
+    token = core[core.index("for (long t = 0; t < c; t++) {") : core.index("// after the loop")]
+    assert token.count("for (long i = 0; i < 64; i += 4)") == 1
+    assert token.count("= load(last_S_at") == token.count("store(last_S_at") == 16  # 4 rows of 4 vectors
+
+
+@pytest.mark.parametrize("name", ["gla", "gated_delta_net"])
+def test_lines_of_inputs_and_results_are_asked_for_once(name):
+    """A tile's turns share them, so that each line of a chunk's tokens is one turn's."""
+    forward, backward = (sized(name, 64).parts[part] for part in ("forward", "backward"))
+    for text, token in ((forward, "(t + 32)"), (backward, "(t - 32)")):
+        assert f"{token} * nexts" in text and re.search(r"t \* written\w*(\[n\])?, 1, 2\);", text)
+    lines = re.search(r"real \*const written\[\] = \{(.*?)\};", backward, re.DOTALL)[1].split(",")
+    assert len(lines) == (16 if name == "gla" else 14)  # d_q, d_k, d_v of 64 numbers, and the gates'
+    assert f"share < {len(lines)}" in backward
+
+
+def test_tokens_of_a_chunk_follow_from_what_a_tile_reads():
+    """Not from the state's size, where the backward pass holds one tile's states: memory grows by a state a chunk."""
+    assert [sized("gla", size).chunk for size in (64, 128, 256)] == [32, 32, 32]
+    assert [sized("gated_delta_net", size).chunk for size in (64, 128, 256)] == [32, 16, 8]
+
+
 @pytest.mark.parametrize("name", ["lstm", "gru", "delta_product"])
 def test_the_text_is_the_same_each_time(name):
     texts, kept = set(), []
