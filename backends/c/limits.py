@@ -27,6 +27,14 @@ def refusal(plan: Plan) -> Reason | None:
     return None
 
 
+MOST = 256  # operations of a step: C compilers take half a minute for 300, and more than in proportion for longer ones
+
+
+def unfolds(plan: Plan) -> bool:
+    """Whether a step has so many operations, as micro-steps unfold into, that a C compiler takes minutes for it."""
+    return sum(bool(node.args) for node in walk(*plan.updates.values())) > MOST
+
+
 def projects(plan: Plan) -> bool:
     """Whether values of tokens are multiplied by matrices of params outside of the loops that carry states. That is a
     product of matrices over all tokens, in which the library behind torch is several times as fast."""

@@ -29,6 +29,15 @@ def function(program: TileProgram, name: str, doc: str) -> str:
     return _Function(program, name, doc).text()
 
 
+def argument_place(program: TileProgram, leaf: str) -> int:
+    """Which of a function's tensors is the leaf of this name."""
+    return [node["name"] for node in _leaves(program)].index(leaf)
+
+
+def _leaves(program: TileProgram) -> list[Node]:
+    return [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
+
+
 def step_function(program: TileProgram, name: str, doc: str) -> str:
     """The program of one token, C = 1, as a plain function of inputs, params and states: the decode step."""
     writer = _Function(program, name, doc)
@@ -70,7 +79,7 @@ class _Function:
         self.variables: dict[Node, str] = {}  # what has a name over all chunks
         self.used: set[str] = set()
         self.lines: list[str] = []
-        self.leaves = [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
+        self.leaves = _leaves(program)
         for leaf in self.leaves:
             self._claim(leaf, identifier(leaf["name"]))
 

@@ -13,7 +13,7 @@ from importlib import import_module, resources
 from types import ModuleType
 from typing import Any
 
-from recc.backends.torch.emit import function, identifier, step_function
+from recc.backends.torch.emit import argument_place, function, identifier, step_function
 from recc.backends.torch.text import Text, is_static, solver_name
 
 from recc.analysis.plan import Plan
@@ -43,21 +43,37 @@ def generate(plan: Plan, choice: Choice) -> Generated:
     rec = plan.recurrence
     program, backward, step = programs(plan, choice)
     parts = [
-        function(
-            program,
-            "forward_tiles",
-            f"All chunks of {rec.name}: outputs, states that leave, states that enter.",
-        ),
-        function(
-            backward,
-            "backward_tiles",
-            f"The backward pass of {rec.name}: cotangents of inputs, params and initial states.",
-        ),
+        *_passes(plan, choice, program, backward),
         step_function(step, "step_tiles", f"One token of {rec.name}: outputs and new states."),
         initial_function(rec, program),
     ]
     solved = list(solvers(program))
     return finished("\n\n".join([*solved, *parts]), describe(plan, choice, program, backward))
+
+
+def _passes(plan: Plan, choice: Choice, program: TileProgram, backward: TileProgram) -> Iterator[str]:
+    """`forward_tiles` and `backward_tiles`: one function each, or one for chunks that copies are renewed anywhere in,
+    one for those where that is their first token, and the choice between these."""
+    texts = {
+        "forward": f"All chunks of {plan.recurrence.name}: outputs, states that leave, states that enter.",
+        "backward": f"The backward pass of {plan.recurrence.name}: cotangents of inputs, params and initial states.",
+    }
+    general = dict(zip(texts, (program, backward), strict=True))
+    if choice.starts is None:
+        yield from (function(general[name], f"{name}_tiles", text) for name, text in texts.items())
+        return
+    counter, offset = choice.starts
+    special = dict(zip(texts, programs(plan, choice, aligned=True), strict=False))
+    for name, text in texts.items():
+        yield function(general[name], f"{name}_anywhere", f"{text[:-1]}; copies are renewed at any token of a chunk.")
+        yield function(special[name], f"{name}_aligned", f"{text[:-1]}; copies are renewed at first tokens alone.")
+        place = argument_place(general[name], state_key(counter))
+        yield (
+            f"def {name}_tiles(spans, end, *tiles):\n"
+            f'    """{text}"""\n'
+            f"    first = starts_chunks(tiles[{place}], {choice.chunk}, {offset})\n"
+            f"    return ({name}_aligned if first else {name}_anywhere)(spans, end, *tiles)\n"
+        )
 
 
 def solvers(program: TileProgram) -> Iterator[str]:
@@ -78,9 +94,13 @@ def solvers(program: TileProgram) -> Iterator[str]:
             yield step_function(flow, f"flow_{name}", "What flows on from the cells of a diagonal to those before.")
 
 
-def programs(plan: Plan, choice: Choice, keep: tuple[str, ...] = DEAR) -> tuple[TileProgram, TileProgram, TileProgram]:
-    """The tile programs of the forward pass, of the backward pass, and of one token. keep: see `differentiate`."""
-    program = lower(plan, choice.strategies, choice.chunk)
+def programs(
+    plan: Plan, choice: Choice, keep: tuple[str, ...] = DEAR, aligned: bool = False
+) -> tuple[TileProgram, TileProgram, TileProgram]:
+    """The tile programs of the forward pass, of the backward pass, and of one token. keep: see `differentiate`.
+    aligned: see `Lowering`."""
+    program = lower(plan, choice.strategies, choice.chunk, aligned)
+    keep = keep if choice.starts is None else ()  # of two programs for a pass, the tiles would differ
     program, backward = (finish(part) for part in differentiate(program, keep))
     lowering = Lowering(plan, 1)
     for component in plan.components:

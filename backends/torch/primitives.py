@@ -51,6 +51,12 @@ def put(x, dim, index, size):
     return out
 
 
+def starts_chunks(count, rows, offset):
+    """Whether chunks of `rows` tokens that are entered with these counts of tokens have a count of `offset`, modulo
+    `rows`, at their first token. Waits for a GPU."""
+    return bool((count.remainder(rows) == offset % rows).all())
+
+
 # --- rows -------------------------------------------------------------------------------------------------
 
 

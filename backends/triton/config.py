@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from recc.backends.triton.loops import loops
-from recc.backends.triton.nodes import inner, ordered
+from recc.backends.triton.nodes import dims, inner, ordered
 from recc.backends.triton.schedule import SMALL, Schedule
 from recc.backends.triton.steps import Launch
 
@@ -119,12 +119,19 @@ def default_tile(launch: Launch, schedule: Schedule, rows: int) -> Tile:
     launches take one dim block by block, which keeps their tiles small.
     """
     if any(node.op in SCANS for node in schedule.every):
-        return Tile(warps=4 if launch.split or not launch.dims else 8)
+        warps = 4 if launch.split or not launch.dims else 8
+        return Tile(loop=_looped(launch), warps=8) if _is_wide(launch) else Tile(warps=warps)
     if launch.walks:
         return Tile(block=128, warps=8, stages=1)
     small = all(set(inner(node.axes)) <= {ROW, COL} for node in launch.stores)
     warps = 4 if small and rows < 64 else 8
     return Tile(block=128, loop=_looped(launch), step=32 if small else 16, warps=warps, stages=1)
+
+
+def _is_wide(launch: Launch) -> bool:
+    """Whether a tile has rows and more than one dim besides that which programs share."""
+    here = [{dim_of(axis) for axis in dims(node.axes)} - {launch.split} for node in launch.nodes if ROW in node.axes]
+    return any(len(found) > 1 for found in here)
 
 
 def _looped(launch: Launch) -> str | None:

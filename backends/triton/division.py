@@ -208,7 +208,7 @@ class Division:
             return None
         args = reads(node)
         at = max(self.at[arg] for arg in args)
-        if not any(self._in_kernel(arg) and self.at[arg] == at for arg in args):
+        if at >= self.count or not any(self._in_kernel(arg) and self.at[arg] == at for arg in args):
             return None
         return build(node.op, *node.args, over=inner(over))
 

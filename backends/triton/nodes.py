@@ -67,6 +67,21 @@ def is_matrix(node: Node, over: tuple[Axis, ...]) -> bool:
     return shared <= set(over) and not set(ours) <= shared and not set(theirs) <= shared
 
 
+def is_batched(node: Node, over: tuple[Axis, ...]) -> bool:
+    """Whether a contraction over the axes `over` is a product of two matrices for each place of other axes."""
+    ours, theirs = (set(inner(arg.axes)) for arg in node.args)
+    return bool(ours - theirs and theirs - ours and (ours & theirs) - set(over)) and bool(over)
+
+
+def formed(node: Node) -> tuple[Axis, ...]:
+    """The axes of the widest tile that a node's text makes: a contraction that is no product of matrices is a broadcast
+    product that is summed."""
+    over = inner(node["over"]) if node.op == "dot" else ()
+    if node.op == "dot" and not is_matrix(node, over) and not is_batched(node, over):
+        return tuple(dict.fromkeys(axis for arg in node.args for axis in arg.axes))
+    return node.axes
+
+
 def sums_on(node: Node, over: tuple[Axis, ...]) -> bool:
     """Whether a contraction is a product of two matrices that may be summed on top of a tile of its shape."""
     plain = node.op == "dot" and len(inner(node.axes)) == 2 and not any(axis.endswith(FROM) for axis in over)

@@ -10,13 +10,13 @@ import torch
 from recc.backends.triton.emit import Function
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.launch import Chunks
-from recc.backends.triton.nodes import inner, is_matrix
+from recc.backends.triton.nodes import formed, inner
 from recc.backends.triton.schedule import Unserved
 
-from recc.ir.node import COL, ROW, Axis, Node, dim_of
+from recc.ir.node import COL, ROW, Axis, dim_of
 
 TYPICAL = 64  # places of a dim whose size is not fixed
-MOST = 1 << 20  # elements of a tile, of which Triton has no larger ones
+MOST = 1 << 15  # elements of a tile: two such fill the registers of a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,4 @@ def _tiles(kernel: Kernel, function: Function, dims: Mapping[str, int | None]) -
         return dim, call.part(block, most, *(sizes[other] for other in function.beside(dim, [*sizes])))
 
     every = [*launch.nodes, *launch.loads, *(carry.old for carry in launch.walks)]
-    return [Extent(kernel.name, tuple(map(places, axes))) for axes in dict.fromkeys(map(_axes, every))]
-
-
-def _axes(node: Node) -> tuple[Axis, ...]:
-    """The axes of the tiles that a node's text makes: a contraction that is no product of matrices is a broadcast one
-    that is summed."""
-    if node.op == "dot" and not is_matrix(node, inner(node["over"])):
-        return tuple(dict.fromkeys(axis for arg in node.args for axis in inner(arg.axes)))
-    return inner(node.axes)
+    return [Extent(kernel.name, tuple(map(places, axes))) for axes in {inner(formed(node)): None for node in every}]

@@ -16,7 +16,8 @@ from recc.backends.torch.text import Text
 from recc.backends.triton.division import HOST, Division, Launch, divide, in_rows
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, Memory
-from recc.backends.triton.schedule import dims, inner, ordered, unserved
+from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, ordered
+from recc.backends.triton.schedule import unserved
 from recc.backends.triton.statements import Loop
 from recc.backends.triton.walk import TAKEN, Kernel, Walk
 
@@ -230,7 +231,8 @@ class Function:
         return lines
 
     def _part(self, split: str) -> str:
-        return f"call.part({', '.join([f'block_{split}', *self._beside(split)])})"
+        least = [f"least={self._least(split)}"] if self._least(split) > 1 else []
+        return f"call.part({', '.join([f'block_{split}', *self._beside(split), *least])})"
 
     def _beside(self, split: str) -> list[str]:
         """How many elements stand beside one place of the split dim, in each of the largest tiles."""
@@ -247,10 +249,9 @@ class Function:
             if node.op != "dot" or self.division.side[node] == HOST:
                 continue
             node = self.turn(node)
-            a, b = (set(inner(arg.axes)) for arg in node.args)
-            over = set(node["over"])
-            matrix = not (a & b) - over and a - b and b - a
-            if matrix and any(dim_of(axis) == dim for axis in a | b):
+            over = inner(node["over"])
+            matrix = is_matrix(node, over) or is_batched(node, over)
+            if matrix and any(dim_of(axis) == dim for arg in node.args for axis in inner(arg.axes)):
                 return 16
         return 1
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from recc.backends.torch.binding import ATOM, LOOSE, is_static
-from recc.backends.triton.nodes import dims, inner, is_matrix, reads
+from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, reads
 from recc.backends.triton.padding import Padding
-from recc.backends.triton.wording import ELEMENTWISE, aligned_text, simple
+from recc.backends.triton.wording import ELEMENTWISE, aligned_text, called, simple
 
 from recc.ir.node import BOOL, COL, RANK, ROW, Axis, Node, dim_of, sort_axes
 from recc.ir.ops import is_zero
@@ -234,6 +234,8 @@ class TileText:
         matrix = is_matrix(node, over)
         texts = [self._side(arg) if matrix else self(arg) for arg in (a, b)]
         texts = [self.padding.operand(place, node, over, text) for place, text in enumerate(texts)]
+        if is_batched(node, over):
+            return self._batched(texts, (ours, theirs), over, inner(node.axes))
         if not matrix:
             every = sort_axes(set(ours) | set(theirs))
             parts = [aligned_text(text, LOOSE, arg.axes, every) for text, arg in zip(texts, (a, b))]
@@ -252,6 +254,24 @@ class TileText:
         if len(left) > 1 or len(right) > 1:
             text = f"tl.reshape({text}, {self.shape((*left, *right))})"
         return self._turned(text, (*left, *right), wanted)
+
+    def _batched(self, texts: list[str], axes: tuple[tuple[Axis, ...], ...], over: tuple[Axis, ...],
+                 wanted: tuple[Axis, ...]) -> str:  # fmt: skip
+        """Products of matrices, one for each place of the axes that both sides have."""
+        ours, theirs = axes
+        shared = tuple(axis for axis in ours if axis in theirs and axis not in over)
+        left = tuple(axis for axis in ours if axis not in theirs)
+        right = tuple(axis for axis in theirs if axis not in ours)
+        sides = []
+        for text, own, order in ((texts[0], ours, (shared, left, over)), (texts[1], theirs, (shared, over, right))):
+            sizes = (" * ".join(map(self.size, part)) for part in order)
+            turned = self._turned(text, own, tuple(axis for part in order for axis in part))
+            side = turned if len(own) == 3 else f"tl.reshape({turned}, ({', '.join(sizes)}))"
+            sides.append(f"{called(side)}.to(DOT)")
+        result = (*shared, *left, *right)
+        text = f'tl.dot({", ".join(sides)}, input_precision="ieee")'
+        text = text if len(result) == 3 else f"tl.reshape({text}, {self.shape(result)})"
+        return self._turned(text, result, wanted)
 
     def _op_add(self, node: Node) -> str | None:
         """A product of matrices that stands nowhere else is summed on top of the other term."""

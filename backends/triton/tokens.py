@@ -21,18 +21,21 @@ from recc.backends.torch.op import Op
 from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_once, register
 
 TILE = 1024  # elements of a state that one warp holds
+MOST = 1 << 15  # elements of a tile: two such fill the registers of a multiprocessor
 LINE = 128  # elements of a state that is a vector, in one program
 WARPS = 8  # of one program, at most; 16 where it holds more than states
 ROWS = 16  # sequences of one program, where states are multiplied with matrices
 SOLVED = 2048, 2048, 512, 512  # elements of a window of Newton's method, by the number of coupled states
 CHANNELS, FILL = 4, 128  # of one program, where so many programs are left to fill a GPU
+OF_CALL = "batch", "time", "heads"
 DOTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 class Tokens:
-    """One call: its sizes, where its sequences begin, and what is known when kernels are compiled."""
+    """One call: its sizes, where its sequences begin, and what is known when kernels are compiled; what: in words."""
 
-    def __init__(self, batch, time, heads, cu_seqlens, reverse, like, chunk):
+    def __init__(self, batch, time, heads, cu_seqlens, reverse, like, chunk, what=""):
+        self.what = what
         self.batch, self.time, self.heads = batch, time, heads or 1
         self.PACKED = cu_seqlens is not None
         self.sequences = cu_seqlens.shape[0] - 1 if self.PACKED else batch
@@ -64,13 +67,18 @@ class Tokens:
         return max(least, 1 << max(size - 1, 0).bit_length())
 
     @staticmethod
-    def part(block, *beside):
+    def part(block, *beside, least=8):
         """How many of `block` places one program takes; beside: how many elements a tile has at each of them."""
-        return min(block, max(8, TILE // max(beside)) if beside else LINE)
+        return min(block, max(least, TILE // max(beside)) if beside else LINE)
 
-    @staticmethod
-    def options(*tiles, spare=False):
-        """Compiler options for a kernel with tiles of so many elements. spare: leave registers for other values."""
+    def options(self, *tiles, spare=False):
+        """Compiler options for a kernel with tiles of so many elements. spare: leave registers for other values. Raises
+        ArgumentError where a tile is too large."""
+        if max(tiles) > MOST and self.like.device.type != "cpu":
+            raise ArgumentError(
+                f"{self.what}: a program that walks over tokens would have a tile of {max(tiles):,} elements, and has "
+                f'room for {MOST:,}; use backend="torch" or smaller dims'
+            )
         share, most = (TILE // 2, 2 * WARPS) if spare else (TILE, WARPS)
         return {"num_warps": min(most, max(1, max(tiles) // share)), "num_stages": 1, "enable_fp_fusion": True}
 
@@ -183,8 +191,9 @@ class TokenPasses(Passes):
             raise ArgumentError(f'{self.name}: kernels compute in float32, not float64; use backend="torch"')
         if cu_seqlens is not None:
             check_once(cu_seqlens, inputs[0].shape[1])
-        heads = self._sizes(inputs, params, states).get("heads")
-        return Tokens(*inputs[0].shape[:2], heads, cu_seqlens, reverse, inputs[0], self.meta["checkpoint"])
+        sizes = self._sizes(inputs, params, states)
+        place = *inputs[0].shape[:2], sizes.get("heads"), cu_seqlens, reverse, inputs[0], self.meta["checkpoint"]
+        return Tokens(*place, what=said(self.name, sizes))
 
 
 class TokenOp(Op):
@@ -260,7 +269,8 @@ class Decoder:
         shared = any("heads" in i["axes"] and x.shape[1] != sizes["heads"] for x, i in zip(inputs, op.inputs))
         if shared or working_dtype(inputs) != torch.float32 or [x.dtype for x in held] != wanted:
             return None
-        return Tokens(sizes["batch"], 1, sizes["heads"], None, False, inputs[0], 1), sizes
+        what = said(op.name, sizes)
+        return Tokens(sizes["batch"], 1, sizes["heads"], None, False, inputs[0], 1, what), sizes
 
     def arguments(self, ready, given, held, leaving):
         """The kernel's tensors, with a time axis, and the outputs."""
@@ -295,3 +305,9 @@ class Decoder:
             return result
 
         return step
+
+
+def said(name, sizes):
+    """A recurrence and the sizes of its dims, in words."""
+    dims = ", ".join(f"{dim} = {size}" for dim, size in sizes.items() if dim[0] != "@" and dim not in OF_CALL)
+    return f"{name} with {dims}" if dims else name

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from recc.backends.triton.lines import wrapped
 from recc.backends.triton.memory import FIXED, TOKENS, Access, Memory
+from recc.backends.triton.nodes import dims, formed, inner, reads
 from recc.backends.triton.padding import ZERO
-from recc.backends.triton.schedule import dims, inner, reads
 from recc.backends.triton.statements import Loop, Statements, is_computed
 from recc.backends.triton.wording import aligned_text, static_text
 
@@ -256,7 +256,8 @@ class Kernel:
         states = [old.axes for loop in self.walk.loops for old, _ in loop.states]
         nodes = [node for loop in self.walk.loops for node in (*loop.nodes, *loop.loads, *loop.roots)]
         args = [arg.axes for loop in self.walk.loops for node in loop.nodes for arg in reads(node)]
-        return [*states, *(node.axes for node in nodes), *args, *(memory.axes for memory in self.memory())]
+        made = [formed(node) for node in nodes]
+        return [*states, *made, *args, *(memory.axes for memory in self.memory())]
 
     def dims(self) -> list[str]:
         return sorted({dim_of(axis) for axes in self.tiles() for axis in dims(axes)})

@@ -7,8 +7,9 @@ from dataclasses import replace
 from recc.analysis import cascade, jacobian, semiring
 from recc.analysis.affine import classify
 from recc.analysis.coupled import couple
+from recc.analysis.frozen import freeze
 from recc.analysis.moved import moved
-from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
+from recc.analysis.plan import Affine, Component, Frozen, Nonlinear, Plan, Reason
 from recc.analysis.poly import Algebra, NotAffine
 from recc.analysis.reads import reads_in
 from recc.ir.node import Axis, Node, Spans, invariant
@@ -59,8 +60,11 @@ def _component(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node]
         block = _affine_block(rec, group, updates, reads, reason)
         if block is not None:
             return Component(group, block, reads, (reason,), level)
-    structure = jacobian.structure(rec, updates)
-    return Component(group, Nonlinear(structure, reason), reads, (reason, *reasons), level)
+    structure, frozen = jacobian.structure(rec, updates), freeze(rec, group, level, _component)
+    if isinstance(frozen, Frozen):
+        copies = ", ".join(f"{name} ({source} before {frozen.period} tokens)" for name, source in frozen.copies)
+        reasons = (Reason(f"given {copies}, which a count of tokens renews, the others are affine"),)
+    return Component(group, Nonlinear(structure, reason, frozen), reads, (reason, *reasons), level)
 
 
 def _affine_block(

@@ -13,7 +13,7 @@ from recc.analysis import analyse, work
 from recc.analysis.columns import Grid, grid_of
 from recc.analysis.formula import FORMULAS, Writer, normal_form
 from recc.analysis.moved import named_inputs
-from recc.analysis.plan import Affine, Component, Nonlinear, Plan, Reason
+from recc.analysis.plan import Affine, Component, Frozen, Nonlinear, Plan, Reason
 from recc.ir.node import HEADS, Node
 from recc.ir.printer import show
 from recc.ir.program import Recurrence
@@ -55,6 +55,8 @@ def class_of(component: Component) -> str:
         return f"affine, {len(component.states)} coupled memories{rank} over {kind.coupled.mixing}"
     if isinstance(kind, Affine) and kind.structure == "zero":
         return "remembers its last value"
+    if isinstance(kind, Nonlinear) and isinstance(kind.frozen, Frozen):
+        return f"affine given the memory before each {kind.frozen.period} tokens"
     jacobian = " Jacobian" if component.class_name == "nonlinear" else ""
     return f"{component.class_name}, {component.structure}{jacobian}"
 

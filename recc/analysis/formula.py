@@ -351,6 +351,12 @@ def sequential_lines(component: Component, plan: Plan, say: Writer) -> list[Line
     return lines
 
 
+def _frozen_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    from recc.analysis.frozen_formula import frozen_lines
+
+    return frozen_lines(component, plan, say)
+
+
 def _coupled_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     from recc.analysis.coupled_formula import coupled_lines
 
@@ -375,6 +381,7 @@ FORMULAS = {
     "block_scan": block_lines,
     "convolution": convolution_lines,
     "wavefront": wavefront_lines,
+    "frozen": _frozen_lines,
     "newton": newton_lines,
     "sequential": sequential_lines,
 }

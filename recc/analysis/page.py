@@ -32,6 +32,7 @@ _HOW = {
     "scan": "prefixes of an associative operation inside a chunk, then from chunk to chunk",
     "block_scan": "prefixes of products of small matrices inside a chunk, then from chunk to chunk",
     "wavefront": "the cells of an anti-diagonal at once, one diagonal after the other",
+    "frozen": "affine once the memory at their start is given, and that goes from chunk to chunk",
     "newton": "a linear recurrence for all of them an iteration",
 }
 

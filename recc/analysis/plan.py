@@ -92,11 +92,32 @@ class Semiring:
 
 
 @dataclass(frozen=True)
+class Frozen:
+    """States that are affine once copies of some of them, renewed every `period` tokens, are given; see
+    recc.analysis.frozen.
+
+    start: the condition of a renewal, which holds where `counter` before the token is `offset` modulo `period`.
+    copies: (copy, the state that it takes at a start). given: (leaf, the expression of copies and inputs that it stands
+    for). inner: the other states as components of their own, in terms of those leaves.
+    """
+
+    counter: str
+    period: int
+    offset: int
+    start: Node
+    copies: tuple[tuple[str, str], ...]
+    given: tuple[tuple[Node, Node], ...]
+    inner: Plan
+
+
+@dataclass(frozen=True)
 class Nonlinear:
-    """jacobian: diagonal, block-k (k states coupled elementwise), head-block-dense or dense."""
+    """jacobian: diagonal, block-k (k states coupled elementwise), head-block-dense or dense. frozen: what is found of
+    copies that are held for a number of tokens, or why that does not help."""
 
     jacobian: str
     reason: Reason
+    frozen: Frozen | Reason | None = None
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ subexpression that is affine in the memories and contracts them over one axis by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recc.analysis.poly import Algebra, NotAffine, Term, product_node
-from recc.ir.node import HEADS, Axis, Node, invariant
-from recc.ir.ops import OPS, ZERO, add, build, mul, ones, rename
+from recc.ir.node import GRID, HEADS, ROW, Axis, Node, invariant, substitute
+from recc.ir.ops import OPS, ZERO, add, build, leaf, mul, ones, rename
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,32 @@ def rewrite(node: Node, algebra: Algebra, emit: Callable[[Read], Node], convolve
                 return _combine(algebra.expand(here), emit, convolved)
             except (NotAffine, _Improper):
                 pass
+        if here.op == "dot" and not free:
+            nested = by_one_side(here)
+            if nested is not None:
+                return nested
         args = tuple(visit(arg, here) for arg in here.args)
         return algebra.spans.inherit(build(here.op, *args, **dict(here.attrs)), here)
+
+    def by_one_side(here: Node) -> Node | None:
+        """A product whose one side reads memories, too, such as a layer's output that the next layer is read with."""
+        for place in (0, 1):
+            try:
+                value = visit(here.args[place], here)
+            except WholeState:
+                continue
+            known = leaf("argument", value.axes, value.dtype, name="read before")
+            args = [known if i == place else arg for i, arg in enumerate(here.args)]
+
+            def opened(read: Read, known: Node = known, value: Node = value) -> Node:
+                return emit(replace(read, query=substitute([read.query], {known: value})[0]))
+
+            try:
+                found = _combine(algebra.expand(build("dot", *args, over=here["over"])), opened, convolved)
+            except (NotAffine, _Improper):
+                continue
+            return substitute([found], {known: value})[0]
+        return None
 
     return visit(node, node)
 
@@ -119,7 +143,7 @@ def _read(term: Term, convolved: frozenset[Node]) -> tuple[tuple[Read, dict[Axis
         if not invariant(query) or {axis, *others} & set(query.axes) - {label}:
             raise _Improper
         query = rename(query, {new: old for old, new in others.items()})
-    elif set(query.axes) - {HEADS, label}:
+    elif set(query.axes) - {GRID, HEADS, ROW, label}:
         raise _Improper
     scale = product_node(Term(term.coef, tuple(rest), term.bound - inner))
     return (Read(leaf, axis, rename(query, {label: axis})), others), scale

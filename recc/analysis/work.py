@@ -97,7 +97,7 @@ def work(plan: Plan, choice) -> Work:
     """Counts the operations of the tile program that `choice` gives. choice: recc.strategies.Choice."""
     from recc.strategies import lower
 
-    program = lower(plan, choice.strategies, choice.chunk)
+    program = lower(plan, choice.strategies, choice.chunk, aligned=choice.starts is not None)
     products, other = Count(), Count()
     grids = [node for node in walk(*program.roots) if node.op == "wavefront"]
     for node in walk(*program.roots, *(value for grid in grids for value in grid["step"])):

@@ -37,8 +37,8 @@ def load(
     chunk: tokens in a chunk, a power of two. dims: sizes for dims that the spec fixes, such as R=3.
     backend: `c` for native code on CPU tensors, `torch` for torch alone, `triton` for kernels on GPU tensors (under
     Triton's interpreter on CPU tensors, which is for tests). By default native code serves CPU tensors
-    where a C compiler is at hand, unless a strategy or chunk asks for one of torch's parallel forms, or the spec has
-    projections around a recurrence that torch runs in parallel.
+    where a C compiler is at hand, unless a strategy or chunk asks for one of torch's parallel forms, or torch has a
+    parallel form and the spec has projections around the recurrence, or more micro-steps than a C compiler takes fast.
     config: all of these at once, as `recc tune` prints it. Without any of strategy, chunk and config, a call takes the
     form that `recc tune` has found for its sizes, if it has found one (docs/tuning.md).
     clip_gradient: each element of the gradient that a state hands to the token before is cut to [-limit, limit]. A
@@ -146,12 +146,12 @@ def _native(plan: Plan, backend: str | None, asked: bool) -> bool:
     if backend == "torch" or (backend is None and asked):
         return False
     from recc.backends.c import build
-    from recc.backends.c.limits import projects, refusal
+    from recc.backends.c.limits import projects, refusal, unfolds
 
     why = refusal(plan)
     if why is not None and backend == "c":
         raise ValueError(f'{plan.recurrence.name}: native code does not serve: {why.text}; use `backend="torch"`')
-    if backend is None and choose(plan).parallel and projects(plan):
+    if backend is None and choose(plan).parallel and (unfolds(plan) or projects(plan)):
         return False
     return why is None and build.usable()
 

@@ -12,6 +12,7 @@ from recc.strategies.block_scan import BlockScan
 from recc.strategies.chunk import Chunk
 from recc.strategies.convolution import Convolution
 from recc.strategies.coupled import Coupled
+from recc.strategies.frozen import Frozen, longest
 from recc.strategies.lowering import lower
 from recc.strategies.newton import Newton
 from recc.strategies.scan import Scan
@@ -21,7 +22,7 @@ from recc.tile.program import TileProgram
 
 STRATEGIES = {
     strategy.name: strategy
-    for strategy in (Chunk, Coupled, Scan, BlockScan, Convolution, Wavefront, Newton, Sequential)
+    for strategy in (Chunk, Coupled, Scan, BlockScan, Convolution, Frozen, Wavefront, Newton, Sequential)
 }
 TYPICAL = 64  # the size assumed for a dim when costs are compared
 
@@ -39,11 +40,16 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Choice:
-    """The strategy of each component, and for each why the others were not taken."""
+    """The strategy of each component, and for each why the others were not taken.
+
+    starts: (a count of tokens, its value modulo the chunk) where copies that are held are renewed, so that a chunk that
+    begins there has its start at its first token or nowhere; None without such copies, or where they are several.
+    """
 
     strategies: dict[tuple[str, ...], type]
     refused: dict[tuple[str, ...], tuple[tuple[str, Reason], ...]]
     chunk: int
+    starts: tuple[str, int] | None = None
 
     def name(self, component: Component) -> str:
         return self.strategies[component.states].name
@@ -63,9 +69,10 @@ def choose(
     """The cheapest strategy for each component, or `strategy` where it was asked for. Raises Refused.
 
     A component that is too small for the strategy asked for (a delay under `chunk`) keeps its own choice. If one
-    component needs the sequential strategy, the recurrence runs token by token. shape: what is solved where, which
-    decides between Newton's method and the loop; by default many channels on a CPU, where the loop is faster. among:
-    the strategies that the backend has a form for.
+    component needs the sequential strategy, the recurrence runs token by token. A chunk is no longer than the tokens
+    for which the strategy `frozen` finds a copy held. shape: what is solved where, which decides between Newton's
+    method and the loop; by default many channels on a CPU, where the loop is faster. among: the strategies that the
+    backend has a form for.
     """
     chosen, refused = {}, {}
     for component in plan.components:
@@ -79,7 +86,10 @@ def choose(
     if any(s is Sequential for s in chosen.values()):
         chosen = dict.fromkeys(chosen, Sequential)
         return Choice(chosen, refused, 1)
-    return Choice(chosen, refused, chunk or _default_chunk(plan, chosen))
+    held = [c.kind.frozen for c in plan.components if chosen[c.states] is Frozen]
+    chunk = min([chunk or _default_chunk(plan, chosen), *(longest(kind.period) for kind in held)])
+    starts = {(kind.counter, kind.offset % chunk) for kind in held if kind.period % chunk == 0}
+    return Choice(chosen, refused, chunk, starts.pop() if len(starts) == len(held) == 1 else None)
 
 
 def _default_chunk(plan: Plan, chosen: dict) -> int:
@@ -126,7 +136,7 @@ def _force(plan: Plan, strategy: str, chosen: dict, refused: dict) -> None:
 
 def _concerns(strategy: str, component: Component) -> bool:
     """Whether a strategy for one kind of component has this kind: it leaves others to their own choice."""
-    if strategy == Newton.name:
+    if strategy in (Newton.name, Frozen.name):
         return isinstance(component.kind, Nonlinear)
     if strategy == Wavefront.name:
         return isinstance(component.kind, Nonlinear) or component.structure == "dense"
@@ -142,6 +152,8 @@ def _is_memory(component: Component) -> bool:
 
 
 def _cheapest(open_to: list[str], component: Component, plan: Plan, shape: cost.Shape) -> str:
+    if Frozen.name in open_to:
+        return Frozen.name
     if isinstance(component.kind, Nonlinear) and Wavefront.name not in open_to:
         return cost.prefers(cost.cell_of(component, plan), shape) if Newton.name in open_to else Sequential.name
     return min(open_to, key=lambda name: _cost(name, component, plan))

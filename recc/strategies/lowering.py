@@ -18,10 +18,11 @@ from recc.tile.program import Carry, TileProgram, state_key, tile
 
 
 class Lowering:
-    """Holds what each leaf of the step IR has become. rows: whether a chunk has more than one token."""
+    """Holds what each leaf of the step IR has become. rows: whether a chunk has more than one token. aligned: whether
+    copies that are held for a number of tokens are renewed at the first token of a chunk or not in it."""
 
-    def __init__(self, plan: Plan, chunk: int) -> None:
-        self.plan, self.rec, self.chunk = plan, plan.recurrence, chunk
+    def __init__(self, plan: Plan, chunk: int, aligned: bool = False) -> None:
+        self.plan, self.rec, self.chunk, self.aligned = plan, plan.recurrence, chunk, aligned
         self.rows = chunk > 1
         self.table: dict[Node, Node] = {}
         self.readers: dict[Node, Callable[[Read], Node]] = {}
@@ -86,9 +87,9 @@ class Lowering:
         return substitute([node], self.table)[0]
 
 
-def lower(plan: Plan, strategies: dict[tuple[str, ...], object], chunk: int) -> TileProgram:
-    """The tile program of `plan`, each component by the strategy given for it."""
-    lowering = Lowering(plan, chunk)
+def lower(plan: Plan, strategies: dict[tuple[str, ...], object], chunk: int, aligned: bool = False) -> TileProgram:
+    """The tile program of `plan`, each component by the strategy given for it. aligned: see Lowering."""
+    lowering = Lowering(plan, chunk, aligned)
     for component in plan.components:
         strategies[component.states].lower(lowering, component)  # type: ignore[attr-defined]
     return lowering.program()

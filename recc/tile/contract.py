@@ -72,18 +72,31 @@ def _product(a: list[Term] | None, b: list[Term] | None) -> list[Term] | None:
 
 
 def _reduce(factors: list[Node], over: tuple[Axis, ...]) -> Node:
-    """The sum over `over` of a product, one axis after the other."""
-    factors = [f for f in factors if f.op != "ones"]
-    for axis in sorted(over, reverse=True):
+    """The sum over `over` of a product: one axis after the other, but together where both sides have them."""
+    factors, left = [f for f in factors if f.op != "ones"], sorted(over, reverse=True)
+    while left:
+        axis, *left = left
         inside = [f for f in factors if axis in f.axes]
         factors = [f for f in factors if axis not in f.axes]
-        if not inside:
-            factors.append(total(spread(ONE, (axis,)), (axis,)))
+        one, other = _sides(inside)
+        if not (one and other):
+            factors.append(total(_times(inside or [spread(ONE, (axis,))]), (axis,)))
             continue
-        wide = [f for f in inside if len(_dims(f)) > 1]
-        slim = [f for f in inside if len(_dims(f)) <= 1]
-        factors.append(dot(_times(wide), _times(slim), (axis,)) if wide and slim else total(_times(inside), (axis,)))
+        sides = _times(one), _times(other)
+        both = {a for a in left if all(a in side.axes for side in sides) and not any(a in f.axes for f in factors)}
+        factors.append(dot(*sides, (axis, *sorted(both))))
+        left = [axis for axis in left if axis not in both]
     return _times(factors)
+
+
+def _sides(factors: list[Node]) -> tuple[list[Node], list[Node]]:
+    """The two sides of a contraction: what is wide and what is not; but a product of wide factors with different axes,
+    which would be wider than each, is never formed."""
+    wide, slim = [f for f in factors if len(_dims(f)) > 1], [f for f in factors if len(_dims(f)) <= 1]
+    widest = max((set(f.axes) for f in wide), key=len, default=set())
+    if all(set(f.axes) <= widest for f in wide):
+        return wide, slim
+    return [f for f in factors if set(f.axes) <= widest], [f for f in factors if not set(f.axes) <= widest]
 
 
 def _times(factors: list[Node]) -> Node:

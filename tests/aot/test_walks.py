@@ -8,20 +8,19 @@ pytest.importorskip("triton")
 
 import torch
 from kernels import has_complex_state, recurrence
+from recc.backends.torch.passes import ArgumentError
 from recc.backends.triton import aot, module
 
 from recc import library
 from recc.analysis import analyse
 from recc.strategies import choose
 
-# Known to spill in the backward pass: a layer has some forty vectors beside its memory, dend_plrnn a matrix for each
-# row of sequences, rhn four matrices on the way of its state, memories that are trained their gradients' states, and
-# chimera the states of all variates.
-SPILLS = ("gated_delta_net_layer", "dend_plrnn", "rhn", "moneta", "omega_net", "titans_mlp", "ttt_mlp", "atlas",
-          "chimera", "fernn", "mdlstm")  # fmt: skip
-# At dims of 64 each of conv_gru's gates is a matrix over the neighbourhood: its backward pass takes minutes to compile.
-# The others have tiles of three dims and more, which Triton refuses at that size, or products narrower than it takes.
-SLOW = ("conv_gru", "lssl", "plstm_2d", "plstm_2d_diffusive", "ssm_2d")
+# Known to spill in the backward pass: a layer has some forty vectors beside its memory, rhn four matrices on the way of
+# its state, conv_gru nine, and memories that are trained their gradients' states.
+SPILLS = ("gated_delta_net_layer", "rhn", "moneta", "omega_net", "titans_mlp", "ttt_mlp", "atlas", "fernn",
+          "conv_gru")  # fmt: skip
+# Tiles of three dims, or of two for each of 16 sequences, are larger than a program has room for at dims of 64.
+REFUSED = ("chimera", "dend_plrnn", "mdlstm", "plstm_2d", "plstm_2d_diffusive", "ssm_2d")
 # Complex states, two tiles each, spill there, too.
 # On gfx942 a thread of the backward pass has half the registers; on sm_100 the forward pass spills 16 bytes.
 SPILLING = (("lstm", "gfx942"), ("lstm", "sm_100"))
@@ -41,12 +40,23 @@ def compiled(name: str, target: str, only: tuple[str, ...] = PASSES, size: int |
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in library.names() if name not in (*SPILLS, *SLOW) and not has_complex_state(name)]
+    "name", [name for name in library.names() if name not in (*SPILLS, *REFUSED) and not has_complex_state(name)]
 )
 def test_every_backward_pass_without_spills(name):
     """For Hopper, at the spec's own dims and 64 for the others: what keeps the most values of all kernels."""
     found = compiled(name, "sm_90", ("backward",))
     assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_tiles_too_large_are_refused(name):
+    """Before a compiler sees them, with the sizes that are too large; at dims of 16 there is room."""
+    plan = analyse(recurrence(name))
+    generated = module.generate(plan, choose(plan, "sequential"))
+    with pytest.raises(ArgumentError, match=rf"{name} with .*\w+ = 64.* has room for"):
+        aot.launches(generated, {}, torch.bfloat16)
+    free = [dim for dim, size in plan.recurrence.dims.items() if not size]
+    assert aot.launches(generated, dict.fromkeys(free, 16), torch.bfloat16)
 
 
 @pytest.mark.parametrize("target", sorted(aot.TARGETS))

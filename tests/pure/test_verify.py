@@ -39,7 +39,7 @@ def test_all_of_it_is_compared():
     report = verify.verify(spec("gated_delta_net"))
     lowerings = {"chunk", "chunk/16", "sequential", "native", "standalone", "analysis"}
     assert {row.strategy for row in report.rows} == lowerings
-    assert list(report.refused) == ["coupled", "scan", "block_scan", "convolution", "newton"]
+    assert list(report.refused) == ["coupled", "scan", "block_scan", "convolution", "frozen", "wavefront", "newton"]
     assert "diagonal+rank" in report.refused["scan"].text
     gradients = {f"gradient {x.name}" for x in spec(report.name).inputs}
     everything = {"output o", "final S", "gradient initial S", *gradients}

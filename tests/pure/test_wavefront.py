@@ -7,8 +7,11 @@ import functools
 import pytest
 import torch
 from contracts import check_from_a_state
+from recc.backends.c import build
+from recc.backends.c.op import NativeOp
 from recc.backends.torch.wavefront import wavefront
 
+import recc
 from recc import library
 from recc.analysis import analyse
 from recc.analysis.columns import Grid, grid_of
@@ -131,3 +134,8 @@ def test_the_plan_is_said(capsys):
     assert main(["explain", "mdlstm"]) == 0
     said = capsys.readouterr().out
     assert "solved by wavefront" in said and "U @ h[t-1] + W @ h_beside" in said and "T + T (Y - 1) / 64" in said
+
+
+def test_steps_that_take_a_c_compiler_minutes_are_left_to_torch():
+    native = [isinstance(recc.load("mdlstm", Y=columns), NativeOp) for columns in (2, 28)]
+    assert native == [build.usable(), False]
