@@ -33,6 +33,7 @@ class Op:
     stores one state per chunk. Raises ArgumentError where a tensor does not fit.
     """
 
+    recipe = None  # a function and its arguments that give this op again: how it is copied and pickled
     clipped = None  # of a limit: the op of the same recurrence that clips gradients so
     tuned = None  # of (inputs, sizes): an op of the same recurrence, in the form that was found best for them, or None
 
@@ -48,6 +49,9 @@ class Op:
     def __repr__(self):
         arguments = ", ".join(item["name"] for item in (*self.inputs, *self.params))
         return f"<recurrence {self.name}({arguments}), {self.meta['strategy']}>"
+
+    def __reduce__(self):
+        return super().__reduce_ex__(2) if self.recipe is None else self.recipe
 
     # --- calls ---------------------------------------------------------------------------------------------
 

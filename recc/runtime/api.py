@@ -92,6 +92,7 @@ def _compiled(text: str, path: str, asked: str, limit: float | None, export: tup
     rec, wanted = parse_text(text, path, dims=dict(dims), export=export)[0], json.loads(asked)
     rec = rec if limit is None else clipped(rec, limit)
     made = compile_recurrence(rec, **wanted)
+    made.recipe = _compiled, (text, path, asked, limit, export, dims)
     made.clipped = lambda limit: _compiled(text, path, asked, limit, export, dims)
     if wanted.keys() == {"strategy", "chunk", "backend"} and wanted["strategy"] is None and wanted["chunk"] is None:
         from recc.tuning.tuned import Tuned

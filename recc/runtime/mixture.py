@@ -41,6 +41,8 @@ class Mixture(nn.Module):
         super().__init__()
         if not 1 <= top_k <= memories:
             raise ValueError(f"top_k = {top_k} of {memories} memories: it is at least 1 and at most their number")
+        if not hasattr(getattr(inner, "op", inner), "inputs"):
+            raise ValueError("`inner` is an op or a recc.Module of one recurrence, without `hidden`")
         self.inner, self.memories, self.top_k = inner, memories, top_k
         self.shared, self.normalise = shared, normalise
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -159,7 +162,18 @@ def test_it_compiles_whole_and_takes_half_precision():
     assert (low - exact).abs().max() <= 2 * torch.finfo(torch.bfloat16).eps * exact.abs().max()
 
 
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies(again):
+    layer, inputs = problem("gated_delta_net", 2, 5)
+    logits = double(2, 5, MEMORIES)
+    for inner in (recc.load("gated_delta_net"), layer):
+        mixture = recc.Mixture(inner, memories=MEMORIES)
+        assert torch.equal(again(mixture)(logits, *inputs), mixture(logits, *inputs))
+
+
 def test_what_does_not_fit_is_said():
+    with pytest.raises(ValueError, match="`inner` is an op or a recc.Module"):
+        recc.Mixture(recc.Module("lstm", hidden=4), memories=3)
     layer, inputs = problem("gated_delta_net", 2, 5)
     with pytest.raises(ValueError, match="top_k = 4 of 3 memories"):
         recc.Mixture(layer, memories=3, top_k=4)
