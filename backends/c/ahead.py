@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from recc.backends.c.arrays import Array
 from recc.backends.c.loops import Loops
 
-from recc.ir.node import Axis
+from recc.ir.node import Axis, Node
 
 if TYPE_CHECKING:
     from recc.backends.c.part import Part
@@ -105,3 +105,13 @@ def of_strip(loops: Loops, part: Part) -> tuple[list[str], list[str]]:
         head = f"for (long n = {first}; n < {count}; {step})"
         fetch.append(f"{head} {lines.fetch(f'{lines.name}[n]', f'{lines.name}_step[n]')}")
     return fetch, before
+
+
+def next_token(part: Part, node: Node, index: dict[Axis, str], elements: int) -> list[str]:
+    """What a token that passes over the whole state asks for as it reads an input: the same place of the next token's
+    row. elements: how far the vector at `index` lies from the first of those that are read together."""
+    array = part.arrays.get(node)
+    own = array is not None and array.time is not None and array.base.endswith("_at")
+    if not own or elements % part.work.align:  # once a line
+        return []
+    return [f"__builtin_prefetch({array.at(index)} {'-' if part.backwards else '+'} {array.time}, 0, 3);"]

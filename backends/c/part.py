@@ -284,7 +284,7 @@ class Part:
         return sorted(targets, key=lambda target: self.order.get(target.node, -1))
 
     def _group(self, group: list[Target], time: bool, states: Iterable[tuple[Carry, Array]] = ()) -> list[str]:
-        near = 1 if time else 2
+        near = 1 if time else max(2, self.registers // 8)
         parts = Loops.held_at_once(group, self.work.size, self.registers)
         if len(parts) > 1:
             return [line for part in parts for line in self._group(part, time)]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from recc.backends.c.ahead import of_strip, of_tile
+from recc.backends.c.ahead import next_token, of_strip, of_tile
 from recc.backends.c.arrays import TIME, Array, block, variable
 from recc.backends.c.body import Body
+from recc.backends.c.groups import MOVES
 from recc.backends.c.loops import Loops, Target
 from recc.backends.c.once import Once
 from recc.backends.c.sums import Sum
@@ -105,16 +106,15 @@ class Writer:
         """`lines` for each of an axis; without a loop where there is but one sequence."""
         return block("", lines) if self.index[axis] == "0" else block(self._head(axis, step), lines)
 
+    def _memory(self, node: Node) -> Array | None:
+        return self.olds.get(node) or self.held.get(node) or self.part.array_of(node)
+
     def _body(self, token: str | None = None, naming: Callable[[Node], str] | None = None) -> Body:
         """token: the text of the one whose values are read, if that is not t."""
         loops, part = self.loops, self.part
         index = self.index if token is None else {**self.index, TIME: token}
-
-        def arrays(node: Node) -> Array | None:
-            return self.olds.get(node) or self.held.get(node) or part.array_of(node)
-
         axes, texts = (loops.lane, loops.row, index), (naming or part.naming, part.arrays.get)
-        return Body(arrays, loops.sizes, loops.lanes, *axes, *texts, loops.innermost)
+        return Body(self._memory, loops.sizes, loops.lanes, *axes, *texts, loops.innermost)
 
     # --- a tile in registers ----------------------------------------------------------------------------------
 
@@ -180,6 +180,8 @@ class Writer:
             body.before, body.inside = [], []
             for key in [key for key in body.known if loops.innermost in key[0].axes]:
                 del body.known[key]
+            if loops.shape == "whole" and self.passes == 1:
+                self._abreast(body)
             self._emit(body, number, after, in_loop=True)
             step = loops.rows if loops.inner is None else 1
             row = block(self._head(loops.innermost, step), body.inside) if body.inside else []
@@ -205,6 +207,30 @@ class Writer:
                 room = next((array for array in stored if array is not None), None)
                 name, axes = self.part.naming(node) + "s", self.part._layout(node)
                 self.held[node] = room or self.part.work.array(name, axes)
+
+    def _abreast(self, body: Body) -> None:
+        """Computes what stands below the targets op by op, each for all unrolled vectors: chains that a processor can
+        follow at once stand near each other."""
+        seen: set[Node] = set()
+
+        def visit(node: Node) -> None:
+            if node in seen:
+                return
+            seen.add(node)
+            own = node in self.made
+            if own or (node.op not in MOVES and self._memory(node) is None):
+                for arg in node.args:
+                    visit(arg)
+            for r, u in self._each(node):
+                (body.compute if own else body.value)(node, r, u)
+            if not node.args and self.loops.lane in node.axes:
+                for r, u in self._each(node):
+                    body.lines(node).extend(next_token(self.part, node, body.place(r, u), u * self.loops.lanes))
+
+        if not any(target.node.op in REDUCTIONS for target in self.targets):
+            for target in self.targets:
+                if target.how != "copy":
+                    visit(target.node)
 
     # --- targets ----------------------------------------------------------------------------------------------
 
