@@ -307,7 +307,8 @@ def test_list(capsys):
     assert main(["list", "--json"]) == 0
     rows = {row["spec"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["gla"]["strategy"] == "chunk" and rows["gru"]["parallel"] is False
-    assert not any(row["parallel"] and row["class"].startswith("nonlinear") for row in rows.values())
+    found = {row["strategy"] for row in rows.values() if row["parallel"] and row["class"].startswith("nonlinear")}
+    assert found == {"wavefront"}
 
 
 # --- verify ---------------------------------------------------------------------------------------------------
