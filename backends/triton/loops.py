@@ -39,6 +39,7 @@ def loops(launch: Launch, dim: str) -> list[Loop] | None:
     level: dict[Node, int] = {}
     for node in launch.nodes:
         level[node] = max((level[arg] + _sums(arg, dim) for arg in reads(node) if arg in level), default=0)
+    _postpone(launch, dim, level)
     found = []
     for at in range(max(level.values(), default=0) + 2):
         here = [node for node in launch.nodes if level[node] == at]
@@ -53,6 +54,19 @@ def loops(launch: Launch, dim: str) -> list[Loop] | None:
             loads = [node for node in launch.loads if has(node, dim) and node in read]
             found.append(Loop(before, body, sums, loads))
     return found
+
+
+def _postpone(launch: Launch, dim: str, level: dict[Node, int]) -> None:
+    """What stands outside of loops is computed ahead of the first one that needs it: nothing is kept throughout a loop
+    that does not read it."""
+    users: dict[Node, list[Node]] = {}
+    for node in launch.nodes:
+        for arg in reads(node):
+            users.setdefault(arg, []).append(node)
+    for node in reversed(launch.nodes):
+        outside = not has(node, dim) and not _sums(node, dim) and node not in launch.stores
+        if outside and node in users:
+            level[node] = min(level[user] for user in users[node])
 
 
 def _over(node: Node) -> tuple[Axis, ...]:

@@ -82,6 +82,7 @@ class Schedule:
         self.slot: dict[Node, int] = {}
         self.walks: dict[int, int] = {}  # the slot of each level's loop
         self._place()
+        self.given: dict[Node, int] = {}  # of those, what a walk leaves, and the level of its carries
         self.held: dict[Node, int] = {}  # values that pass through memory, and the slot that writes them
         self.stored: dict[Node, int] = {}  # results, likewise: nothing reads them again, their dtype is the caller's
         self.fused = fused and self._fusible()
@@ -212,6 +213,7 @@ class Schedule:
             for node in ordered([c.new for c in carries_of(program, level)]):
                 if node not in body and self._is_operand(node, body, level):
                     self._settle(node, self.walks[level])
+            self._give(level, body)
         while True:
             launches = [step for step in self._steps() if isinstance(step, Launch)]
             often = [
@@ -230,6 +232,15 @@ class Schedule:
         small = [node for node in self.every if node.op in SMALL and GRID in node.axes and self.in_kernel(node)]
         if any(node.op == "inverse" for node in small):
             self.held |= {node: KERNEL for node in small if self.stage[node] == 0}
+
+    def _give(self, level: int, body: set[Node]) -> None:
+        """What a walk has solved passes through memory where launches after it read it: else each of these would hold
+        the inverse, and all that the system's right side is made of."""
+        later = {arg for node in self.every if self.in_kernel(node) and node not in body for arg in reads(node)}
+        for node in self.every:
+            solved = node.op == "dot" and any(_source(arg).op == "inverse" for arg in node.args)
+            if node in body and node in later and solved:
+                self.held[node], self.given[node] = self.walks[level], level
 
     def _is_operand(self, node: Node, body: set[Node], level: int) -> bool:
         carries = carries_of(self.program, level)
@@ -261,7 +272,8 @@ class Schedule:
                 for level, at in self.walks.items():
                     if at == slot:
                         carries = carries_of(self.program, level)
-                        steps.append(self._launch(slot, [c.new for c in carries], carries, []))
+                        left = [node for node in self.every if self.given.get(node) == level]
+                        steps.append(self._launch(slot, [*left, *(c.new for c in carries)], carries, left))
         return steps
 
     def _groups(self, roots: list[Node]) -> list[list[Node]]:
@@ -367,3 +379,8 @@ class Schedule:
 def _up(slot: int, kind: int) -> int:
     """The first slot from `slot` on that is one of `kind`."""
     return slot + (kind - slot) % 3
+
+
+def _source(node: Node) -> Node:
+    """A tile without the transposition around it."""
+    return node.args[0] if node.op == "rename" else node

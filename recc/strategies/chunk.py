@@ -3,10 +3,11 @@
 With b the inclusive cumulative log decay and y_r[t] = w_r[t] . S[t-1], a chunk that starts from S0 satisfies
 (docs/derivation.md; score is masked, its exponents are never positive)
 
-    (I - L) Y = (w exp b_prev) S0 + score(w, b_prev, key, b) V        L = score(w, b_prev, key, b) c, strictly lower
-    U         = V + c Y                                                what is written under each key
+    (I - L) U = V + c (w exp b_prev) S0       L = c score(w, b_prev, key, b), strictly lower; U: what is written
     read(q)   = (q exp b) S0 + score(q, b, key, b) U
     S0'       = exp(b_end) S0 + (key exp(b_end - b))^T U
+
+since U = V + c Y and Y = (w exp b_prev) S0 + score(w, b_prev, key, b) U.
 """
 
 from __future__ import annotations
@@ -124,56 +125,50 @@ class _Memory:
     def _solve(self, kind: Affine) -> list[Node]:
         """U: the value written under each key, rank reads of the old state included."""
         fixed = [self._columns(self.low.lift(write.const)) for write in kind.writes]
-        if not kind.ranks:
+        solved = [place for place, write in enumerate(kind.writes) if write.of_read]
+        if not solved:
             return fixed
-        reads = self._rank_reads(kind, fixed)
-        written = []
-        for write, value in zip(kind.writes, fixed, strict=True):
-            of_state = ZERO
-            for r, scale in write.of_read:
-                factor, own = reads[r]
-                of_state = add(of_state, mul(self.low.lift(scale), factor))
-                value = add(value, mul(self.low.lift(scale), own))
-            # One product with the state, whatever the rank: all that the loop over chunks has to do.
-            written.append(add(value, dot(of_state, self.carry, (self.mixing,))))
-        return written
-
-    def _rank_reads(self, kind: Affine, fixed: list[Node]) -> list[tuple[Node, Node]]:
-        """Y: the rank reads y_r[t] = w_r[t] . S[t-1] of every row, as (F, own) with y_r = F . S0 + own."""
         ws = [spread(self.low.lift(w), (ROW, self.mixing)) for w in kind.ranks]
         grid = [[self.score(w, self.b_before, key, True) for key in self.keys] for w in ws]
-        count = len(ws)
-        lower = [[ZERO] * count for _ in ws]
-        inner = [ZERO] * count
-        for r, scores in enumerate(grid):
-            for score, write, value in zip(scores, kind.writes, fixed, strict=True):
-                for other, scale in write.of_read:
-                    coefficient = rename(self.low.lift(scale), {ROW: COL})
-                    lower[r][other] = add(lower[r][other], mul(score, coefficient))
-                if not is_zero(value):
-                    inner[r] = add(inner[r], dot(score, rename(value, {ROW: COL}), (COL,)))
-        outer = [mul(w, self._since_start(before=True)) for w in ws]
-        if count == 1:
-            inverse = self._noted(build("inverse", lower[0][0]))
-            return [self._solved(inverse, outer[0], inner[0], {ROW: COL})]
-        full = [self._full(entry) for row in lower for entry in row]
-        rows = [build("stack", *full[r * count : (r + 1) * count], axis=RANK2) for r in range(count)]
-        inverse = self._noted(build("inverse", build("stack", *rows, axis=RANK)))
-        shared = [self._columns(spread(value, (ROW,))) for value in inner]
-        outer_all, inner_all = build("stack", *outer, axis=RANK), build("stack", *shared, axis=RANK)
-        solved = self._solved(inverse, outer_all, inner_all, {ROW: COL, RANK: RANK2})
-        parts = [[build("take", half, axis=RANK, index=r, size=count) for half in solved] for r in range(count)]
-        return [(factor, own) for factor, own in parts]
+        own = [self._own_read(scores, fixed, solved) for scores in grid]
+        lower, factors, values = [], [], []
+        for place in solved:
+            row, factor, value = [ZERO] * len(solved), ZERO, fixed[place]
+            for r, scale in kind.writes[place].of_read:
+                scale = self.low.lift(scale)
+                row = [add(entry, mul(grid[r][other], scale)) for entry, other in zip(row, solved, strict=True)]
+                factor = add(factor, mul(scale, mul(ws[r], self._since_start(before=True))))
+                value = add(value, mul(scale, own[r]))
+            lower.append(row)
+            factors.append(factor)
+            values.append(value)
+        found = self._solution(lower, factors, values)
+        return [found[solved.index(place)] if place in solved else value for place, value in enumerate(fixed)]
 
-    def _noted(self, inverse: Node) -> Node:
-        self.low.notes.setdefault(inverse, "(I - L)^-1: a token's reads depend on what the tokens before it wrote")
-        return inverse
+    def _own_read(self, scores: list[Node], fixed: list[Node], solved: list[int]) -> Node:
+        """What a rank term reads of the chunk's writes that no read enters."""
+        result = ZERO
+        for place, (score, value) in enumerate(zip(scores, fixed, strict=True)):
+            if place not in solved and not is_zero(value):
+                result = add(result, dot(score, rename(spread(value, (ROW,)), {ROW: COL}), (COL,)))
+        return result
 
-    @staticmethod
-    def _solved(inverse: Node, outer: Node, inner: Node, moved: dict[Axis, Axis]) -> tuple[Node, Node]:
-        over = tuple(moved.values())
-        own = ZERO if is_zero(inner) else dot(inverse, rename(inner, moved), over)
-        return dot(inverse, rename(outer, moved), over), own
+    def _solution(self, lower: list[list[Node]], factors: list[Node], values: list[Node]) -> list[Node]:
+        """U of (I - L) U = F S0 + V. One product with the state, whatever the rank."""
+        if len(factors) == 1:
+            right = add(self._columns(spread(values[0], (ROW,))), dot(factors[0], self.carry, (self.mixing,)))
+            return [self._solved(lower[0][0], right, {ROW: COL})]
+        rows = [build("stack", *[spread(entry, (ROW, COL)) for entry in row], axis=RANK2) for row in lower]
+        shared = [self._columns(spread(value, (ROW,))) for value in values]
+        of_state = dot(build("stack", *factors, axis=RANK), self.carry, (self.mixing,))
+        right = add(build("stack", *shared, axis=RANK), of_state)
+        solved = self._solved(build("stack", *rows, axis=RANK), right, {ROW: COL, RANK: RANK2})
+        return [build("take", solved, axis=RANK, index=at, size=len(factors)) for at in range(len(factors))]
+
+    def _solved(self, lower: Node, right: Node, moved: dict[Axis, Axis]) -> Node:
+        inverse = build("inverse", lower)
+        self.low.notes.setdefault(inverse, "(I - L)^-1: what a token writes depends on what the tokens before it wrote")
+        return build("solution", dot(inverse, rename(right, moved), tuple(moved.values())), lower, right)
 
     def _since_start(self, before: bool) -> Node:
         """The decay from the chunk's start up to each row, or to the row before."""
@@ -212,6 +207,3 @@ class _Memory:
 
     def _columns(self, value: Node) -> Node:
         return value if is_zero(value) else spread(value, self.columns)
-
-    def _full(self, entry: Node) -> Node:
-        return spread(entry, (ROW, COL))

@@ -277,6 +277,28 @@ def _vjp_inverse(y: Node, g: Node) -> tuple:
 _register("inverse", 1, _inverse, _vjp_inverse)
 
 
+def _solution(value: Node, lower: Node, right: Node) -> Node:
+    """(I - lower)^-1 right, which `value` computes."""
+    return make("solution", (value, lower, right), value.axes, value.dtype)
+
+
+def _vjp_solution(y: Node, g: Node) -> tuple:
+    """With z = (I - L)^-T g, the cotangent of the right side is z and that of L is z y^T: no product with an inverse
+    but z, and no derivative of the inverse itself."""
+    value, lower, right = y.args
+    inverse = next(arg for arg in value.args if arg.op == "inverse")
+    ranked = RANK in lower.axes
+    moved = {ROW: COL, RANK: RANK2} if ranked else {ROW: COL}
+    turned = rename(inverse, {**moved, **{other: axis for axis, other in moved.items()}})
+    z = dot(conj(turned), rename(g, moved), tuple(moved.values()))
+    columns = tuple(axis for axis in value.axes if axis not in lower.axes)
+    both = spread(z, value.axes), rename(value, moved)
+    return None, dot(both[0], conj(both[1]), columns) if columns else mul(both[0], conj(both[1])), z
+
+
+_register("solution", 3, _solution, _vjp_solution)
+
+
 def _stack(*args: Node, axis: Axis) -> Node:
     """`args` side by side along a new `axis`."""
     return make("stack", args, [*(x for a in args for x in a.axes), axis], result_dtype(args), axis=axis)
