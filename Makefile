@@ -13,7 +13,7 @@ WORKERS ?= $(CORES)
 THREADS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test bench accuracy tasks gpu readme lint format clean
+.PHONY: help setup demo test bench accuracy tasks gpu aot readme lint format clean
 
 help:
 	@echo 'make demo    train a small language model with layers compiled from a spec (under 4 minutes on 2 cores)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench   times against other implementations and the machine; results in benchmarks/results/'
 	@echo 'make accuracy  errors of nonlinear cells against float64, mild to chaotic, up to 100,000 tokens; a table and a plot'
 	@echo 'make gpu     on a machine with a GPU, within 9 minutes: the gpu tests, a quick tune, times beside other kernels'
+	@echo 'make aot     compile the kernels of every parallel spec for four GPUs that need not be there; a table of what they use'
 	@echo 'make tasks   what each class of recurrence learns; redraws docs/tasks.png'
 	@echo 'make readme  regenerate the tables of specs in README.md and docs/specs.md'
 	@echo 'make lint    ruff; make format rewrites'
@@ -59,6 +60,10 @@ accuracy: $(READY)
 # Also runs where nothing can be installed: then $(PYTHON) must have torch, triton and what recc needs.
 gpu:
 	@$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py
+
+# Compiles; nothing runs, and no GPU is needed. What is compiled already is kept.
+aot: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.aot --jobs $(WORKERS) $(AOT_ARGS)
 
 tasks: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tasks

@@ -1,0 +1,196 @@
+"""Every parallel spec's kernels compiled for GPUs that need not be there: `make aot`, or `python -m benchmarks.aot`.
+
+Each case is one spec, target and size of dims, forward and backward in bfloat16; a process of its own compiles it and
+is ended after a time limit. What a case uses is kept in the user's cache under a digest of its text, so a run that was
+interrupted goes on where it stopped, and only what has changed is compiled again. The table of all cases that are
+known is written to benchmarks/results/aot.md; nothing is timed on a device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parent / "results" / "aot.md"
+SMALL, LARGE = 16, 64  # of dims without a size
+AT_LARGE = ("delta_net", "gated_delta_net", "gla", "hgrn", "mamba", "mamba2", "rwkv6", "simple_gla")
+HEAD = """# Kernels compiled ahead of time
+
+Specs that run in parallel over time, compiled in bfloat16 for GPUs that need not be there, with the default
+configuration of their kernels. Dims without a size are {sizes}. Of the launches of a pass: how many there are, the
+registers a thread and the bytes of shared memory of the one that takes most, the bytes a thread that spill in the one
+that spills most, and the matrix instructions of all. `make aot` writes this page from the cases that it has compiled:
+{count} of {total}. recc {recc}, Triton {triton}.
+
+| spec | dims | target | pass | launches | registers | spilled | shared | matrix | seconds to compile |
+|---|---:|---|---|---:|---:|---:|---:|---:|---:|
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one process compiles."""
+
+    spec: str
+    size: int
+    target: str
+
+
+def cases(specs: list[str], targets: list[str]) -> list[Case]:
+    """Small dims for every spec, larger ones for some; the first target first."""
+    small = [Case(spec, SMALL, target) for target in targets for spec in specs]
+    return small + [Case(spec, LARGE, target) for target in targets for spec in specs if spec in AT_LARGE]
+
+
+def parallel() -> list[str]:
+    """The specs that ship with recc and have kernels of chunks or scans."""
+    from recc.backends.triton.module import chosen
+
+    from recc import library
+    from recc.analysis import analyse
+    from recc.frontend import parse_text
+
+    plans = {name: analyse(parse_text(*map(str, library.find(name)))[0]) for name in library.names()}
+    return [name for name, plan in plans.items() if chosen(plan).parallel]
+
+
+def compiled(case: Case) -> dict[str, Any]:
+    """The facts of a case's launches by pass, from the cache where they are known."""
+    import torch
+    import triton
+    from recc.backends.triton import aot
+    from recc.backends.triton.module import chosen, generate
+
+    from recc import library
+    from recc.analysis import analyse
+    from recc.frontend import parse_text
+    from recc.runtime import cache
+
+    plan = analyse(parse_text(*map(str, library.find(case.spec)))[0])
+    generated = generate(plan, chosen(plan))
+    key = f"{generated.functions} {case} {triton.__version__}"
+    path = cache.folder("aot") / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    sizes = {dim: case.size for dim, size in plan.recurrence.dims.items() if not size}
+    found: dict[str, Any] = {}
+    for launch in aot.launches(generated, sizes, torch.bfloat16):
+        began = time.perf_counter()
+        facts = aot.facts(aot.compile_launch(launch, case.target))
+        own = found.setdefault(launch.name.partition("_")[0], {"launches": 0, "seconds": 0.0})
+        own["launches"] += 1
+        own["seconds"] += time.perf_counter() - began
+        for name in ("registers", "spills", "shared"):
+            own[name] = max(own.get(name, 0), facts[name])
+        own["matrix"] = own.get("matrix", 0) + facts["matrix"]
+    cache.write(path, json.dumps(found).encode())
+    return found
+
+
+def _work(case: Case, answer: Connection) -> None:
+    os.setsid()  # with the compilers that it starts
+    try:
+        answer.send(compiled(case))
+    except Exception as error:  # a compiler's own words are the finding
+        answer.send(" ".join(f"{type(error).__name__}: {error}".split())[-160:])
+
+
+def outcome(case: Case, limit: float) -> dict[str, Any] | str:
+    """The facts of a case, or why there are none."""
+    started = multiprocessing.get_context("spawn")
+    ours, theirs = started.Pipe(duplex=False)
+    process = started.Process(target=_work, args=(case, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(limit) else f"not compiled within {limit:.0f} s"
+    except EOFError:
+        return "the process ended"
+    finally:
+        if process.is_alive():
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                process.kill()
+        process.join()
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Any]:
+    """A bar on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        row = bar.add_task("compiling", total=total)
+        yield lambda case: bar.update(row, advance=1, description=f"{case.spec} {case.target}"[:40])
+
+
+def page(found: dict[Case, dict[str, Any] | str], total: int) -> str:
+    """The table, and what did not compile."""
+    import triton
+
+    import recc
+
+    lines, failed = [], []
+    for case in sorted(found, key=lambda case: (case.spec, case.size, case.target)):
+        facts = found[case]
+        if isinstance(facts, str):
+            failed.append(f"- `{case.spec}`, dims of {case.size}, {case.target}: {facts}\n")
+            continue
+        for name, own in facts.items():
+            cells = [case.spec, case.size, case.target, name, own["launches"], own["registers"], f"{own['spills']:,}",
+                     f"{own['shared']:,}", own["matrix"], f"{own['seconds']:.1f}"]  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |\n")
+    versions = {"recc": recc.__version__, "triton": triton.__version__}
+    head = HEAD.format(sizes=f"{SMALL} or {LARGE}", count=len(found), total=total, **versions)
+    more = ["\nWhat did not compile:\n\n", *failed] if failed else []
+    return head + "".join(lines + more)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("specs", nargs="*", help="by default all that run in parallel over time")
+    parser.add_argument("--target", action="append", help="sm_80, sm_90, sm_100 or gfx942; by default all of them")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
+    parser.add_argument("--limit", type=float, default=300, help="seconds that a case may take")
+    parser.add_argument("--budget", type=float, help="seconds after which no case is begun")
+    args = parser.parse_args()
+    began, found = time.monotonic(), {}
+    wanted = cases(args.specs or parallel(), args.target or ["sm_90", "sm_80", "gfx942", "sm_100"])
+    with ThreadPoolExecutor(args.jobs) as pool, progress(len(wanted)) as advance:
+
+        def one(case: Case) -> dict[str, Any] | str | None:
+            late = args.budget is not None and time.monotonic() - began > args.budget
+            return None if late else outcome(case, args.limit)
+
+        try:
+            waiting = {pool.submit(one, case): case for case in wanted}
+            for done in as_completed(waiting):
+                if done.result() is not None:
+                    found[waiting[done]] = done.result()
+                advance(waiting[done])
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+    PAGE.write_text(page(found, len(wanted)), encoding="utf-8")
+    failed = sum(isinstance(facts, str) for facts in found.values())
+    print(f"{len(found)} of {len(wanted)} cases, {failed} of them did not compile: {PAGE}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
