@@ -88,9 +88,9 @@ def alone(spec: str, bad: float, schedule: str = "sequential") -> list[str]:
     return [f"result {place}" for place, (a, b) in enumerate(zip(*found)) if not torch.equal(a, b)]
 
 
-def steps(spec: str) -> list[str]:
+def steps(spec: str, call=None) -> list[str]:
     """Where a bound decode step, which updates its state in place, differs from `step`."""
-    rec, call = recurrence(spec), op(spec, 4, "sequential")
+    rec, call = recurrence(spec), call or op(spec, 4, "sequential")
     given = problem(rec, Case(3, "step"))
     state = {name: x.clone() for name, x in (given.state or {}).items()}
     now = {name: x[:, 0].clone() for name, x in given.inputs.items()}
@@ -156,3 +156,16 @@ def clipped_and_truncated(spec: str) -> list[str]:
         found.append(short)
     pairs = enumerate(zip(*found))
     return [f"{place}" for place, (a, b) in pairs if not torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5)]
+
+
+def paired(spec: str) -> list[str]:
+    """Where an op in chunks and the walk beside it differ from float64: `step`, and calls of few tokens, which the walk
+    serves; with gradients."""
+    rec = recurrence(spec)
+    call, found = module.op(analyse(rec)), steps(spec, module.op(analyse(rec)))
+    taken = call._forward_for(*problem(rec, Case(3, "plain")).inputs.values())
+    found += [] if taken is call.walk._forward else ["few tokens are not walked one by one"]
+    for time in (3, 40):
+        rows = verify.compare(rec, Case(time, "plain"), ["float32"], {"kernels": call}, [])
+        found += [f"{time} tokens, {row.what}: {row.error:.2g} > {row.limit:.2g}" for row in rows if not row.ok]
+    return found

@@ -22,7 +22,9 @@ from recc.backends.torch.module import (
 from recc.backends.triton import newton, room, sequential
 from recc.backends.triton.config import DEFAULT, Config, default, default_chunk
 from recc.backends.triton.emit import Function
+from recc.backends.triton.paired import PairedOp
 from recc.backends.triton.schedule import Schedule, Unserved, in_reals, split_axis
+from recc.backends.triton.tokens import TokenOp
 
 from recc.analysis import analyse
 from recc.analysis.plan import Plan, Reason
@@ -83,7 +85,8 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
     ]
     meta = describe(plan, replace(choice, chunk=backward.rows), program, declared(backward.program))
     saved = [saved_item(c.old) for c in forward.program.carries]
-    return finished("\n\n".join(parts), {**meta, "saved": saved, "inner": forward.rows})
+    launches = [len(forward.kernels), len(backward.kernels)]
+    return finished("\n\n".join(parts), {**meta, "saved": saved, "inner": forward.rows, "launches": launches})
 
 
 def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Function, Function, TileProgram]:
@@ -129,17 +132,33 @@ def standalone(generated: Generated, rec: Recurrence) -> str:
 
 def load(generated: Generated) -> Any:
     """The op of generated code. TRITON_INTERPRET decides, when this is called, whether kernels run interpreted."""
-    from recc.backends.triton.launch import KernelOp
-    from recc.backends.triton.tokens import TokenOp
-
     space = namespace(generated)
     functions = [space[name] for name in TILES]
     if generated.meta["chunk"] == 1:
         op = TokenOp(generated.meta, *functions, space["decode_tiles"])
     else:
-        op = KernelOp(generated.meta, *functions)
+        op = PairedOp(generated.meta, *functions)
     op.source = generated.functions
     return op
+
+
+def op(plan: Plan, strategy: str | None = None, config: Config = DEFAULT) -> Any:
+    """The op of a plan, beside it the one that walks over tokens: for single tokens, and, where nothing was asked for,
+    for calls of few. Raises Unserved and strategies.Refused."""
+    choice = chosen(plan, strategy, config.chunk)
+    made = load(generate(plan, choice, config))
+    if isinstance(made, PairedOp):
+        made.walking = lambda: _walking(plan)
+        made.few = strategy is None and config == DEFAULT
+    return made
+
+
+def _walking(plan: Plan) -> Any:
+    """The op that walks over tokens, None where these kernels cannot."""
+    try:
+        return load(sequential.generate(plan, choose(plan, "sequential")))
+    except Unserved:
+        return None
 
 
 def namespace(generated: Generated) -> dict[str, Any]:

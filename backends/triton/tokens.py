@@ -31,6 +31,10 @@ OF_CALL = "batch", "time", "heads"
 DOTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
+class TooLarge(ArgumentError):
+    """A call whose tiles no program has room for."""
+
+
 class Tokens:
     """One call: its sizes, where its sequences begin, and what is known when kernels are compiled; what: in words."""
 
@@ -73,9 +77,9 @@ class Tokens:
 
     def options(self, *tiles, spare=False):
         """Compiler options for a kernel with tiles of so many elements. spare: leave registers for other values. Raises
-        ArgumentError where a tile is too large."""
+        TooLarge where a tile is."""
         if max(tiles) > MOST and self.like.device.type != "cpu":
-            raise ArgumentError(
+            raise TooLarge(
                 f"{self.what}: a program that walks over tokens would have a tile of {max(tiles):,} elements, and has "
                 f'room for {MOST:,}; use backend="torch" or smaller dims'
             )

@@ -56,18 +56,24 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
     from recc.backends.triton.aot import compile_launch, facts, launches
     from recc.backends.triton.module import chosen, generate
     from recc.backends.triton.schedule import Unserved
+    from recc.strategies import choose
     from recc.strategies.outer import PROCESSORS
 
     checked(target)
-    choice = chosen(plan, strategy, chunk)
+    choice, few = chosen(plan, strategy, chunk), None
+    processors = PROCESSORS.get(target, PROCESSORS["sm_90"])
     try:
         generated = generate(plan, choice)
+        if strategy is None and chunk is None and choice.parallel:
+            few = _few(generated.meta, time, batch * heads, processors)
+        if few is not None and few["walks"]:
+            choice = choose(plan, "sequential")
+            generated = generate(plan, choice)
         parts = traffic.passes(plan, choice) if choice.parallel else ()
     except Unserved as error:
         return {"target": target, "served": False, "reason": f"{error.problem}; {error.help}"}
     sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
     noted: list[Decided] = []
-    processors = PROCESSORS.get(target, PROCESSORS["sm_90"])
     made = launches(generated, {}, torch.bfloat16, batch, time, heads, processors, noted)
     walks = [kernel for part in parts for kernel in part.kernels if kernel.launch.walks]
     outers = dict(zip([kernel.name for kernel in walks if kernel.launch.outer], noted, strict=True))
@@ -83,7 +89,7 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
         rows.append({"kernel": launch.name, **found, "warps": launch.options["num_warps"],
                      "bytes": moved.get(launch.name)})  # fmt: skip
     return {"target": target, "served": True, "dtype": "bfloat16", "sizes": sizes, "chunk": choice.chunk,
-            "strategies": _strategies(plan, choice), "call": {"batch": batch, "time": time, "heads": heads},
+            "strategies": _strategies(plan, choice), "call": {"batch": batch, "time": time, "heads": heads}, "few": few,
             "walks": [{"kernel": kernel.name, **decision(outers.get(kernel.name), processors)} for kernel in walks],
             "launches": rows}  # fmt: skip
 
@@ -98,6 +104,16 @@ def _strategies(plan: Plan, choice: Choice) -> list[dict[str, Any]]:
         why = {name: reason.text for name, reason in choice.refused[component.states] if name not in before}
         found.append({"states": list(component.states), "strategy": choice.name(component), "refused": why})
     return found
+
+
+def _few(meta: dict[str, Any], time: int, programs: int, processors: int) -> dict[str, Any]:
+    """Whether a call has so few tokens that it is walked token by token, as `recc.strategies.few` decides, and why."""
+    from recc.strategies.few import by_chunks, by_tokens, walks_tokens
+
+    chunks = (meta["inner"], meta["chunk"]), meta["launches"], processors
+    walked, chunked = by_tokens(time, programs, processors), by_chunks(time, programs, *chunks)
+    return {"walks": walks_tokens(time, programs, *chunks), "why": f"{time:,} tokens one by one take {walked:,.0f} "
+            f"dependent steps, in chunks {chunked:,.0f}"}  # fmt: skip
 
 
 def decision(found: Decided | None, processors: int) -> dict[str, Any]:
@@ -157,7 +173,9 @@ class Section:
             *(Text(f"  not {name}: {why}") for one in found["strategies"] for name, why in one["refused"].items()),
             table,
             *([Text("  for batch {batch:,}, time {time:,} and {heads:,} heads:".format(**found["call"]), "dim")]
-              if found["walks"] else []),
+              if found["walks"] or found["few"] else []),
+            *([Text(f"  {'one by one' if found['few']['walks'] else 'in chunks'}: {found['few']['why']}")]
+              if found["few"] else []),
             *(Text(f"  {walk['kernel']}: {_way(walk)}: {walk['why']}") for walk in found["walks"]),
         )  # fmt: skip
 

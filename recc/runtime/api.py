@@ -118,9 +118,7 @@ def compile_recurrence(
         from recc.backends.triton import config
         from recc.backends.triton import module as triton
 
-        return triton.load(
-            triton.generate(plan, triton.chosen(plan, strategy, chunk), config.of(chunk=chunk, **options))
-        )
+        return triton.op(plan, strategy, config.of(chunk=chunk, **options))
     native = _native(plan, backend, asked=strategy is not None or chunk is not None)
     if options and not native:
         raise ValueError(f"the backend {backend or 'torch'} has no option {', '.join(options)}")

@@ -45,6 +45,17 @@ def test_explain_says_how_sequences_are_walked(capsys):
     assert all(row["bytes"] > 0 and row["spills"] == 0 for row in launches.values())
 
 
+def test_explain_says_that_few_tokens_are_walked_one_by_one(capsys):
+    asked = ["explain", "hgrn", "--target", "sm_90", "--json", "--dim", "D=16", "--time"]
+    found = {}
+    for time in ("8", "4096"):
+        assert main([*asked, time]) == 0
+        found[time] = json.loads(capsys.readouterr().out)["kernels"]
+    assert [found[time]["few"]["walks"] for time in ("8", "4096")] == [True, False]
+    assert found["8"]["strategies"][0]["strategy"] == "sequential" and "one by one" in found["8"]["few"]["why"]
+    assert {row["kernel"] for row in found["8"]["launches"]} == {"forward_walk", "backward_walk", "decode_walk"}
+
+
 def test_explain_says_why_there_are_no_kernels(capsys):
     assert main(["explain", "s4d", "--target", "sm_90", "--strategy", "convolution"]) == 0
     assert "kernels for sm_90: none" in capsys.readouterr().out

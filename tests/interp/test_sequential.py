@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kernels import alone, apart, clipped_and_truncated, steps, too_large
+from kernels import alone, apart, clipped_and_truncated, paired, steps, too_large
 
 from recc import library
 from recc.runtime.cases import PACKED, Case
@@ -37,6 +37,12 @@ def test_float32(name, interpreted):
 @pytest.mark.parametrize("name", [*KINDS, "slstm", "elman_relu"])
 def test_float16(name, interpreted):
     assert interpreted(too_large, name, Case(6, "plain"), CHUNK, "sequential", "float16") == []
+
+
+@pytest.mark.parametrize("name", ["gla", "hgrn"])
+def test_beside_kernels_of_chunks(name, interpreted):
+    """Single tokens, and calls of few: the walk serves them."""
+    assert interpreted(paired, name) == []
 
 
 @pytest.mark.parametrize("time", [0, 1, 2, 17])

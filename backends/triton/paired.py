@@ -1,0 +1,62 @@
+"""An op whose kernels take chunks, and beside it the one of the same recurrence that walks over tokens.
+
+That one serves single tokens, by one launch, and calls of few; see `recc.strategies.few`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+from recc.backends.torch.passes import ArgumentError
+from recc.backends.triton.launch import KernelOp, processors_of
+from recc.backends.triton.tokens import TokenOp, TooLarge
+
+from recc.strategies.few import walks_tokens
+
+
+class PairedOp(KernelOp):
+    """An op in chunks. walking: makes the op that walks over tokens, None where these kernels cannot; few: whether that
+    one serves calls of few tokens, too."""
+
+    walking: Callable[[], TokenOp | None] | None = None
+    few = False
+
+    @functools.cached_property
+    def walk(self) -> TokenOp | None:
+        """The op that walks over tokens, made when it is first needed."""
+        return self.walking() if self.walking is not None else None
+
+    def step(self, *tensors: Any, state: Any = None, **named: Any) -> Any:
+        """One token; see Op.step. By one launch, where the device has kernels."""
+        some = next(iter((*tensors, *named.values())), None)
+        if torch.is_tensor(some) and has_kernels(some) and self.walk is not None:
+            try:
+                return self.walk.step(*tensors, state=state, **named)
+            except TooLarge:
+                pass
+        return super().step(*tensors, state=state, **named)
+
+    def bind(self, *tensors: Any, state: Any, **named: Any) -> Any:
+        """A decode step over fixed memory: a function without arguments; see TokenOp.bind."""
+        if self.walk is None:
+            raise ArgumentError(f"{self.name} has no kernel of one token")
+        return self.walk.bind(*tensors, state=state, **named)
+
+    def _forward_for(self, *tensors: Any) -> Any:
+        """The registered forward pass for these tensors, by their shapes alone."""
+        if not self.few or torch.compiler.is_compiling() or not has_kernels(tensors[0]):
+            return self._forward
+        heads = (x.shape[2] for x, item in zip(tensors, self.inputs) if "heads" in item["axes"])
+        batch, time = tensors[0].shape[:2]
+        chunks = (self.meta["inner"], self.rows), self.meta["launches"]
+        wanted = walks_tokens(time, batch * next(heads, 1), *chunks, processors_of(tensors[0].device))
+        return self.walk._forward_for(*tensors) if wanted and self.walk is not None else self._forward
+
+
+def has_kernels(x: torch.Tensor) -> bool:
+    """Whether kernels run on a tensor's device: on a CPU's only in Triton's interpreter."""
+    return x.device.type != "cpu" or triton.knobs.runtime.interpret
