@@ -169,3 +169,17 @@ def paired(spec: str) -> list[str]:
         rows = verify.compare(rec, Case(time, "plain"), ["float32"], {"kernels": call}, [])
         found += [f"{time} tokens, {row.what}: {row.error:.2g} > {row.limit:.2g}" for row in rows if not row.ok]
     return found
+
+
+def taken_unasked(spec: str) -> list[str]:
+    """Where an op that takes Newton's method unasked differs from float64, and whether it does where it pays."""
+    rec = recurrence(spec)
+    call, found = module.op(analyse(rec)), []
+    for time, channels, wanted in ((8192, 1, call.solver._forward), (16, 4096, call._forward)):
+        params, states = [torch.zeros(1)] * len(rec.params), [torch.zeros(1, 1, channels)] * len(rec.states)
+        tensors = [torch.zeros(1, time, 1, channels)] * len(rec.inputs) + params + states
+        found += [] if call._forward_for(*tensors) is wanted else [f"another form for {time} tokens"]
+    call.pays = lambda *_: True
+    rows = verify.compare(rec, Case(17, "plain"), ["float32"], {"kernels": call}, [])
+    found += [f"{row.what}: {row.error:.2g} > {row.limit:.2g}" for row in rows if not row.ok]
+    return found + ([] if any(one["channels"] for one in call.statistics().values()) else ["nothing was solved"])

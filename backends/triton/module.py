@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 from dataclasses import replace
 from typing import Any
@@ -22,15 +23,14 @@ from recc.backends.torch.module import (
 from recc.backends.triton import newton, room, sequential
 from recc.backends.triton.config import DEFAULT, Config, default, default_chunk
 from recc.backends.triton.emit import Function
-from recc.backends.triton.paired import PairedOp
+from recc.backends.triton.paired import PairedOp, SolvedOp
 from recc.backends.triton.schedule import Schedule, Unserved, in_reals, split_axis
-from recc.backends.triton.tokens import TokenOp
 
 from recc.analysis import analyse
 from recc.analysis.plan import Plan, Reason
 from recc.ir.node import HEADS
 from recc.ir.program import Recurrence
-from recc.strategies import STRATEGIES, Choice, choose
+from recc.strategies import STRATEGIES, Choice, choose, cost
 from recc.tile.outside import outside
 from recc.tile.pairs import declared
 from recc.tile.program import TileProgram
@@ -135,7 +135,7 @@ def load(generated: Generated) -> Any:
     space = namespace(generated)
     functions = [space[name] for name in TILES]
     if generated.meta["chunk"] == 1:
-        op = TokenOp(generated.meta, *functions, space["decode_tiles"])
+        op = SolvedOp(generated.meta, *functions, space["decode_tiles"])
     else:
         op = PairedOp(generated.meta, *functions)
     op.source = generated.functions
@@ -143,14 +143,28 @@ def load(generated: Generated) -> Any:
 
 
 def op(plan: Plan, strategy: str | None = None, config: Config = DEFAULT) -> Any:
-    """The op of a plan, beside it the one that walks over tokens: for single tokens, and, where nothing was asked for,
-    for calls of few. Raises Unserved and strategies.Refused."""
+    """The op of a plan, and beside it, where nothing was asked for, another one for the calls that it serves better;
+    see `paired`. Raises Unserved and strategies.Refused."""
     choice = chosen(plan, strategy, config.chunk)
     made = load(generate(plan, choice, config))
+    asked = strategy is not None or config != DEFAULT
     if isinstance(made, PairedOp):
-        made.walking = lambda: _walking(plan)
-        made.few = strategy is None and config == DEFAULT
+        made.walking, made.few = lambda: _walking(plan), not asked
+    elif not asked and isinstance(made, SolvedOp) and solvable(plan):
+        made.solving = lambda: load(newton.generate(plan, choose(plan, "newton")))
+        made.pays = functools.lru_cache(maxsize=4096)(functools.partial(cost.solves, plan.components[0], plan))
     return made
+
+
+def solvable(plan: Plan) -> bool:
+    """Whether one launch of Newton's method serves a plan."""
+    if len(plan.components) != 1 or STRATEGIES["newton"].refuses(plan.components[0], plan) is not None:
+        return False
+    try:
+        newton.generate(plan, choose(plan, "newton"))
+    except Unserved:
+        return False
+    return True
 
 
 def _walking(plan: Plan) -> Any:

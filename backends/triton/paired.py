@@ -1,6 +1,8 @@
-"""An op whose kernels take chunks, and beside it the one of the same recurrence that walks over tokens.
+"""Ops with another one of the same recurrence beside them, which serves some calls better: by their shapes alone.
 
-That one serves single tokens, by one launch, and calls of few; see `recc.strategies.few`.
+Beside kernels of chunks that is the walk over tokens, for single tokens, by one launch, and calls of few; see
+`recc.strategies.few`. Beside the walk of a nonlinear recurrence it is Newton's method, for few channels and many
+tokens; see `recc.strategies.cost`.
 """
 
 from __future__ import annotations
@@ -55,6 +57,43 @@ class PairedOp(KernelOp):
         chunks = (self.meta["inner"], self.rows), self.meta["launches"]
         wanted = walks_tokens(time, batch * next(heads, 1), *chunks, processors_of(tensors[0].device))
         return self.walk._forward_for(*tensors) if wanted and self.walk is not None else self._forward
+
+
+class SolvedOp(TokenOp):
+    """An op that walks over tokens. solving: makes the op whose forward pass is Newton's method; pays: of tokens in a
+    sequence, channels and a device's architecture, whether that one is faster. None where there is none."""
+
+    solving: Callable[[], TokenOp] | None = None
+    pays: Callable[[int, int, str], bool] | None = None
+
+    @functools.cached_property
+    def solver(self) -> TokenOp:
+        """The op that solves, made when it is first needed."""
+        return self.solving()
+
+    def statistics(self) -> dict:
+        """What Newton's method took where it was taken; see Op.statistics."""
+        return self.solver.statistics() if "solver" in vars(self) else super().statistics()
+
+    def _forward_for(self, *tensors: Any) -> Any:
+        """The registered forward pass for these tensors, by their shapes alone."""
+        if self.pays is None or torch.compiler.is_compiling() or not has_kernels(tensors[0]):
+            return self._forward
+        batch, time = tensors[0].shape[:2]
+        state = tensors[len(self.inputs) + len(self.params)]
+        tokens = batch * time // max(state.shape[0], 1)
+        wanted = state.numel() and self.pays(tokens, state.numel(), architecture(tensors[0].device))
+        return self.solver._forward_for(*tensors) if wanted else self._forward
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """What the cost model calls a device."""
+    if device.type == "cpu":
+        return "cpu"
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.partition(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
 def has_kernels(x: torch.Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -54,22 +55,14 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
     from recc.analysis.work import TYPICAL
     from recc.backends.triton import traffic
     from recc.backends.triton.aot import compile_launch, facts, launches
-    from recc.backends.triton.module import chosen, generate
     from recc.backends.triton.schedule import Unserved
-    from recc.strategies import choose
     from recc.strategies.outer import PROCESSORS
 
     checked(target)
-    choice, few = chosen(plan, strategy, chunk), None
     processors = PROCESSORS.get(target, PROCESSORS["sm_90"])
     try:
-        generated = generate(plan, choice)
-        if strategy is None and chunk is None and choice.parallel:
-            few = _few(generated.meta, time, batch * heads, processors)
-        if few is not None and few["walks"]:
-            choice = choose(plan, "sequential")
-            generated = generate(plan, choice)
-        parts = traffic.passes(plan, choice) if choice.parallel else ()
+        choice, generated, decided = _taken(plan, strategy, chunk, target, time, batch * heads, processors)
+        parts = traffic.passes(plan, choice) if generated.meta["chunk"] > 1 else ()
     except Unserved as error:
         return {"target": target, "served": False, "reason": f"{error.problem}; {error.help}"}
     sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
@@ -88,10 +81,31 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
         found = facts(compile_launch(launch, target))
         rows.append({"kernel": launch.name, **found, "warps": launch.options["num_warps"],
                      "bytes": moved.get(launch.name)})  # fmt: skip
-    return {"target": target, "served": True, "dtype": "bfloat16", "sizes": sizes, "chunk": choice.chunk,
-            "strategies": _strategies(plan, choice), "call": {"batch": batch, "time": time, "heads": heads}, "few": few,
+    return {"target": target, "served": True, "dtype": "bfloat16", "sizes": sizes,
+            "chunk": generated.meta["chunk"], "strategies": _strategies(plan, choice), **decided,
+            "call": {"batch": batch, "time": time, "heads": heads},
             "walks": [{"kernel": kernel.name, **decision(outers.get(kernel.name), processors)} for kernel in walks],
             "launches": rows}  # fmt: skip
+
+
+def _taken(plan: Plan, strategy: str | None, chunk: int | None, target: str, time: int, programs: int, processors: int
+           ) -> tuple[Choice, Any, dict[str, Any]]:  # fmt: skip
+    """The kernels that serve a call: the choice, what is generated, and what was decided by the call's size."""
+    from recc.backends.triton.module import chosen, generate, solvable
+    from recc.strategies import choose
+
+    choice, other, decided = chosen(plan, strategy, chunk), None, {"few": None, "newton": None}
+    generated = generate(plan, choice)
+    if strategy is None and chunk is None and choice.parallel:
+        decided["few"] = _few(generated.meta, time, programs, processors)
+        other = "sequential" if decided["few"]["walks"] else None
+    elif strategy is None and solvable(plan):
+        decided["newton"] = _solved(plan, target, time, programs)
+        other = "newton" if decided["newton"]["newton"] else None
+    if other is not None:
+        choice = choose(plan, other)
+        generated = generate(plan, choice)
+    return choice, generated, decided
 
 
 def _strategies(plan: Plan, choice: Choice) -> list[dict[str, Any]]:
@@ -114,6 +128,23 @@ def _few(meta: dict[str, Any], time: int, programs: int, processors: int) -> dic
     walked, chunked = by_tokens(time, programs, processors), by_chunks(time, programs, *chunks)
     return {"walks": walks_tokens(time, programs, *chunks), "why": f"{time:,} tokens one by one take {walked:,.0f} "
             f"dependent steps, in chunks {chunked:,.0f}"}  # fmt: skip
+
+
+def _solved(plan: Plan, target: str, time: int, programs: int) -> dict[str, Any]:
+    """Whether Newton's method is taken for a call, as `recc.strategies.cost` decides, and why."""
+    from recc.analysis.work import TYPICAL
+    from recc.ir.node import HEADS, dim_of
+    from recc.strategies import cost
+    from recc.strategies.devices import devices
+
+    component, rec = plan.components[0], plan.recurrence
+    axes = [dim_of(axis) for axis in rec.state(component.states[0]).axes if axis != HEADS]
+    channels = programs * math.prod(rec.dims.get(dim) or TYPICAL for dim in axes)
+    known = target if target in devices() else "h100"
+    seconds = cost.seconds(cost.cell_of(component, plan), cost.Shape(time, channels, known))
+    said = ", ".join(f"{1e6 * value:,.0f} us by {name}" for name, value in seconds.items())
+    return {"newton": cost.solves(component, plan, time, channels, target), "channels": channels,
+            "why": f"{channels:,} channels, predicted {said} ({devices()[known].source})"}  # fmt: skip
 
 
 def decision(found: Decided | None, processors: int) -> dict[str, Any]:
@@ -176,6 +207,8 @@ class Section:
               if found["walks"] or found["few"] else []),
             *([Text(f"  {'one by one' if found['few']['walks'] else 'in chunks'}: {found['few']['why']}")]
               if found["few"] else []),
+            *([Text(f"  {'Newton' if found['newton']['newton'] else 'one by one'}: {found['newton']['why']}")]
+              if found["newton"] else []),
             *(Text(f"  {walk['kernel']}: {_way(walk)}: {walk['why']}") for walk in found["walks"]),
         )  # fmt: skip
 

@@ -128,6 +128,13 @@ def prefers(cell: Cell, shape: Shape) -> str:
     return parallel if found[parallel] * margin < found["sequential"] else "sequential"
 
 
+def solves(component: Component, plan: Plan, tokens: int, channels: int, device: str) -> bool:
+    """Whether Newton's method is preferred to the loop over tokens. device: an architecture; one that is not in the
+    table counts as H100, whose constants are estimates."""
+    known = device if device in devices() else "h100"
+    return prefers(cell_of(component, plan), Shape(tokens, channels, known)) == "newton"
+
+
 def crossover(cell: Cell, device: str, tokens: int = Shape.tokens) -> int:
     """The number of channels from which the sequential loop is preferred; 1 where it always is."""
     if cell.parallel is None:

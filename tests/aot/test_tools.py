@@ -56,6 +56,15 @@ def test_explain_says_that_few_tokens_are_walked_one_by_one(capsys):
     assert {row["kernel"] for row in found["8"]["launches"]} == {"forward_walk", "backward_walk", "decode_walk"}
 
 
+def test_explain_says_when_newtons_method_is_taken():
+    plan = analyse(recurrence("para_gru"))
+    taken = {(time, programs): kernels._solved(plan, "sm_90", time, programs)["newton"]
+             for time in (16, 8192) for programs in (2, 4096)}  # fmt: skip
+    assert [call for call, newton in taken.items() if newton] == [(8192, 2)]
+    assert "predicted" in kernels._solved(plan, "sm_90", 16, 2)["why"]
+    assert not module.solvable(analyse(recurrence("lstm")))
+
+
 def test_explain_says_why_there_are_no_kernels(capsys):
     assert main(["explain", "s4d", "--target", "sm_90", "--strategy", "convolution"]) == 0
     assert "kernels for sm_90: none" in capsys.readouterr().out

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from cells import EPS, OTHERS, chaotic, parity, solved
-from kernels import alone, apart, too_large
+from cells import EPS, OTHERS, chaotic, parity
+from kernels import alone, apart, taken_unasked, too_large
 
 from recc.runtime.cases import PACKED, Case
 
@@ -14,7 +14,7 @@ SHIPPED = ("para_gru", "para_lstm", "indrnn", "lif", "lif_hard")
 @pytest.mark.parametrize("T", [1, 2, 511])
 @pytest.mark.parametrize("name", ["para_gru", "para_lstm"])
 def test_mild_cells(name, T, interpreted):
-    wrong, found = interpreted(solved, name, 0.5, T, 128)
+    wrong, found = interpreted(taken_unasked, name, 0.5, T, 128)
     assert wrong == []
     assert found["most_iterations"] <= 6 and found["sequential"] == 0 and found["residual"] <= 8 * EPS
     assert found["channels"] == 4 * -(-T // 128)
@@ -22,7 +22,7 @@ def test_mild_cells(name, T, interpreted):
 
 @pytest.mark.parametrize("name, gain", [("para_gru", 0.5), ("para_gru", 2.0), ("para_lstm", 2.0), ("indrnn", 0.95)])
 def test_gradients_of_cells_mild_and_hard(name, gain, interpreted):
-    wrong, found = interpreted(solved, name, gain, 20, None, True)
+    wrong, found = interpreted(taken_unasked, name, gain, 20, None, True)
     assert wrong == [] and found["channels"] == 4
 
 
@@ -63,3 +63,7 @@ def test_lengths_and_dtypes(time, dtype, interpreted):
 @pytest.mark.parametrize("name, bad", [("para_gru", float("nan")), ("para_lstm", float("inf"))])
 def test_a_bad_number_stays_in_its_sequence(name, bad, interpreted):
     assert interpreted(alone, name, bad, "newton") == []
+
+
+def test_taken_unasked_where_it_pays(interpreted):
+    assert interpreted(taken_unasked, "para_gru") == []
