@@ -7,9 +7,10 @@ selections are constants that fold away. The columns' steps must then be one fun
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -50,39 +51,40 @@ def grid_of(component: Component, plan: Plan) -> Grid | Reason:
     sized = [axis for axis in states[0].axes if axis != HEADS and rec.dims.get(dim_of(axis)) is not None]
     why = Reason(f"no dim of {listing} has a fixed size, so its columns cannot be told apart", place)
     for axis in sized:
-        found = _along(axis, component, plan)
-        if isinstance(found, Grid):
-            return found
+        columns = rec.dims[dim_of(axis)]
+        assert columns is not None
+        beside = tuple(_beside(plan, name) for name in component.states)
+        found = _along(axis, columns, tuple(plan.updates[name] for name in component.states), beside)
+        if not isinstance(found, str):
+            return Grid(axis, columns, *(dict(zip(component.states, nodes, strict=True)) for nodes in (beside, found)))
         why = Reason(found, place)
     return why
 
 
-def _along(axis: Axis, component: Component, plan: Plan) -> Grid | str:
-    columns = plan.recurrence.dims[dim_of(axis)]
-    assert columns is not None
-    updates = {name: plan.updates[name] for name in component.states}
-    try:
-        parts = written_out(updates.values(), dim_of(axis), columns)
-    except _Mixed as error:
-        return f"along {axis}, `{error}` has no form for one column"
-    cells = [{name: _at(parts[update], axis, y) for name, update in updates.items()} for y in range(columns)]
-    beside = {name: _beside(plan, name) for name in component.states}
-    steps: list[dict[str, Node]] = []
-    for y, cell in enumerate(cells):
-        before = {cells[y - 1][name]: beside[name] for name in cell} if y else {}
+@functools.lru_cache(maxsize=64)  # the strategy asks several times
+def _along(axis: Axis, columns: int, updates: tuple[Node, ...], beside: tuple[Node, ...]) -> tuple[Node, ...] | str:
+    """The formulas of any column, or why there are none."""
+    written, before = _Columns(dim_of(axis), columns), dict[Node, Node]()
+    steps: list[tuple[Node, ...]] = []
+    for y in range(columns):
+        try:
+            cell = [written.at(update, axis, y) for update in updates]
+        except _Mixed as error:
+            return f"along {axis}, `{error}` has no form for one column"
         found = _of_any_column(cell, y, axis, before)
         if isinstance(found, str):
             return found
         steps.append(found)
+        before = dict(zip(cell, beside, strict=True))
     general = steps[-1]
     if any(step != general for step in steps[1:]):
         return f"along {axis}, columns have different formulas"
-    nothing = dict.fromkeys(beside.values(), ZERO)
-    if list(steps[0].values()) != rebuild(general.values(), nothing.get):
+    nothing = dict.fromkeys(beside, ZERO)
+    if steps[0] != tuple(rebuild(general, nothing.get)):
         return f"along {axis}, the first column is not what the others are with 0 beside them"
-    if columns > 1 and not any(node in nothing for node in walk(*general.values())):
+    if columns > 1 and not any(node in nothing for node in walk(*general)):
         return f"along {axis}, no column reads the one beside it"
-    return Grid(axis, columns, beside, general)
+    return general
 
 
 def _beside(plan: Plan, name: str) -> Node:
@@ -90,7 +92,7 @@ def _beside(plan: Plan, name: str) -> Node:
     return leaf("state", state.axes, state.dtype, name=name, when="beside")
 
 
-def _of_any_column(cell: dict[str, Node], y: int, axis: Axis, before: dict[Node, Node]) -> dict[str, Node] | str:
+def _of_any_column(cell: list[Node], y: int, axis: Axis, before: dict[Node, Node]) -> tuple[Node, ...] | str:
     """The formulas of column y, with the whole tensors in the place of their columns y and of the column before."""
     strange: list[str] = []
 
@@ -103,8 +105,8 @@ def _of_any_column(cell: dict[str, Node], y: int, axis: Axis, before: dict[Node,
             strange.append(f"column {y + 1} along {axis} reads {node['of']['name']} at another one")
         return node["of"]
 
-    found = rebuild(cell.values(), general)
-    return strange[0] if strange else dict(zip(cell, found, strict=True))
+    found = tuple(rebuild(cell, general))
+    return strange[0] if strange else found
 
 
 # --- expressions, written out for each column -----------------------------------------------------------------
@@ -114,53 +116,80 @@ class _Mixed(Exception):
     """An op that has no form for one column."""
 
 
-def written_out(roots: Iterable[Node], dim: str, size: int) -> dict[Node, dict[Places, Node]]:
-    """Each node below `roots` at each element of its axes of `dim`, a leaf as a node `column` (of it, at places).
-    Raises _Mixed."""
-    done: dict[Node, dict[Places, Node]] = {}
-    for node in walk(*roots):
-        axes = [axis for axis in node.axes if dim_of(axis) == dim]
-        every = product(range(size), repeat=len(axes))
-        done[node] = {
-            places: _element(node, dict(places), dim, size, done)
-            for places in (tuple(zip(axes, indices, strict=True)) for indices in every)
-        }
-    return done
+class _Columns:
+    """Expressions at single elements of their axes of one dim, of `size`. A leaf becomes a node `column` (of it, at
+    places). What is asked for is computed, and nothing else: a matrix over the dim has many elements."""
 
+    def __init__(self, dim: str, size: int) -> None:
+        self.dim, self.size = dim, size
+        self.axes: dict[tuple[Axis, ...], list[Axis]] = {}
+        self.done: dict[tuple[Node, Places], Node] = {}
 
-def _at(parts: dict[Places, Node], axis: Axis, y: int) -> Node:
-    return parts.get(((axis, y),)) or parts[()]
+    def at(self, node: Node, axis: Axis, index: int) -> Node:
+        """`node` at one place along `axis`. Raises _Mixed."""
+        wanted = self._element(node, {axis: index})
+        stack = [wanted]
+        while stack:
+            element = stack[-1]
+            below = [] if element in self.done else self._below(*element)
+            missing = [other for other in below if other not in self.done]
+            if missing:
+                stack += missing
+                continue
+            stack.pop()
+            if element not in self.done:
+                self.done[element] = self._value(*element, [self.done[other] for other in below])
+        return self.done[wanted]
 
+    def _own(self, axes: tuple[Axis, ...]) -> list[Axis]:
+        if axes not in self.axes:
+            self.axes[axes] = [axis for axis in axes if dim_of(axis) == self.dim]
+        return self.axes[axes]
 
-def _element(node: Node, at: dict[Axis, int], dim: str, size: int, done: dict[Node, dict[Places, Node]]) -> Node:
-    """`node` at one element: at tells where, along each of its axes of `dim`."""
+    def _rest(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
+        return tuple(axis for axis in axes if dim_of(axis) != self.dim)
 
-    def of(arg: Node, at: dict[Axis, int]) -> Node:
-        return done[arg][tuple((axis, at[axis]) for axis in arg.axes if dim_of(axis) == dim)]
+    def _element(self, node: Node, at: Mapping[Axis, int]) -> tuple[Node, Places]:
+        return node, tuple((axis, at[axis]) for axis in self._own(node.axes))
 
-    def kept(axes: Iterable[Axis]) -> tuple[Axis, ...]:
-        return tuple(axis for axis in axes if dim_of(axis) != dim)
+    def _below(self, node: Node, places: Places) -> list[tuple[Node, Places]]:
+        """The elements that an element is made of; of a sum those of its first term, then those of its second."""
+        at = dict(places)
+        match node.op:
+            case "rename":
+                back = {new: old for old, new in node["mapping"]}
+                at = {back.get(axis, axis): index for axis, index in at.items()}
+            case "dot" | "sum" | "amax":
+                summed = self._own(node["over"])
+                ways = product(range(self.size), repeat=len(summed))
+                every = [at | dict(zip(summed, indices, strict=True)) for indices in ways]
+                return [self._element(arg, way) for way in every for arg in node.args]
+            case "take" if dim_of(node["axis"]) == self.dim:
+                at |= {node["axis"]: node["index"] % self.size}
+            case "put" if dim_of(node["axis"]) == self.dim and at[node["axis"]] != node["index"] % self.size:
+                return []
+        return [self._element(arg, at) for arg in node.args]
 
-    attrs: dict[str, Any] = dict(node.attrs)
-    if not node.args:
-        return _leaf(node, at, kept(node.axes)) if at else node
-    if node.op == "rename":
-        back = {new: old for old, new in node["mapping"]}
-        rest = tuple((old, new) for old, new in node["mapping"] if dim_of(old) != dim)
-        inner = of(node.args[0], {back.get(axis, axis): index for axis, index in at.items()})
-        return build("rename", inner, mapping=rest)
-    if node.op in ("dot", "sum", "amax"):
-        summed = [axis for axis in node["over"] if dim_of(axis) == dim]
-        rest = kept(node["over"])
-        ways = (at | dict(zip(summed, indices, strict=True)) for indices in product(range(size), repeat=len(summed)))
-        return _summed(node.op, [[of(arg, way) for arg in node.args] for way in ways], rest)
-    if node.op in ("take", "put") and dim_of(node["axis"]) == dim:
-        if node.op == "take":
-            return of(node.args[0], at | {node["axis"]: node["index"] % size})
-        return of(node.args[0], at) if at[node["axis"]] == node["index"] % size else ZERO
-    if node.op in STRUCTURAL and node.op not in ("take", "put"):
-        raise _Mixed(node.op)
-    return _folded(node.op, [of(arg, at) for arg in node.args], attrs)
+    def _value(self, node: Node, places: Places, parts: list[Node]) -> Node:
+        if not node.args:
+            return _leaf(node, dict(places), self._rest(node.axes)) if places else node
+        match node.op:
+            case "rename":
+                mapping = tuple((old, new) for old, new in node["mapping"] if dim_of(old) != self.dim)
+                return build("rename", parts[0], mapping=mapping)
+            case "dot":
+                pairs = zip(parts[::2], parts[1::2], strict=True)
+                return functools.reduce(add, (dot(*pair, self._rest(node["over"])) for pair in pairs))
+            case "sum":
+                return functools.reduce(add, (total(part, self._rest(node["over"])) for part in parts))
+            case "amax":
+                largest = (build("amax", part, over=self._rest(node["over"])) for part in parts)
+                return functools.reduce(lambda a, b: build("maximum", a, b), largest)
+            case "take" | "put" if dim_of(node["axis"]) == self.dim:
+                return parts[0] if parts else ZERO
+            case op if op in STRUCTURAL and op not in ("take", "put"):
+                raise _Mixed(op)
+        return _folded(node.op, parts, dict(node.attrs))
 
 
 def _leaf(node: Node, at: dict[Axis, int], axes: tuple[Axis, ...]) -> Node:
@@ -173,18 +202,6 @@ def _leaf(node: Node, at: dict[Axis, int], axes: tuple[Axis, ...]) -> Node:
             return ONE if len(set(at.values())) == 1 else ZERO
         case _:
             return make("column", (), axes, node.dtype, of=node, places=tuple(sorted(at.items())))
-
-
-def _summed(op: str, terms: list[list[Node]], rest: tuple[Axis, ...]) -> Node:
-    parts = [dot(*args, rest) if op == "dot" else _reduced(op, args[0], rest) for args in terms]
-    value = parts[0]
-    for part in parts[1:]:
-        value = build("maximum", value, part) if op == "amax" else add(value, part)
-    return value
-
-
-def _reduced(op: str, value: Node, over: tuple[Axis, ...]) -> Node:
-    return total(value, over) if op == "sum" else build("amax", value, over=over)
 
 
 def _folded(op: str, args: list[Node], attrs: dict[str, Any]) -> Node:

@@ -147,10 +147,12 @@ def _native(plan: Plan, backend: str | None, asked: bool) -> bool:
     from recc.backends.c import build
     from recc.backends.c.limits import projects, refusal, unfolds
 
+    if backend is None and unfolds(plan) and choose(plan).parallel:
+        return False
     why = refusal(plan)
     if why is not None and backend == "c":
         raise ValueError(f'{plan.recurrence.name}: native code does not serve: {why.text}; use `backend="torch"`')
-    if backend is None and choose(plan).parallel and (unfolds(plan) or projects(plan)):
+    if backend is None and choose(plan).parallel and projects(plan):
         return False
     return why is None and build.usable()
 
