@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from recc.analysis.affine import log_of
 from recc.analysis.bounds import bounds
 from recc.analysis.poly import Algebra, NotAffine, Term, product_node
-from recc.ir.node import Axis, Node, walk
+from recc.ir.node import HEADS, Axis, Node, rebuild, substitute, walk
 from recc.ir.ops import ONE, ZERO, add, build, const, dot, exp, is_zero, leaf, mul, rename, sub, total
 from recc.ir.program import Recurrence, State
 
@@ -95,15 +95,16 @@ def _growth(rec: Recurrence, state: State) -> _Growth | None:
     if state.dtype != "real" or state.delay or _leaf(state, "new") in walk(rec.updates[state.name]):
         return None
     algebra = Algebra([old], rec.spans)
+    update, apart = _without_memories(rec, rec.updates[state.name], old)
     try:
-        terms = algebra.expand(rec.updates[state.name])
+        terms = algebra.expand(update)
     except NotAffine:
         return None
     diagonal = [Term(term.coef, term.factors, term.bound) for term in terms if term.variable is old and not term.bound]
     added = [term for term in terms if term.variable is None]
     if len(diagonal) + len(added) != len(terms):
         return None
-    log_decay = log_of(rec, algebra.node(diagonal))
+    log_decay = log_of(rec, substitute([algebra.node(diagonal)], apart)[0])
     if log_decay is None or not any(_gates(rec, term) for term in added):
         return None
     writes = []
@@ -113,12 +114,36 @@ def _growth(rec: Recurrence, state: State) -> _Growth | None:
         for node, power in gates:
             exponent = add(exponent, mul(const(power), node.args[0]))
         rest = tuple(item for item in term.factors if item not in gates)
-        writes.append((exponent, product_node(Term(term.coef, rest, term.bound))))
+        write = product_node(Term(term.coef, rest, term.bound))
+        writes.append((exponent, substitute([write], apart)[0]))
     axes = {axis for node in (log_decay, *(exponent for exponent, _ in writes)) for axis in node.axes}
     memory = {below["name"] for exponent, _ in writes for below in walk(exponent) if below.op == "state"}
-    if not axes <= set(state.axes) or any(not rec.state(name).delay for name in memory):
+    read = {below for exponent, _ in writes for below in walk(exponent)}
+    if not axes <= set(state.axes) or read & set(apart) or any(not rec.state(name).delay for name in memory):
         return None
     return _Growth(log_decay, tuple(writes), tuple(axes))
+
+
+def _without_memories(rec: Recurrence, update: Node, old: Node) -> tuple[Node, dict[Node, Node]]:
+    """`update` with leaves for the vectors that are made of other states and no gate, and what these stand for: a
+    gradient behind a norm would distribute into thousands of terms."""
+    reads: dict[Node, bool] = {}  # of other states
+    kept = {old}  # what holds the state, or a gate
+    for node in walk(update):
+        memory = node.op == "state" and not rec.state(node["name"]).delay
+        reads[node] = node is not old and (memory or any(reads[arg] for arg in node.args))
+        if any(arg in kept for arg in node.args) or (node.op in ("exp", "sigmoid") and not reads[node]):
+            kept.add(node)
+    apart: dict[Node, Node] = {}
+
+    def stands(node: Node) -> Node | None:
+        if not reads[node] or node in kept or not node.args or len(set(node.axes) - {HEADS}) > 1:
+            return None
+        known = leaf("argument", node.axes, node.dtype, name=f"of memories {len(apart)}")
+        apart[known] = node
+        return known
+
+    return rebuild([update], stands)[0], apart
 
 
 def _gates(rec: Recurrence, term: Term) -> list[tuple[Node, int]]:

@@ -7,13 +7,13 @@ Non-goals: shapes and dtypes, which `lower` infers while it builds the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from recc.frontend import ast
 from recc.frontend.diagnostics import Bag
 from recc.frontend.messages import naming, shapes, syntax, timing
 from recc.frontend.prelude import CONSTANTS, FUNCTIONS
-from recc.frontend.scope import Definition, Scope, Symbol, step_offset, time_offset
+from recc.frontend.scope import Definition, Scope, Symbol, chunk_of, step_offset, time_offset
 from recc.ir.node import HEADS, Span
 
 MAX_DELAY = 64
@@ -22,13 +22,15 @@ Key = tuple[str, bool]
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A name read at a time. `lag` counts steps into the past; `step` is the micro-step: "now", "before" or None."""
+    """A name read at a time. `lag` counts steps into the past; `step` is the micro-step: "now", "before" or None.
+    `chunk`: of a state that is read at the start of its chunk, the dim that a chunk has tokens."""
 
     kind: str  # as of Symbol, and "argument", "constant"
     name: str
     lag: int
     step: str | None
     span: Span
+    chunk: str = ""
 
 
 @dataclass(slots=True)
@@ -83,7 +85,7 @@ class _Reader:
         for name in order:
             refs = self.expression(functions[name].body, micro=False, args=functions[name].params)
             self.inside[name] = list(
-                {(r.kind, r.name, r.lag, r.step): r for r in refs if r.kind != "argument"}.values()
+                {(r.kind, r.name, r.lag, r.step, r.chunk): r for r in refs if r.kind != "argument"}.values()
             )
 
     def expression(self, root: ast.Expr, micro: bool, args: tuple[ast.Ident, ...] = ()) -> list[Ref]:
@@ -137,7 +139,7 @@ class _Reader:
         symbol = self.scope.symbols.get(name)
         if symbol is not None and symbol.kind in ("function", "broken"):
             symbol.used = True
-            found += [Ref(ref.kind, ref.name, ref.lag, ref.step, call.span) for ref in self.inside.get(name, ())]
+            found += [replace(ref, span=call.span) for ref in self.inside.get(name, ())]
         elif name not in FUNCTIONS:
             self.bag.add(naming.unknown_function(name, symbol and symbol.kind, self.callable, call.function.span))
             return symbol is None
@@ -182,10 +184,20 @@ class _Reader:
         if symbol.kind == "function":
             self.bag.add(naming.function_as_value(name, span))
             return None
+        if symbol.kind == "state" and (chunk := chunk_of(items)) is not None:
+            return self._at_chunk(symbol, chunk, span)
         time, step, good = self._indices(symbol, items, span)
         if not good:
             return None
         return self._timed(symbol, time, step, span, micro)
+
+    def _at_chunk(self, symbol: Symbol, chunk: ast.Name, span: Span) -> Ref | None:
+        dim = self.scope.symbols.get(chunk.text)
+        if dim is None or dim.kind != "dim" or (self.scope.dims.get(dim.name) or 0) < 1:
+            self.bag.add(timing.chunk_without_length(symbol.name, chunk.text, chunk.span))
+            return None
+        dim.used = True
+        return Ref("state", symbol.name, 1, None, span, dim.name)
 
     def _unknown(self, name: str, span: Span, args: set[str]) -> None:
         if name == "t":

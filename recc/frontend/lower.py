@@ -9,13 +9,14 @@ from recc.frontend import ast, types
 from recc.frontend.check import Facts, Ref
 from recc.frontend.diagnostics import Bag
 from recc.frontend.emit import SIGNS, Emit, Refused
+from recc.frontend.hidden import Hidden
 from recc.frontend.messages import naming, shapes, syntax, timing
 from recc.frontend.parse import MAX_DEPTH as PARSED_DEPTH
 from recc.frontend.prelude import CONSTANTS, FUNCTIONS
 from recc.frontend.scope import Definition, Scope, Symbol, example_sizes
 from recc.frontend.types import Value, axes_of
 from recc.ir.node import BOOL, COMPLEX, HEADS, Node, Span, Spans
-from recc.ir.ops import const, leaf
+from recc.ir.ops import leaf
 from recc.ir.program import Domain, Input, Output, Param, Recurrence, State
 
 MAX_WORK = 50_000  # expressions evaluated, with functions and micro-steps unfolded
@@ -33,10 +34,11 @@ class _Lowering:
         self.emit = Emit(bag, scope.dims)
         self.values: dict[str, Value | None] = {}  # locals and outputs
         self.micro: dict[tuple[str, int], Value | None] = {}  # by micro-step; 0 is the start
-        self.delays: dict[tuple[str, int], State] = {}
+        self.states: dict[str, State] = {}
         self.updates: dict[str, Node] = {}
         self.names: dict[Node, str] = {}
         self.spans = Spans()
+        self.hidden = Hidden(self.updates, self._mark)
         self.work = self.depth = 0
 
     def run(self, text: str, path: str) -> Recurrence | None:
@@ -45,7 +47,7 @@ class _Lowering:
         inputs = [
             Input(s.name, axes_of(s.dims, s.shared), s.dtype, self._domain(s), s.span) for s in scope.of_kind("input")
         ]
-        states = [self._state(symbol) for symbol in scope.of_kind("state")]
+        self.states = {symbol.name: self._state(symbol) for symbol in scope.of_kind("state")}
         self._definitions()
         outputs = [self._output(symbol) for symbol in scope.outputs]
         example = example_sizes(scope, self.bag)
@@ -57,7 +59,7 @@ class _Lowering:
             dims=dict(scope.dims),
             inputs=tuple(inputs),
             params=tuple(params),
-            states=(*states, *self.delays.values()),
+            states=(*self.states.values(), *self.hidden.states.values()),
             outputs=tuple(output for output in outputs if output),
             updates=self.updates,
             names=self.names,
@@ -362,10 +364,13 @@ class _Lowering:
                     return self.micro.get((ref.name, step))
                 value = self.values.get(ref.name)
         if value is not None and ref.lag:
-            value = self._delayed(ref, value)
+            value = self.hidden.delayed(ref, value)
         return self._take(value, step, ref.span) if ref.step == "now" else value
 
     def _read_state(self, symbol: Symbol, ref: Ref, step: int | None) -> Value | None:
+        if ref.chunk:
+            kept, size = self._state_leaf(symbol, "old"), self.emit.size(ref.chunk).node
+            return self.hidden.at_chunk(self.states[symbol.name], ref, kept, size)
         if ref.step is None:
             return self._state_leaf(symbol, "old" if ref.lag else "new")
         at = step - (ref.step == "before")
@@ -376,19 +381,6 @@ class _Lowering:
     def _state_leaf(self, symbol: Symbol, when: str) -> Value:
         node = leaf("state", axes_of(symbol.dims, symbol.shared), symbol.dtype, name=symbol.name, when=when)
         return Value(node, symbol.dims, not symbol.shared)
-
-    def _delayed(self, ref: Ref, value: Value) -> Value:
-        """The value `ref.lag` steps ago, kept in hidden states: ``x[t-1]`` is fed by x, ``x[t-2]`` by ``x[t-1]``."""
-        axes = axes_of(value.dims, not value.heads)
-        node = value.node
-        for lag in range(1, ref.lag + 1):
-            name = f"{ref.name}[t-{lag}]"
-            if (ref.name, lag) not in self.delays:
-                self.delays[ref.name, lag] = State(name, axes, value.dtype, const(0), ref.span, delay=True)
-                self.updates[name] = node
-            node = leaf("state", axes, value.dtype, name=name, when="old")
-            self._mark(node, ref.span)
-        return Value(node, value.dims, value.heads)
 
     def _take(self, value: Value | None, step: int | None, span: Span) -> Value | None:
         if value is None or step is None:

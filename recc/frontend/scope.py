@@ -110,6 +110,14 @@ def declare(block: ast.Block, bag: Bag, sizes: Mapping[str, int]) -> Scope:
     return scope
 
 
+def chunk_of(items: tuple[ast.Expr, ...]) -> ast.Name | None:
+    """C of an index ``chunk(C)``; None for anything else."""
+    match items:
+        case (ast.Call(function=ast.Ident(text="chunk"), args=(ast.Name() as length,), keywords=()),):
+            return length
+    return None
+
+
 def time_offset(expr: ast.Expr) -> int | None:
     """n for ``t + n`` or ``t - n`` with a whole number n; None for anything else."""
     match expr:

@@ -160,8 +160,8 @@ def valued(node: Node, spans: Spans) -> Node:
 
 
 def state_key(name: str) -> str:
-    """Of a state's leaf; a delayed value is called `x[t-2]`."""
-    return "S." + name.replace("[t-", ".").replace("]", "")
+    """Of a state's leaf; a delayed value is called `x[t-2]`, a state at the start of its chunk `S[C]`."""
+    return "S." + name.replace("[t-", ".").replace("[", ".").replace("]", "")
 
 
 def seed_key(name: str) -> str:

@@ -17,8 +17,8 @@ from recc.strategies import choose
 
 # Known to spill in the backward pass: a layer has some forty vectors beside its memory, rhn four matrices on the way of
 # its state, conv_gru nine, and memories that are trained their gradients' states.
-SPILLS = ("gated_delta_net_layer", "rhn", "moneta", "omega_net", "titans_mlp", "ttt_mlp", "atlas", "fernn",
-          "conv_gru")  # fmt: skip
+SPILLS = ("gated_delta_net_layer", "rhn", "moneta", "omega_net", "titans_mlp", "ttt_linear", "ttt_mlp", "atlas",
+          "fernn", "conv_gru")  # fmt: skip
 # Tiles of three dims, or of two for each of 16 sequences, are larger than a program has room for at dims of 64.
 REFUSED = ("chimera", "dend_plrnn", "mdlstm", "plstm_2d", "plstm_2d_diffusive", "ssm_2d")
 # Complex states, two tiles each, spill there, too.

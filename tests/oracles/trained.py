@@ -21,9 +21,17 @@ def slopes(loss: Callable[..., Tensor], weights: Sequence[Tensor]) -> tuple[Tens
     return torch.func.grad(lambda weights: loss(*weights).sum())(tuple(weights))
 
 
-@oracle("ttt_linear", "a loop over tokens, the gradient by autograd")
+def at_start(count: Tensor, weights: Sequence[Tensor], held: Sequence[Tensor]) -> list[Tensor]:
+    """The weights before the mini-batch of 16 tokens, as in the specs, after `count` tokens. Heads and batch entries
+    may be at different places in theirs."""
+    starts = count % 16 == 0
+    return [torch.where(starts.reshape(*starts.shape, *[1] * (W.dim() - 2)), W, H) for W, H in zip(weights, held)]
+
+
+@oracle("ttt_linear", "a loop over tokens, the gradient by autograd at the mini-batch's start")
 def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     W, b, outputs = s["W"], s["b"], []
+    held = [s["W[C]"], s["b[C]"]]
 
     def model(u: Tensor, W: Tensor, b: Tensor) -> Tensor:
         normed = F.layer_norm(apply(u, W) + b, u.shape[-1:], eps=1e-6)
@@ -32,15 +40,18 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     for t in range(x["q"].shape[1]):
         q, k, v = (x[name][:, t] for name in "qkv")
         eta = x["eta"][:, t, :, None]
-        dW, db = slopes(lambda W, b, k=k, v=v: (model(k, W, b) - v).square().sum(-1) / 2, (W, b))
+        held = at_start(s["t"] + t, (W, b), held)
+        dW, db = slopes(lambda W, b, k=k, v=v: (model(k, W, b) - v).square().sum(-1) / 2, held)
         W, b = W - eta[..., None] * dW, b - eta * db
         outputs.append(model(q, W, b))
-    return {"o": torch.stack(outputs, 1)}, {"W": W, "b": b}
+    final = {"W": W, "b": b, "W[C]": held[0], "b[C]": held[1], "t": s["t"] + x["q"].shape[1]}
+    return {"o": torch.stack(outputs, 1)}, final
 
 
-@oracle("titans_mlp", "a loop over tokens, the gradient by autograd")
+@oracle("titans_mlp", "a loop over tokens, the gradient by autograd at the chunk's start")
 def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     weights, momenta, outputs = [s["M1"], s["M2"]], [s["G1"], s["G2"]], []
+    held = [s["M1[C]"], s["M2[C]"]]
 
     def memory(u: Tensor, M1: Tensor, M2: Tensor) -> Tensor:
         return apply(F.gelu(apply(u, M1)), M2)
@@ -48,11 +59,13 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     for t in range(x["q"].shape[1]):
         q, k, v = (x[name][:, t] for name in "qkv")
         alpha, eta, theta = (x[name][:, t, :, None, None] for name in ("alpha", "eta", "theta"))
-        found = slopes(lambda *M, k=k, v=v: (memory(k, *M) - v).square().sum(-1), weights)
+        held = at_start(s["t"] + t, weights, held)
+        found = slopes(lambda *M, k=k, v=v: (memory(k, *M) - v).square().sum(-1), held)
         momenta = [eta * G - theta * slope for G, slope in zip(momenta, found, strict=True)]
         weights = [(1 - alpha) * M + G for M, G in zip(weights, momenta, strict=True)]
         outputs.append(memory(q, *weights))
-    return {"o": torch.stack(outputs, 1)}, dict(zip(("M1", "M2", "G1", "G2"), weights + momenta, strict=True))
+    final = dict(zip(("M1", "M2", "G1", "G2", "M1[C]", "M2[C]"), weights + momenta + held, strict=True))
+    return {"o": torch.stack(outputs, 1)}, {**final, "t": s["t"] + x["q"].shape[1]}
 
 
 def moved(x: Tensors, A: Tensor, link: Callable[[Tensor], Tensor], slope: Callable[[Tensor, int], Tensor]) -> Result:
@@ -97,10 +110,10 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     return moved(x, s["A"], lambda A: A / (A.pow(4).sum((-1, -2), keepdim=True) + 1e-6).sqrt(), slope)
 
 
-@oracle("ttt_mlp", "a loop over tokens, the gradient by autograd")
+@oracle("ttt_mlp", "a loop over tokens, the gradient by autograd at the mini-batch's start")
 def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     names = ("A", "a", "B", "b")
-    weights, outputs = [s[name] for name in names], []
+    weights, held, outputs = [s[name] for name in names], [s[f"{name}[C]"] for name in names], []
 
     def model(u: Tensor, A: Tensor, a: Tensor, B: Tensor, b: Tensor) -> Tensor:
         hidden = F.gelu(apply(u, A) + a)
@@ -108,11 +121,13 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
 
     for t in range(x["q"].shape[1]):
         q, k, v, eta = (x[name][:, t] for name in ("q", "k", "v", "eta"))
-        found = slopes(lambda *W, k=k, v=v: (model(k, *W) - v).square().sum(-1) / 2, weights)
+        held = at_start(s["t"] + t, weights, held)
+        found = slopes(lambda *W, k=k, v=v: (model(k, *W) - v).square().sum(-1) / 2, held)
         scales = [eta.reshape(*eta.shape, *[1] * (W.dim() - 2)) for W in weights]
         weights = [W - scale * slope for W, scale, slope in zip(weights, scales, found, strict=True)]
         outputs.append(model(q, *weights))
-    return {"o": torch.stack(outputs, 1)}, dict(zip(names, weights, strict=True))
+    final = dict(zip((*names, *(f"{name}[C]" for name in names)), weights + held, strict=True))
+    return {"o": torch.stack(outputs, 1)}, {**final, "t": s["t"] + x["q"].shape[1]}
 
 
 @oracle("atlas", "a loop over tokens, the gradient by autograd")
@@ -136,15 +151,14 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
 
 @oracle("titans", "a loop over tokens, the gradient by autograd at the chunk's start")
 def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
-    """With chunks of 16 tokens, as in the spec. Heads and batch entries may be at different places in their chunks."""
-    M, S, held, outputs = s["M"], s["S"], s["M0"], []
+    M, S, held, outputs = s["M"], s["S"], s["M[C]"], []
     for t in range(x["q"].shape[1]):
-        held = torch.where(((s["n"] + t) % 16 == 0)[..., None, None], M, held)
+        (held,) = at_start(s["t"] + t, (M,), (held,))
         q, k, v = (x[name][:, t] for name in "qkv")
         alpha, eta, theta = (x[name][:, t, :, None, None] for name in ("alpha", "eta", "theta"))
         (found,) = slopes(lambda M, k=k, v=v: (apply(k, M) - v).square().sum(-1) / 2, (held,))
         S = eta * S - theta * found
         M = (1 - alpha) * M + S
         outputs.append(apply(q, M))
-    final = {"M": M, "S": S, "M0": held, "n": s["n"] + x["q"].shape[1]}
+    final = {"M": M, "S": S, "M[C]": held, "t": s["t"] + x["q"].shape[1]}
     return {"o": torch.stack(outputs, 1)}, final

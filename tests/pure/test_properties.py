@@ -72,13 +72,13 @@ def test_names_do_not_matter(name: str):
     text, rec, rng = SPECS[name], parsed(SPECS[name]), random.Random(name)
     things = (*rec.inputs, *rec.params, *(rec.origin or rec).states, *rec.outputs)
     locals_ = re.findall(r"^(\w+) *(?:\[[^]]*\])? *=", text, re.MULTILINE)
-    declared = sorted({*rec.dims, *locals_, *(thing.name for thing in things if thing.name.isidentifier())})
+    declared = sorted({*rec.dims, *locals_, *(thing.name for thing in things if thing.name.isidentifier())} - {"t"})
     table = {word: f"{rng.choice('aZ_mQ')}{rng.randrange(10**6)}" for word in declared}
 
     def translated(word: str | None) -> str | None:
-        """A derived scale is called after its state."""
+        """A derived scale is called after its state, a state at the start of its chunk after it and the chunk."""
         rename = lambda found: (found[1] or "") + table.get(found[2], found[2])  # noqa: E731
-        return None if word is None else re.sub(r"^(log_scale_)?(\w+)", rename, word)
+        return None if word is None else re.sub(r"\b(log_scale_)?(\w+)", rename, word)
 
     # A function keeps its name where it is called; between two dims of a type, x is the product sign.
     code = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)

@@ -120,6 +120,8 @@ def past_of_stateful(name: str, back: int, state: str, span: Span) -> Diagnostic
 
 def bad_index(name: str, kind: str, index: str, span: Span) -> Diagnostic:
     help = "a time is `[t]` or `[t-n]` with a whole number n"
+    if kind == "state":
+        help += ", or `[chunk(C)]` with a dim C"
     if index:
         help += f"; a micro-step is `[{index}]`, and of a state `[t,{index}]` or `[t,{index}-1]`"
     return diagnostic(
@@ -129,6 +131,17 @@ def bad_index(name: str, kind: str, index: str, span: Span) -> Diagnostic:
         "not an index",
         help=help,
         note="values are whole vectors and matrices: there are no element indices",
+    )
+
+
+def chunk_without_length(name: str, length: str, span: Span) -> Diagnostic:
+    return diagnostic(
+        "E0409",
+        f"{quote(length)} is no dim of fixed size, and a chunk has as many tokens as one",
+        span,
+        "how many tokens?",
+        help=f"declare `dim C = 16` and read `{name}[chunk(C)]`",
+        note=f"`{name}[chunk(C)]` is {name} before the first token of the chunk of C tokens",
     )
 
 
