@@ -94,7 +94,8 @@ class Loops:
             near = covered(lane) and len(axes) == 1
             shape = "tile" if loose and near else "whole"
             return cls((), None, 1, lane, vectors if near else _divisor(count, 2), shape, sizes, lanes)
-        rows = _divisor(sizes(row), max(1, min(4, registers // 2 // (vectors * wide))))
+        most = registers // 4 if whole else 4  # sums across vectors that tokens wait for: more at a time
+        rows = _divisor(sizes(row), max(1, min(most, registers // 2 // (vectors * wide))))
         free = row not in coupled and not set(outer) & coupled
         shape = "tile" if loose and free else "strip" if loose and not set(outer) & coupled else "whole"
         if shape == "strip":

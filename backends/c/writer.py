@@ -340,17 +340,19 @@ class Writer:
         def guarded(line: str, how: str) -> str:
             return self._guarded(line, summed) if how == "add" else line
 
-        if across and len(kept) == 4:
-            four = f"{self.part.naming(node)}_four"
-            end.append(f"four {four} = total4({', '.join(f'{found[r, 0]}' for r in kept)});")
-            names = {(r, 0): f"{four}[{r}]" for r in kept}
-            for array, how in places:
-                if array.strides.get(loops.row) == 1:
-                    address = array.at(body.place(0, 0))
-                    plus = f"*(loose_four *)({address}) + " if how == "add" else ""
-                    end.append(guarded(f"*(loose_four *)({address}) = {plus}{four};", how))
-                else:
-                    end += [guarded(body.write(array, node.axes, r, 0, names[r, 0], how), how) for r in kept]
+        if across and kept and len(kept) % 4 == 0:
+            names = {}
+            for first in kept[::4]:
+                rows, four = kept[first : first + 4], f"{self.part.naming(node)}_four{first or ''}"
+                end.append(f"four {four} = total4({', '.join(f'{found[r, 0]}' for r in rows)});")
+                names |= {(r, 0): f"{four}[{r - first}]" for r in rows}
+                for array, how in places:
+                    if array.strides.get(loops.row) == 1:
+                        address = array.at(body.place(first, 0))
+                        plus = f"*(loose_four *)({address}) + " if how == "add" else ""
+                        end.append(guarded(f"*(loose_four *)({address}) = {plus}{four};", how))
+                    else:
+                        end += [guarded(body.write(array, node.axes, r, 0, names[r, 0], how), how) for r in rows]
         else:
             names = {}
             for (r, u), text in found.items():
