@@ -13,7 +13,7 @@ from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part, ops_of
 from recc.backends.c.pointers import point_fixed, point_tokens
 from recc.backends.c.tidy import tidied
-from recc.backends.c.totals import Totals, zeroed
+from recc.backends.c.totals import Totals, by_layout, zeroed
 from recc.backends.c.vectors import Real, prelude
 
 from recc.analysis.plan import Plan
@@ -26,6 +26,8 @@ from recc.tile.step import step_programs
 from recc.tile.together import shares_matrix, together
 
 PAST = 1 << 22  # bytes that a task writes to a tensor, from which on its stores go past the caches
+
+TYPES = "typedef struct { real *data; long batch, time, head; } tensor;  // strides in elements\n"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def generate(
 ) -> Kernel:
     """The kernel for these sizes of the dims. registers: vector registers of the machine. sequences: of a task, all of
     one length and not packed, where they share a matrix. Their number changes no bit."""
-    return _File(plan, sizes, real, registers, chunk, sequences).kernel()
+    return File(plan, sizes, real, registers, chunk, sequences).kernel()
 
 
 def side_by_side(registers: int) -> int:
@@ -67,7 +69,7 @@ def identifier(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-class _File:
+class File:
     def __init__(
         self, plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None, sequences: int
     ) -> None:
@@ -113,14 +115,13 @@ class _File:
             f"// for {sizes}, state in {self.real.name}, {self.chunk} tokens between saved states"
             f"{f', {self.sequences} sequences a task' * (self.sequences > 1)}\n\n"
         )
-        types = "typedef struct { real *data; long batch, time, head; } tensor;  // strides in elements\n"
         passes = {
             "forward": [self._struct("forward", forward_fields), forward],
             "backward": [self._struct("backward", backward_fields), backward],
         }
         given = prelude(self.real, ops_of([self.step, self.again, self.back]))
-        text = tidied(head, given, "\n".join([types, *passes["forward"], *passes["backward"]]))
-        parts = {name: tidied(head, given, "\n".join([types, *lines])) for name, lines in passes.items()}
+        text = tidied(head, given, "\n".join([TYPES, *passes["forward"], *passes["backward"]]))
+        parts = {name: tidied(head, given, "\n".join([TYPES, *lines])) for name, lines in passes.items()}
         fields = tuple(forward_fields), tuple(backward_fields)
         side = self.sequences if self.shares else None
         return Kernel(text, self.chunk, self.used, *fields, self.all_heads, parts, self.shared, side)
@@ -274,7 +275,6 @@ class _File:
         tiles: dict[str, tuple[str, int]] = {}
         self.shared, late = self._shared(self.chunk)
         shared, load, enter, leave, out = self.shared, [], [], [], []
-        carries = {carry.name: carry for carry in back.carries}
         for carry in again.carries:
             key = identifier(state_key(carry.name))
             again_leaves[carry.old] = work.array(f"state_{key}", layouts[carry.name])
@@ -298,13 +298,7 @@ class _File:
             if name not in kept:
                 kept[name] = work.array(identifier(name), dims(node), self.chunk)
         back_leaves = {**leaves}
-        for item in self.rec.outputs:
-            fields.append(("d_out", item.name))
-            field = f"d_out_{identifier(item.name)}"
-            for name, array in self._external(field, item, True).items():
-                if seed_key(name) in back.loads:
-                    back_leaves[back.loads[seed_key(name)]] = array
-            chunk += point_tokens(field)
+        self._seeds(back_leaves, fields, chunk)
         for name, array in kept.items():
             if name in back.loads:
                 back_leaves[back.loads[name]] = array
@@ -323,32 +317,15 @@ class _File:
             moves = []
             for place, name in enumerate(outside):
                 if f"d_{name}" in back.sums:
-                    own = _by_layout(dims(back.params[name]), layouts)
+                    own = by_layout(dims(back.params[name]), layouts)
                     results[f"d_{name}"], total = totals.add(f"{field}{'_im' * place}", own)
                     moves += copied(outside[name], total, self._size, self.real.lanes)
             if moves:  # else nothing depends on it
                 fields.append(("d_param", item.name))
                 part = f"sequence / {self.sequences}" if self.sequences > 1 else "sequence"
                 out += scope([point_fixed(field, part), *moves])
-        for state in self.states:
-            for kind in ("d_last", "d_first"):
-                field = f"{kind}_{identifier(state.name)}"
-                fields.append((kind, state.name))
-                outside = self._external(field, state, False)
-                moves, zeros = [], []
-                for name in outside:
-                    if kind == "d_last":
-                        array = work.array(f"d_state_{identifier(state_key(name))}", layouts[name])
-                        back_leaves[carries[name].old] = array
-                        moves += copied(array, outside[name], self._size, self.real.lanes)
-                        zeros += zeroed(array, self._size)
-                    else:
-                        moves += copied(outside[name], back_leaves[carries[name].old], self._size, self.real.lanes)
-                lines = scope([point_fixed(field, "sequence"), *moves])
-                if kind == "d_last":
-                    enter += self._first_head(state, lines, zeros)
-                else:
-                    leave += lines
+        entering, leaving = self._through(work, layouts, back_leaves, fields)
+        enter, leave = [*enter, *entering], [*leave, *leaving]
         lanes = {name: axes[-1] if axes else None for name, axes in layouts.items()}
         first = Part(
             again, work, again_leaves, kept, self.chunk, self.registers, prefix="f_", lanes=lanes, loops=shared
@@ -375,13 +352,40 @@ class _File:
         ]  # fmt: skip
         return fields, self._function("backward", work, body)
 
+    def _seeds(self, leaves: dict[Node, Array], fields: list, chunk: list[str]) -> None:
+        """The cotangents of outputs."""
+        for item in self.rec.outputs:
+            fields.append(("d_out", item.name))
+            field = f"d_out_{identifier(item.name)}"
+            for name, array in self._external(field, item, True).items():
+                if seed_key(name) in self.back.loads:
+                    leaves[self.back.loads[seed_key(name)]] = array
+            chunk += point_tokens(field)
 
-def _by_layout(axes: tuple, layouts: dict[str, tuple]) -> tuple:
-    """The axes of a sum in the order of a state that has them."""
-    for layout in layouts.values():
-        if set(axes) <= set(layout):
-            return tuple(axis for axis in layout if axis in axes)
-    return axes
+    def _through(self, work: Workspace, layouts: dict, leaves: dict[Node, Array], fields: list) -> tuple[list, list]:
+        """The cotangents of states: the lines that bring them in at a task's start, and out at its end."""
+        enter, leave = [], []
+        carries = {carry.name: carry for carry in self.back.carries}
+        for state in self.states:
+            for kind in ("d_last", "d_first"):
+                field = f"{kind}_{identifier(state.name)}"
+                fields.append((kind, state.name))
+                outside = self._external(field, state, False)
+                moves, zeros = [], []
+                for name in outside:
+                    if kind == "d_last":
+                        array = work.array(f"d_state_{identifier(state_key(name))}", layouts[name])
+                        leaves[carries[name].old] = array
+                        moves += copied(array, outside[name], self._size, self.real.lanes)
+                        zeros += zeroed(array, self._size)
+                    else:
+                        moves += copied(outside[name], leaves[carries[name].old], self._size, self.real.lanes)
+                lines = scope([point_fixed(field, "sequence"), *moves])
+                if kind == "d_last":
+                    enter += self._first_head(state, lines, zeros)
+                else:
+                    leave += lines
+        return enter, leave
 
 
 def _labels(node: Node) -> set[str]:

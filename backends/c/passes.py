@@ -10,9 +10,11 @@ import torch
 from recc.backends.c import build, cache
 from recc.backends.c.blocks import Blocks, free_dim
 from recc.backends.c.call import Call
+from recc.backends.c.ends import Ends, EndsFile, worth_it
 from recc.backends.c.kernel import Kernel, generate, identifier
 from recc.backends.c.options import Options
 from recc.backends.c.pages import keep_freed_memory
+from recc.backends.c.stretches import Stretches
 from recc.backends.c.threads import in_threads
 from recc.backends.c.vectors import Real
 from recc.backends.torch.layout import dim_of, dtype_of
@@ -37,8 +39,10 @@ class Native:
         lanes = max(4, (options.vector or machine.vector_bytes) // (4 if name == "float" else 8))
         self.dtype = dtype
         self.lanes, self.registers = lanes, 32 if machine.vector_bytes == 64 else 16
-        self.kernel: Kernel = generate(plan, sizes, Real(name, lanes), self.registers, options.chunk, sequences)
+        self.made_for = (plan, sizes, Real(name, lanes), self.registers, options.chunk, sequences)
+        self.kernel: Kernel = generate(*self.made_for)
         self._functions: dict[str, Any] = {}
+        self._ends: tuple[Ends, Any] | None = None
         self.name = plan.recurrence.name
         self.spare: list[torch.Tensor] = []
         self.elements = max([1, *(_product(s.axes, sizes) for s in plan.recurrence.states)])
@@ -63,6 +67,14 @@ class Native:
             self._functions[direction] = getattr(library, f"{identifier(self.name)}_{direction}")
             self._functions[direction].restype = None
         return self._functions[direction]
+
+    def ends(self) -> tuple[Ends, Any]:
+        """What takes cotangents of states back through some tokens, and its function."""
+        if self._ends is None:
+            ends = EndsFile(*self.made_for).ends()
+            library = build.library(ends.source, **self.how)
+            self._ends = ends, getattr(library, f"{identifier(self.name)}_backward")
+        return self._ends
 
     def run(self, direction: str, head: list[int], tensors: list[list[int]], tasks: range, tokens: int) -> None:
         """Calls the kernel for these tasks. head: heads, time, reverse and the addresses of offsets and chunks. tokens:
@@ -122,10 +134,12 @@ class NativePasses:
         form = "".join(f"_{name}{value}" for name, value in options.view().items())
         self.meta = {**meta, "digest": f"{meta['digest']}_c{form}{'_asked' * asked}"}
         self.natives: dict[tuple, Native | Missing] = {}
-        step = step_programs(plan)[0]
+        step, again, back = step_programs(plan)
         self.all_heads = has_all_heads(step)
         dim = free_dim(plan, step)
         self.blocks = None if dim is None else Blocks(self, step, dim)
+        own = not self.all_heads and all("heads" in item["axes"] for item in self.states)
+        self.stretches = Stretches(self) if own and worth_it(again, back) else None
         keep_freed_memory()
 
     def native(self, sizes: dict[str, int], dtype: torch.dtype, sequences: int = 1) -> Native | Missing:
@@ -205,6 +219,9 @@ class NativePasses:
             return self._torch_backward(grads, (*tensors, cu_seqlens, reverse))
         if self.blocks and (blocks := self.blocks.count(call)) > 1:
             found = self.blocks.backward(call, blocks, arguments)
+            return _returned(_like(x, given) for x, given in zip(found, (*inputs, *params, *states)))
+        if self.stretches and (edges := self.stretches.edges(call)):
+            found = self.stretches.backward(call, edges, arguments)
             return _returned(_like(x, given) for x, given in zip(found, (*inputs, *params, *states)))
         time = inputs[0].shape[1]
         written = call.native.kernel.backward

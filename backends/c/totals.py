@@ -53,3 +53,11 @@ class Totals:
 def zeroed(array: Array, size: Callable[[Axis], int]) -> list[str]:
     """Loops that fill an array with zeros."""
     return copied(array, Array("(const real[]){0}", array.axes, dict.fromkeys(array.axes, 0)), size)
+
+
+def by_layout(axes: tuple, layouts: dict[str, tuple]) -> tuple:
+    """The axes of a sum in the order of a state that has them."""
+    for layout in layouts.values():
+        if set(axes) <= set(layout):
+            return tuple(axis for axis in layout if axis in axes)
+    return axes

@@ -14,6 +14,7 @@ from contracts import Call, gap, gradients
 from recc.backends.c import build, compiler, passes
 from recc.backends.c.blocks import Blocks
 from recc.backends.c.op import NativeOp
+from recc.backends.c.stretches import Stretches
 
 import recc
 from recc import library
@@ -336,6 +337,35 @@ def test_one_head_of_one_sequence_is_computed_in_blocks_where_there_are_cores(na
     (whole, slopes), (results, grads), again = found.values()
     assert same_bits(results, whole) and all(gap(a, b) < 1e-6 for a, b in zip(grads, slopes, strict=True))
     assert same_bits([*results, *grads], [*again[0], *again[1]])
+
+
+@pytest.mark.parametrize("name, reverse", [("gla", False), ("gated_delta_net", True), ("mamba2", False)])
+def test_a_long_backward_pass_is_computed_in_stretches_where_there_are_cores(name, reverse, monkeypatch):
+    """With the bits of the whole, on any number of threads; but for gradients of params, which stretches add up."""
+    sizes = {"P": 16, "N": 16} if name == "mamba2" else {"K": 16, "V": 16}
+    call = Call(name, time=777, batch=1, heads=2, grad=True, **sizes)
+    held = {key: x.requires_grad_() for key, x in call.state(1).items()}
+    used, own = [], Stretches.edges
+    monkeypatch.setattr("recc.backends.c.stretches.WORTH", 0)
+    monkeypatch.setattr(Stretches, "edges", lambda self, call: used.append(own(self, call)) or used[-1])
+    leaves = [*call.inputs.values(), *held.values(), *call.params.values()]
+    found = {}
+    for machine, threads in ((1, 2), (8, 2), (8, 3)):
+        monkeypatch.setattr("recc.backends.c.blocks.cores", lambda machine=machine: machine)
+        torch.set_num_threads(threads)
+        try:
+            found[machine, threads] = gradients(call(initial_state=held, reverse=reverse), leaves)
+        finally:
+            torch.set_num_threads(1)
+    chunk = call.op.chunk_of(**call.sizes)
+    assert used[0] == [] and used[1] == used[2] and len(used[1]) == 5  # four stretches
+    lengths = [high - low for high, low in zip(used[1][:-1], used[1][1:], strict=True)]
+    assert sum(lengths) == 777 and lengths == sorted(lengths, reverse=True)
+    assert used[1][0] == 777 and not any(edge % chunk for edge in used[1][1:])
+    whole, grads, again = found.values()
+    same = len(call.inputs) + len(held)
+    assert same_bits(grads[:same], whole[:same]) and same_bits(grads, again)
+    assert all(gap(a, b) < 1e-6 for a, b in zip(grads, whole, strict=True))
 
 
 @pytest.mark.parametrize("name", ["gated_delta_net", "gru"])
