@@ -159,6 +159,19 @@ def test_what_is_nearly_of_this_form_says_why_not(case):
     assert not choose(plan).parallel
 
 
+def test_the_word_for_it_is_the_copy_written_out():
+    lines = NORMED.replace("F[t], c[t]", "W[chunk(C)], b[chunk(C)]").replace("F[t])", "W[chunk(C)])")
+    lines = lines.replace("c[t])", "b[chunk(C)])").replace("W, F", "W").replace("b, c", "b").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith(("state n", "start", "n[t]", "F[t]", "c[t]")))
+    inputs, params, _ = problem(parsed(text), 2, 11)
+    found, left = call(recc.loads(text, strategy="frozen"), inputs, params, None)
+    wanted, kept = call(recc.loads(NORMED, strategy="frozen"), inputs, params, None)
+    assert_same(found, wanted)
+    assert_same({name.replace("[C]", "'"): x for name, x in left.items()}, {
+        "W": kept["W"], "b": kept["b"], "W'": kept["F"], "b'": kept["c"], "t": kept["n"]
+    })  # fmt: skip
+
+
 def test_one_token_is_no_chunk():
     with pytest.raises(recc.strategies.Refused, match="renewed at every token"):
         choose(analyse(parsed(NORMED.replace("C = 4", "C = 1"))), "frozen")
