@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from recc.backends.torch.module import Generated, finished
-from recc.backends.triton import sequential
+from recc.backends.triton import sequential, walks
 from recc.backends.triton.division import Division, by_channels
 from recc.backends.triton.nodes import dims, inner
 from recc.backends.triton.schedule import Launch, Unserved
@@ -52,7 +52,7 @@ def _slopes(plan: Plan) -> list[Node]:
     return [spread(slope, olds[0].axes) for slope in slopes_of(tuple(news), tuple(olds), None)]
 
 
-class Function(sequential.Function):
+class Function(walks.Function):
     """`forward_tiles` and its one kernel. slopes: see `_slopes`; window: tokens solved at a time, or None."""
 
     def __init__(self, *program: Any, slopes: list[Node], window: int | None, **options: Any) -> None:

@@ -1,0 +1,369 @@
+"""A program of one token as Triton kernels that walk over tokens, and the function of torch that launches them.
+
+Each walk has torch's part before, between and after it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from recc.backends.torch.emit import identifier
+from recc.backends.torch.text import Text
+from recc.backends.triton.division import HOST, Division, Launch, divide, in_rows
+from recc.backends.triton.lines import folded, wrapped
+from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, Memory
+from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, ordered
+from recc.backends.triton.statements import Loop
+from recc.backends.triton.walk import TAKEN, Kernel, Walk
+
+from recc.ir.node import GRID, HEADS, ROW, Axis, Node, Spans, dim_of, walk
+from recc.ir.ops import build, leaf
+from recc.tile.program import TileProgram
+from recc.tile.words import Words
+
+
+class Function:
+    """The kernels of a program of one token, and `name(call, loads, params, carries, results)`, which launches them.
+
+    results are the tensors that it writes: stores, leaving states, and states saved for each chunk if `saved`. It
+    returns the sums. again: for a backward pass that runs chunks again, the program of that. single: one token.
+    """
+
+    def __init__(self, program: TileProgram, name: str, doc: str, *, again: TileProgram | None = None,
+                 saved: bool = False, single: bool = False) -> None:  # fmt: skip
+        news = {c.new: f"{c.old['name']}_next" for c in program.carries if c.new.args}
+        program = replace(program, names={**news, **program.names})
+        self.program, self.name, self.doc, self.again = program, name, doc, again
+        self.saved, self.single = saved, single
+        self.division, self.rows = self._divided()
+        self.words = Words(program)
+        self.nodes = self.division.nodes_all()
+        self.dim_names = {dim_of(axis) for node in self.nodes for axis in dims(node.axes)}
+        self.used = set(TAKEN) | self.dim_names
+        self.turned: dict[Node, Node] = {}
+        self.of_kernels = self._kernel_words(program)
+        self.memory: dict[Node, Memory] = {}  # what lies in memory when a launch or torch needs it
+        self.strides: dict[str, str] = {}  # of tensors that do not tell themselves
+        self.host: dict[Node, str] = {}
+        inner_names = set(again.stores) if again is not None else set()
+        loads = [node for name, node in program.loads.items() if name not in inner_names]
+        self.leaves = [*loads, *program.params.values()]
+        self.arguments = [self._leaf(node) for node in self.leaves]
+        self.results: list[str] = []
+        self._carries()
+
+    def _divided(self) -> tuple[Division, bool]:
+        """What is computed where, and whether tiles have rows."""
+        of_rows = in_rows(self.program) or (self.again is not None and in_rows(self.again))
+        return divide(self.program, self.again, in_place=self.single), of_rows
+
+    # --- tensors -------------------------------------------------------------------------------------------------
+
+    def _name(self, wish: str) -> str:
+        name, count = identifier(wish), 2
+        while name in self.used:
+            name, count = f"{identifier(wish)}_{count}", count + 1
+        self.used.add(name)
+        return name
+
+    def _at(self, name: str, layout: str, node: Node, **more: bool) -> Memory:
+        axes = self.turn(node).axes
+        once = self._is_split and not more.get("block") and self.division.split not in map(dim_of, dims(axes))
+        return Memory(name, layout, axes, HEADS in node.axes, once=once and layout not in (FIXED, SCRATCH), **more)
+
+    @property
+    def _is_split(self) -> bool:
+        return self.division.split is not None
+
+    def _leaf(self, node: Node) -> str:
+        name = self._name(node["name"])
+        self.memory[node] = self._at(name, TOKENS if GRID in node.axes else FIXED, node)
+        return name
+
+    def _carries(self) -> None:
+        """The tensors that states come from, go to and are saved in."""
+        self.enter: dict[Node, Memory] = {}
+        self.leave: dict[Node, Memory] = {}
+        self.keep: dict[Node, Memory] = {}
+        self.outputs: list[tuple[Node, str]] = []
+        states = {carry.old["name"] for carry in self.program.carries}
+        for wish, node in self.program.stores.items():
+            name = self._name(f"{wish}_all" if wish in states else f"{wish}_out" if wish in self.used else wish)
+            self.outputs.append((node, name))
+            self.results.append(name)
+        for carry in self.program.carries:
+            name = self._name(carry.old["name"])
+            self.enter[carry.old] = self._at(name, STATES, carry.old)
+            self.arguments.append(name)
+        for carry in self.program.carries:
+            name = self._name(f"{self.enter[carry.old].name}_out")
+            self.leave[carry.old] = self._at(name, STATES, carry.old)
+            self.results.append(name)
+        if self.saved:
+            for carry in self.program.carries:
+                name = self._name(f"{self.enter[carry.old].name}_saved")
+                self.keep[carry.old] = self._at(name, CHUNKS, carry.old)
+                self.results.append(name)
+        if self.again is not None:
+            for carry in self.again.carries:
+                name = self._name(f"{carry.old['name']}_saved")
+                self.keep[carry.old] = self._at(name, CHUNKS, carry.old)
+                self.arguments.append(name)
+
+    def _kernel_words(self, program: TileProgram) -> Words:
+        """Names and comments for the nodes that kernels have."""
+        if not self.rows:
+            return Words(program)
+
+        def turned(texts: dict) -> dict:
+            return {self.turn(node): text for node, text in texts.items()}
+
+        results = {name: self.turn(node) for name, node in program.stores.items()}
+        known = set(self.nodes)
+        spans = Spans({self.turn(node): span for node, span in program.spans.items() if node in known})
+        return Words(replace(program, names=turned(program.names), notes=turned(program.notes), stores=results,
+                             sums={}, spans=spans))  # fmt: skip
+
+    def turn(self, node: Node) -> Node:
+        """A node as a kernel's tile has it: where a program takes rows of sequences, the sequences are its rows."""
+        if not self.rows:
+            return node
+        for below in walk(node):
+            if below in self.turned:
+                continue
+            attrs = dict(below.attrs)
+            if not below.args:
+                axes = tuple(ROW if axis == GRID else axis for axis in below.axes)
+                self.turned[below] = leaf(below.op, axes, below.dtype, **attrs)
+                continue
+            if "over" in attrs:
+                attrs["over"] = tuple(ROW if axis == GRID else axis for axis in attrs["over"])
+            self.turned[below] = build(below.op, *(self.turned[arg] for arg in below.args), **attrs)
+        return self.turned[node]
+
+    # --- text ----------------------------------------------------------------------------------------------------
+
+    def text(self) -> str:
+        kernels: list[str] = []
+        body: list[str] = []
+        self.tiles: set[tuple[str, ...]] = set()
+        for at, launch in enumerate(self.division.launches):
+            body += self._host(at)
+            body += self._made(launch)
+            kernel = self._kernel(at, launch)
+            body += self._scratch()
+            self.tiles |= set(kernel.largest())
+            kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
+            body += kernel.call(self._size, lambda memory: self.strides.get(memory.name, f"{memory.name}.stride()"))
+        body += self._host(self.division.count)
+        for node, name in self.outputs:
+            if node not in self.division.results:
+                body.append(f"    {name}.copy_(call.tokens({self._expression(node)}))")
+        sums = [self._expression(node) for node in self.program.sums.values()]
+        body.append(f"    return ({', '.join(sums)}{',' if len(sums) == 1 else ''})")
+        lines = wrapped(f"def {self.name}(", ["call", *self.arguments, *self.results], "):")
+        lines.append(f'    """{self.doc}"""')
+        return "\n".join([*kernels, *lines, *self._size_lines("\n".join(body)), *body]) + "\n"
+
+    def _size(self, axis: Axis | None) -> str:
+        return {GRID: "n", HEADS: "heads"}.get(axis or "") or dim_of(axis or "")
+
+    def _size_lines(self, body: str) -> list[str]:
+        found = [*((node.axes, name, 1) for node, name in zip(self.leaves, self.arguments))]
+        found += [(node.axes, memory.name, 0) for node, memory in self.enter.items()]
+        lines = ["    like = call.like"] if re.search(r"\blike\b", body) else []
+        lines += ["    n = call.batch * call.time"] if re.search(r"\bn\b", body) else []
+        lines += ["    heads = call.heads"] if re.search(r"\bheads\b", body) else []
+        seen: set[str] = set()
+        for axes, name, more in found:
+            for place, axis in enumerate(axes):
+                dim = dim_of(axis)
+                if axis in (GRID, HEADS) or dim in seen:
+                    continue
+                seen.add(dim)
+                if re.search(rf"\b(\w+_)?{dim}\b", body):
+                    lines.append(f"    {dim} = {name}.shape[{place + (more if GRID in axes else 0)}]")
+        for dim in sorted(seen):
+            if re.search(rf"\b(block|part|parts)_{dim}\b", body):
+                lines.append(f"    block_{dim} = call.block({dim}, {self._least(dim)})")
+        split = self.division.split
+        if split is not None:
+            lines.append(f"    part_{split} = {self._part(split)}")
+            if re.search(rf"\bparts_{split}\b", body):
+                lines.append(f"    parts_{split} = triton.cdiv({split}, part_{split})")
+        return lines
+
+    def _part(self, split: str) -> str:
+        least = [f"least={self._least(split)}"] if self._least(split) > 1 else []
+        return f"call.part({', '.join([f'block_{split}', *self._beside(split), *least])})"
+
+    def _beside(self, split: str) -> list[str]:
+        """How many elements stand beside one place of the split dim, in each of the largest tiles."""
+        found = []
+        for tile in sorted(self.tiles):
+            if split in tile:
+                rest = ["call.ROWS" if dim == "ROWS" else f"block_{dim}" for dim in tile if dim != split]
+                found += [" * ".join(rest)] if rest else []
+        return found
+
+    def _least(self, dim: str) -> int:
+        """16 for a side of a matrix product, which tensor cores need."""
+        for node in self.nodes:
+            if node.op != "dot" or self.division.side[node] == HOST:
+                continue
+            node = self.turn(node)
+            over = inner(node["over"])
+            matrix = is_matrix(node, over) or is_batched(node, over)
+            if matrix and any(dim_of(axis) == dim for arg in node.args for axis in inner(arg.axes)):
+                return 16
+        return 1
+
+    # --- kernels -------------------------------------------------------------------------------------------------
+
+    def _made(self, launch: Launch) -> list[str]:
+        """Lines that make the memory of what a launch hands on, and where each value goes."""
+        lines: list[str] = []
+        self.written: dict[Node, list[Memory]] = {}
+        self.summed: list[tuple[Node, Memory]] = []
+        names: dict[Node, list[str]] = {}
+        for node, name in self.outputs:
+            names.setdefault(node, []).append(name)
+        for node in launch.stores:
+            if node in self.division.results:
+                self.written[node] = [self._at(name, TOKENS, node) for name in names[node]]
+            if node in self.division.held:
+                name = self._name(self.words.name(node) if node.args else f"{node['name']}_all")
+                memory = self._at(name, TOKENS, node)
+                lines.append(f"    {name} = call.empty({', '.join(['n', *self._sizes(node)])})")
+                self.strides[name] = f"call.strides({name})"
+                self.written.setdefault(node, []).append(memory)
+                self.memory[node], self.host[node] = memory, name
+        split = self.division.split
+        for node in launch.parts:
+            part = self.division.kernel_part(node)
+            name = self._name(f"{self.words.name(node)}_parts")
+            memory = self._at(name, TOKENS, part, block=True)
+            lines.append(f"    {name} = call.empty({', '.join([f'parts_{split}', 'n', *self._sizes(part)])})")
+            self.strides[name] = f"call.strides({name}, 1)"
+            self.written.setdefault(part, []).append(memory)
+            self.host[node] = self._total(node, part, name, ["0"])
+        for node in launch.sums:
+            part = self.division.kernel_part(node)  # in rows, sums over them come at the end
+            name = self._name(f"{self.words.name(node)}_parts")
+            blocked = self._is_split and any(dim_of(axis) == split for axis in inner(node["over"]))
+            memory = self._at(name, SUMS, part, block=blocked)
+            memory = replace(memory, axes=tuple(axis for axis in memory.axes if axis != ROW))
+            lead = [f"parts_{split}"] * blocked + ["call.programs" if self.rows else "call.sequences"]
+            lines.append(f"    {name} = call.empty({', '.join([*lead, *self._sizes(part)])})")
+            self.summed.append((self.turn(part), memory))
+            self.host[node] = self._total(node, part, name, [str(place) for place in range(len(lead))])
+        return lines
+
+    def _total(self, node: Node, part: Node, name: str, lead: list[str]) -> str:
+        """The sum over what programs have computed apart; heads are summed here, too."""
+        gone = [axis for axis in part.axes if axis not in node.axes and axis != GRID]
+        rest = [axis for axis in part.axes if axis != GRID]
+        shift = len(lead) + (GRID in node.axes)
+        over = [*lead, *(str(shift + rest.index(axis)) for axis in gone)]
+        return f"{name}.sum({over[0] if len(over) == 1 else '(' + ', '.join(over) + ')'})"
+
+    def _sizes(self, node: Node) -> list[str]:
+        return [self._size(axis) for axis in node.axes if axis != GRID]
+
+    def _scratch(self) -> list[str]:
+        """Lines that make the memory of a chunk's states, which a program computes again."""
+        lines = []
+        for node, memory in self.chunked.items():
+            lead = [f"parts_{self.division.split}"] * memory.block + ["call.sequences", "call.CHUNK"]
+            lines.append(f"    {memory.name} = call.empty({', '.join([*lead, *self._sizes(node)])})")
+        return lines
+
+    def _kernel(self, at: int, launch: Launch) -> Kernel:
+        again = self.again if at == 0 else None
+        self.chunked: dict[Node, Memory] = {}  # leaves that the program itself computes again
+        if again is not None:
+            for node in (node for node in self.nodes if node in self.division.inner):
+                name = self._name(f"{node['name']}_chunk")
+                self.chunked[node] = self._at(name, SCRATCH, node, block=self._is_split)
+        loads = {node: self.chunked.get(node) or self._memory(node) for node in launch.loads}
+        needed = set(self._needed(launch))
+        loop = Loop(
+            self.of_kernels,
+            [(self.turn(c.old), self.turn(c.new)) for c in launch.carries],
+            {self.turn(node): memory for node, memory in loads.items() if node in needed},
+            [(self.turn(node), memory) for node, found in self.written.items() for memory in found],
+            self.summed,
+            self.program.reverse,
+        )
+        saving = again.carries if again is not None else launch.carries if self.saved else []
+        role = self.name.removesuffix("_tiles")
+        walk = Walk(
+            f"{role}_walk" if self.division.count == 1 else f"{role}_walk_{at + 1}",
+            self._purpose(launch),
+            loop,
+            self._again(again, loads) if again is not None else None,
+            {self.turn(c.old): self.enter[c.old] for c in launch.carries},
+            {self.turn(c.old): self.leave[c.old] for c in launch.carries},
+            {self.turn(c.old): self.keep[c.old] for c in saving},
+            self.rows,
+            self.division.split,
+            self.single,
+        )
+        return self._emitted(walk)
+
+    def _emitted(self, walk: Walk) -> Kernel:
+        return Kernel(walk, identifier, self.dim_names)
+
+    def _again(self, again: TileProgram, loads: dict[Node, Memory]) -> Loop:
+        values = {self.program.loads[name]: value for name, value in again.stores.items() if name in self.program.loads}
+        stores = [(self.turn(values[node]), memory) for node, memory in self.chunked.items()]
+        own = set(ordered([*(c.new for c in again.carries), *values.values()], set(loads)))
+        return Loop(
+            self._kernel_words(again),
+            [(self.turn(c.old), self.turn(c.new)) for c in again.carries],
+            {self.turn(node): memory for node, memory in loads.items() if node in own},
+            stores,
+        )
+
+    def _needed(self, launch: Launch) -> list[Node]:
+        roots = [*(c.new for c in launch.carries), *self.written, *(self.division.kernel_part(n) for n in launch.sums)]
+        return ordered(roots, set(launch.loads))
+
+    def _memory(self, node: Node) -> Memory:
+        if node not in self.memory:  # torch has computed it
+            name = self.host[node]
+            self.memory[node] = self._at(name, TOKENS if GRID in node.axes else FIXED, node)
+            self.strides[name] = f"call.strides({name})" if GRID in node.axes else f"{name}.stride()"
+        return self.memory[node]
+
+    def _purpose(self, launch: Launch) -> str:
+        names = ", ".join(f"`{carry.name}`" for carry in launch.carries)
+        what = "the cotangents of " if self.program.reverse else ""
+        return f"{what}{names} {'at one token' if self.single else 'from token to token'}" if names else "its tokens"
+
+    # --- torch's part ----------------------------------------------------------------------------------------------
+
+    def _host(self, at: int) -> list[str]:
+        lines = []
+        for node in self.division.hosts[at]:
+            if node in self.host and self.division.kernel_part(node) is not None:
+                text = self.host[node]
+            else:
+                text = Text(self._named, self._size).define(node)
+            name = self._name(self.words.name(node))
+            lines += [f"    # {note}" for note in self.words.notes(node)]
+            lines.append(f"    {name} = {text}")
+            self.host[node] = name
+        return lines
+
+    def _expression(self, node: Node) -> str:
+        return Text(self._named, self._size)(node)
+
+    def _named(self, node: Node) -> str | None:
+        if node in self.host:
+            return self.host[node]
+        memory = self.memory.get(node)
+        if memory is None:
+            return None
+        return f"call.flat({memory.name})" if memory.layout == TOKENS and not node.args else memory.name
