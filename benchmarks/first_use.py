@@ -1,4 +1,7 @@
-"""How long the first use of a native op takes: with an empty cache, and in a new process once the library is there."""
+"""How long the first use of a native op takes: with an empty cache, and in a new process once the library is there.
+
+`python -m benchmarks.first_use --kernels [JOBS]` compiles GPU kernels instead, for a GPU that need not be there.
+"""
 
 from __future__ import annotations
 
@@ -55,3 +58,43 @@ def _seconds(spec: str, cache: str) -> float | None:
         [sys.executable, "-c", TIMED, spec], capture_output=True, text=True, env=environment, cwd=here
     )
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
+KERNELS = ("gla", "gated_delta_net", "kda", "mamba")
+
+
+def kernels(spec: str, jobs: int = 1, size: int = 128, target: str = "sm_90") -> dict[str, float]:
+    """Seconds that it takes to generate a spec's kernels and to compile all launches of both passes in bfloat16, in
+    `jobs` threads, with an empty cache; and how many launches there are."""
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+    from recc.backends.triton import aot
+    from recc.backends.triton.module import chosen, generate
+
+    from recc import library
+    from recc.analysis import analyse
+    from recc.frontend import parse_text
+
+    text, path = library.find(spec)
+    began = time.perf_counter()
+    plan = analyse(parse_text(text, str(path))[0])
+    generated = generate(plan, chosen(plan))
+    sizes = {dim: size for dim, fixed in plan.recurrence.dims.items() if not fixed}
+    launches, ready = aot.launches(generated, sizes, torch.bfloat16), time.perf_counter()
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda launch: aot.compile_launch(launch, target), launches))
+    return {"launches": len(launches), "generate": ready - began, "compile": time.perf_counter() - ready}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--kernels"]:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TRITON_CACHE_DIR"] = folder
+            for name in KERNELS:
+                print(
+                    name, {key: round(value, 1) for key, value in kernels(name, int((sys.argv[2:] or [1])[0])).items()}
+                )
+    else:
+        print(first_use())

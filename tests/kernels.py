@@ -183,3 +183,14 @@ def taken_unasked(spec: str) -> list[str]:
     rows = verify.compare(rec, Case(17, "plain"), ["float32"], {"kernels": call}, [])
     found += [f"{row.what}: {row.error:.2g} > {row.limit:.2g}" for row in rows if not row.ok]
     return found + ([] if any(one["channels"] for one in call.statistics().values()) else ["nothing was solved"])
+
+
+def lost(spec: str, T: int) -> float:
+    """What a sum over T tokens loses: the first that is added is 2^24, and each of the others a 1, which that rounds
+    away. The spec is a cell h[t] = f(w h[t-1] + x[t]) with f(1) = 1 and f'(1) = 1."""
+    w = torch.zeros(1, 1, requires_grad=True)
+    h = op(spec, 4, "sequential")(torch.ones(1, T, 1, 1), w)
+    weights = torch.ones(1, T, 1, 1)
+    weights[:, -1] = 2.0**24
+    (h * weights).sum().backward()
+    return 2.0**24 + T - 2 - float(w.grad)

@@ -24,6 +24,7 @@ INDENT = "    "
 TAKEN = {"tl", "triton", "torch", "math", "F", "call", "like", "batch", "time", "heads", "head", "sequence", "block",
          "start", "length", "steps", "step", "first", "token", "ahead", "more", "t", "i", "j", "n", "rows", "valid",
          "place", "begin", "count", "saved", "sequences", "bounds_ptr"}  # fmt: skip
+BLOCK = 64  # tokens of a block of sums, where a walk has no chunks
 SETTINGS = ("ROWS", "CHUNK", "STEP", "PACKED", "DOT")
 
 
@@ -80,13 +81,14 @@ class Kernel:
             lines += self._invariants(loop)
         lines += [f"{names[old]} = {self.access.load(memory)}" for old, memory in walk.enter.items()]
         for node, memory in walk.loop.sums:
-            shape = self.values.text.shape(node.axes)
-            lines.append(f"{memory.name}_sum = {f'tl.zeros({shape}, tl.float32)' if shape != '()' else '0.0'}")
+            kinds = ("sum", "part") if node in self.blocked() else ("sum",)
+            lines += [f"{memory.name}_{kind} = {self._zero(node)}" for kind in kinds]
         if walk.single:
             lines += self._token(walk.loop)
         else:
             lines += self._tokens(walk.loop, False) if walk.again is None else self._chunks()
         lines += [self.access.store(memory, names[old]) for old, memory in walk.leave.items()]
+        lines += self._added(False) if walk.again is None else []
         for node, memory in walk.loop.sums:
             text = f"{memory.name}_sum"
             lines.append(self.access.store(memory, f"tl.sum({text}, 0)" if ROW in node.axes else text))
@@ -111,6 +113,7 @@ class Kernel:
         inside.append("tl.debug_barrier()  # from here on threads read what others have written")
         inside.append("# The chunk's cotangents, from its last token to its first.")
         inside += self._tokens(walk.loop, True)
+        inside += self._added(True)
         inside.append("tl.debug_barrier()")
         return ["for i in range(tl.cdiv(steps, CHUNK)):", *(f"{INDENT}{line}" for line in inside)]
 
@@ -140,7 +143,28 @@ class Kernel:
             inside.append(f"{name} = {memory.name}_ahead.to(tl.float32)")
             inside.append(f"{memory.name}_ahead = {self.access.early(memory)}")
         inside += self._token(loop)
+        if self.walk.again is None and self.blocked():
+            inside += [f"if {turn if back else at} % {BLOCK} == {BLOCK - 1}:", *(INDENT + x for x in self._added(True))]
         return [*before, *(f"{INDENT}{line}" for line in inside)]
+
+    def _added(self, more: bool) -> list[str]:
+        """Adds what a block of tokens has summed to the sums over all: so the rounding of many tokens grows with the
+        number of blocks, and of a block's. more: whether there is another block."""
+        lines = []
+        for node, memory in self.walk.loop.sums:
+            if node not in self.blocked():
+                continue
+            lines.append(f"{memory.name}_sum += {memory.name}_part")
+            lines += [f"{memory.name}_part = {self._zero(node)}"] if more else []
+        return lines
+
+    def blocked(self) -> set[Node]:
+        """The sums that are vectors or numbers: registers hold them twice, which for wider ones would spill."""
+        return set() if self.walk.single else {node for node, _ in self.walk.loop.sums if len(inner(node.axes)) < 2}
+
+    def _zero(self, node: Node) -> str:
+        shape = self.values.text.shape(node.axes)
+        return f"tl.zeros({shape}, tl.float32)" if shape != "()" else "0.0"
 
     def _first_ahead(self, back: bool, chunked: bool) -> list[str]:
         """The first token of a loop, and whether there is one."""
@@ -175,7 +199,7 @@ class Kernel:
             value = values.whole(node, node.axes)
             if walk.rows and not walk.single:
                 value = f"tl.where({self.access.row('valid', inner(node.axes))}, {value}, 0.0)"
-            lines += [*load(node), f"{memory.name}_sum += {value}"]
+            lines += [*load(node), f"{memory.name}_{'part' if node in self.blocked() else 'sum'} += {value}"]
         news = []
         for old, new in loop.states:
             lines += load(new)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kernels import alone, apart, clipped_and_truncated, paired, steps, too_large
+from kernels import alone, apart, clipped_and_truncated, lost, paired, steps, too_large
 
 from recc import library
 from recc.runtime.cases import PACKED, Case
@@ -28,6 +28,16 @@ y    = h[t] @ S[t] / (1 + max(abs(p), over=D))
 example T = 17, heads = 2, D = 5, M = 3
 """
 
+SUMS = """recurrence cell
+dim D
+input x : D
+param w : D = 0
+state h : D = 0
+output h
+h[t] = relu(w * h[t-1] + x)
+example T = 5, heads = 1, D = 1
+"""
+
 
 @pytest.mark.parametrize("name", library.names())
 def test_float32(name, interpreted):
@@ -37,6 +47,11 @@ def test_float32(name, interpreted):
 @pytest.mark.parametrize("name", [*KINDS, "slstm", "elman_relu"])
 def test_float16(name, interpreted):
     assert interpreted(too_large, name, Case(6, "plain"), CHUNK, "sequential", "float16") == []
+
+
+def test_gradients_of_params_add_up_in_blocks(interpreted):
+    """What is small is not lost beside what is large, but within the block of 64 tokens that the large one is in."""
+    assert interpreted(lost, SUMS, 256) < 64
 
 
 @pytest.mark.parametrize("name", ["gla", "hgrn"])
