@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recc.backends.c.arrays import Array, Workspace, copied, scope
+from recc.backends.c.arrays import Array, Workspace, block, copied, scope
 from recc.backends.c.joined import joined, shared_loops, tokens_held
 from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part, ops_of
@@ -243,7 +243,7 @@ class File:
             save += self._first_head(state, [f"if (a->{kinds['saved']}.data) {{", *("    " + x for x in kept), "}"])
         part = Part(program, work, leaves, results, self.chunk, self.registers)
         body = [
-            *task, *enter, *part.once,
+            *task, *enter, *self._once(part.once),
             "long saved = a->chunks ? a->chunks[sequence] : 0;",
             f"for (long begin = 0; begin < length; begin += {self.chunk}, saved++) {{",
             f"    long c = length - begin < {self.chunk} ? length - begin : {self.chunk};",
@@ -252,6 +252,10 @@ class File:
             "}", *leave,
         ]  # fmt: skip
         return fields, self._function("forward", work, body)
+
+    def _once(self, lines: list[str]) -> list[str]:
+        """What depends on params alone, which tasks of the same head share."""
+        return block(f"if (task == first{' || a->heads > 1' * (not self.all_heads)})", lines) if lines else []
 
     def _in_place(self, state: Any, layouts: dict[str, tuple]) -> bool:
         """Whether the caller's tensor of a state, which no other task has, is laid out as the loops want."""
@@ -341,7 +345,7 @@ class File:
             *second.lines,
         ]  # fmt: skip
         body = [
-            *task, *totals.start, *enter, *first.once, *second.once,
+            *task, *totals.start, *enter, *self._once([*first.once, *second.once]),
             f"long saved = (a->chunks ? a->chunks[sequence] : 0) + (length + {self.chunk - 1}) / {self.chunk} - 1;",
             f"for (long begin = length ? (length - 1) / {self.chunk} * {self.chunk} : -1; begin >= 0;"
             f" begin -= {self.chunk}, saved--) {{",

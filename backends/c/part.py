@@ -275,7 +275,10 @@ class Part:
 
     def _stage(self, number: int, time: bool = True) -> list[str]:
         lines: list[str] = []
-        for group in grouped(self._in_order(self.targets.get(number, []))):
+        targets = self._in_order(self.targets.get(number, []))
+        for target in (target for target in targets if target.node.op == "param"):
+            lines += copied(target.array, self.arrays[target.node], self.work.size, self.work.lanes)
+        for group in grouped(target for target in targets if target.node.op != "param"):
             own = (node for target in group for node in walk(target.node) if self.phases.owner(node) == number)
             lines += [*notes(self.program, own), *self._group(group, time)]
         return [stage_comment(number, self.phases.cores, self.backwards), *lines] if lines else []
