@@ -45,8 +45,40 @@ def test_every_target(name, target):
     assert (sum(facts["matrix"] for facts in found.values()) > 0) == (name == "simple_gla")
 
 
-@pytest.mark.parametrize("name, chunk", [("simple_gla", 64), ("hgrn", None)])
-def test_kernels_spill_nothing(name, chunk):
+SPILL_NOTHING = [("simple_gla", 32, 64), ("hgrn", 32, None), ("delta_net", 64, None), ("gated_delta_net", 64, None)]
+
+
+@pytest.mark.parametrize("name, size, chunk", SPILL_NOTHING)
+def test_kernels_spill_nothing(name, size, chunk):
     """simple_gla's default, 128 tokens, moves fewer bytes and spills some; docs/triton.md has what is known."""
-    found = compiled(name, "sm_90", dict.fromkeys(SMALL, 32), chunk)
+    found = compiled(name, "sm_90", dict.fromkeys(SMALL, size), chunk)
     assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
+
+
+@pytest.mark.parametrize("name", ["simple_gla", "delta_net", "gated_delta_net", "kda", "rwkv7"])
+def test_forward_kernels_spill_nothing_at_128(name):
+    plan = analyse(recurrence(name))
+    launches = aot.launches(module.generate(plan, module.chosen(plan)), dict.fromkeys(SMALL, 128), torch.bfloat16)
+    forward = [launch for launch in launches if launch.name.startswith("forward")]
+    assert forward
+    assert {x.name: aot.facts(aot.compile_launch(x, "sm_90"))["spills"] for x in forward} == dict.fromkeys(
+        [x.name for x in forward], 0
+    )
+
+
+@pytest.mark.parametrize("name", ["delta_net", "kda", "delta_product"])
+def test_a_system_is_solved_once_for_its_values_and_once_for_their_cotangents(name):
+    """Its derivative is made of these two: the backward pass multiplies with an inverse nowhere else, and the launches
+    after the walk read what the walk has solved."""
+    plan = analyse(recurrence(name))
+    _, backward, _ = module.functions(plan, module.chosen(plan))
+    products = [node for node in backward.schedule.every if node.op == "dot" and _solves(node)]
+    assert len(products) == 2
+    (walk,) = (kernel.launch for kernel in backward.kernels if kernel.launch.walks)
+    (solved,) = (node for node in walk.stores if node in products)
+    after = backward.kernels[-1].launch
+    assert solved in after.loads and solved not in after.nodes
+
+
+def _solves(node) -> bool:
+    return any((arg.args[0] if arg.op == "rename" else arg).op == "inverse" for arg in node.args)
