@@ -130,10 +130,11 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
     return {"o": torch.stack(outputs, 1)}, {**final, "t": s["t"] + x["q"].shape[1]}
 
 
-@oracle("atlas", "a loop over tokens, the gradient by autograd")
+@oracle("atlas", "a loop over tokens, the gradient by autograd at the chunk's start")
 def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
-    S, M, outputs = s["S"], s["M"], []
+    S, M, held, outputs = s["S"], s["M"], s["M[C]"], []
     for t in range(x["q"].shape[1]):
+        (held,) = at_start(s["t"] + t, (M,), (held,))
 
         def loss(M: Tensor, t: int = t) -> Tensor:
             window = range(max(0, t - 1), t + 1)
@@ -141,12 +142,12 @@ def _(x: Tensors, p: Tensors, s: Tensors) -> Result:
             return sum(errors) / 2
 
         alpha, theta = (x[name][:, t, :, None, None] for name in ("alpha", "theta"))
-        S = theta * S - slopes(loss, (M,))[0]
+        S = theta * S - slopes(loss, (held,))[0]
         X = S / (S.square().sum((-1, -2), keepdim=True) + 1e-6).sqrt()
         gram = X @ X.transpose(-1, -2)
         M = alpha * M + 3.4445 * X - 4.775 * gram @ X + 2.0315 * gram @ gram @ X
         outputs.append(apply(x["q"][:, t], M))
-    return {"o": torch.stack(outputs, 1)}, {"S": S, "M": M}
+    return {"o": torch.stack(outputs, 1)}, {"S": S, "M": M, "M[C]": held, "t": s["t"] + x["q"].shape[1]}
 
 
 @oracle("titans", "a loop over tokens, the gradient by autograd at the chunk's start")

@@ -41,7 +41,7 @@ NO_GRADIENT = {
 NORMALISERS = {("linear_attention", "z"), ("slstm", "n"), ("lightnet", "z"), ("rwkv4", "b"), ("aaren", "c"),
                ("spikegpt", "b")}  # fmt: skip
 # Numbers of tokens.
-COUNTS = {("rat", "n"), *((spec, "t") for spec in ("titans", "titans_mlp", "ttt_linear", "ttt_mlp"))}
+COUNTS = {("rat", "n"), *((spec, "t") for spec in ("atlas", "titans", "titans_mlp", "ttt_linear", "ttt_mlp"))}
 
 Tensors = dict[str, Tensor]
 Function = Callable[[Tensors, Tensors, Tensors], tuple[Tensors, Tensors]]
