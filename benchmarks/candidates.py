@@ -67,7 +67,7 @@ def op_on(w: Workload, backend: str) -> Callable[[Tensors], Tensor]:
 def candidates(w: Workload, tensors: Tensors, dy: Tensor, compiled: tuple[str, ...]) -> tuple[list, dict[str, str]]:
     """What can run here, and for what cannot the reason."""
     found: list[Candidate | JaxCandidate] = []
-    missing: dict[str, str] = {}
+    missing = rivals.absent(w.spec)
     for name, backend in ((NATIVE, "c"), (TORCH, "torch")):
         try:
             found.append(Candidate(name, op_on(w, backend), tensors, dy))

@@ -21,6 +21,10 @@ from workloads import MATRICES, Tensors
 LOOP, ADDCMUL, CHUNK = "torch loop", "torch addcmul loop", "torch chunk"
 COMPILED_SCAN, COMPILED_CHUNK = "torch.compile(scan)", "torch.compile(chunk)"
 COMPILED_CHUNKS = ("gla", "gated_delta_net")  # each takes minutes to compile: the loop over chunks is unrolled
+FALLBACKS = (
+    "gated_delta_net",
+    "mamba",
+)  # of transformers: functions of a recurrence alone, without the layer around it
 FLA, HF, NN, SCIPY = "fla-core naive chunk", "transformers fallback", "torch.nn", "SciPy lfilter"
 
 
@@ -46,12 +50,26 @@ def rivals(spec: str, compiled: tuple[str, ...] = ("scan", "chunk")) -> Iterator
         yield Rival(COMPILED_SCAN, compiled_once(scanned(spec)))
     if (run := _FLA.get(spec)) and installed("fla"):
         yield Rival(FLA, run)
-    if spec in ("gated_delta_net", "mamba") and installed("transformers"):
+    if spec in FALLBACKS and installed("transformers"):
         yield _transformers(spec)
     if spec in MATRICES:
         yield Rival(NN, lambda x: torch_cell(spec, x))
     if spec == "ema" and installed("scipy"):
         yield Rival(SCIPY, filtered, trains=False)
+
+
+def absent(spec: str) -> dict[str, str]:
+    """What could run the spec if its package were installed, and that it is not."""
+    wanted = {
+        FLA: ("fla", "fla-core", spec in _FLA),
+        HF: ("transformers", "transformers", spec in FALLBACKS),
+        SCIPY: ("scipy", "scipy", spec == "ema"),
+    }
+    return {
+        name: f"{package} is not installed"
+        for name, (module, package, has_form) in wanted.items()
+        if has_form and not installed(module)
+    }
 
 
 def installed(package: str) -> bool:
