@@ -22,6 +22,7 @@ import floors  # noqa: E402
 import native  # noqa: E402
 import native_report  # noqa: E402
 import rivals  # noqa: E402
+import sweep  # noqa: E402
 import workloads  # noqa: E402
 from recc.backends.c import build  # noqa: E402
 
@@ -68,3 +69,19 @@ def test_a_ratio_is_taken_within_rounds():
     times = {"a": [2.0, 9.0, None], "b": [1.0, 3.0, 1.0]}
     assert native_report.over(times, "a", "b") == 2.5
     assert native_report.over(times, "c", "b") is None
+
+
+def test_memories_of_other_sizes_are_held_to_their_floors():
+    """With about as much work as the workload, and 1.6 times as far from the floors."""
+    own = workloads.WORKLOADS["gated_delta_net"]
+    large, small = (sweep.swept(own, size) for size in (256, 32))
+    assert large.sizes == {"K": 256, "V": 256} and large.time * 16 == own.time and small.time == own.time
+    assert large.time * large.multiply_adds == own.time * own.multiply_adds == 4 * small.time * small.multiply_adds
+    native, floor = candidates.NATIVE, "floor: multiply-adds"
+    both = {native: [0.5], native + native_report.BACKWARD: [0.4], floor: [0.1]}
+    entry = {"shape": large.shape(), "seconds": {"forward": {native: [0.3], floor: [0.1]}, "both": both}}
+    swept = {"workloads": {}, "sweep": {"gated_delta_net": {"256": entry}}}
+    rows = native_report.figures({"threads": {"1": swept}, "first_use": {}})
+    assert [(row["met"], round(row["target"], 2)) for row in rows] == [(True, 3.2), (True, 4.48)], rows
+    table = "\n".join(native_report._sizes_section({"1": swept}))
+    assert "| gated_delta_net, B=2 T=128 H=4 K=256 V=256, 1 thread |" in table and "**3.00x**" in table
