@@ -35,8 +35,8 @@ registers a thread and the bytes of shared memory of the one that takes most, th
 that spills most, and the matrix instructions of all. `make aot` writes this page from the cases that it has compiled:
 {count} of {total}. recc {recc}, Triton {triton}.
 
-| spec | dims | target | pass | launches | registers | spilled | shared | matrix | seconds to compile |
-|---|---:|---|---|---:|---:|---:|---:|---:|---:|
+| spec | dims | target | pass | launches | registers | spilled | shared | matrix |
+|---|---:|---|---|---:|---:|---:|---:|---:|
 """
 
 
@@ -88,11 +88,9 @@ def compiled(case: Case) -> dict[str, Any]:
     sizes = {dim: case.size for dim, size in plan.recurrence.dims.items() if not size}
     found: dict[str, Any] = {}
     for launch in aot.launches(generated, sizes, torch.bfloat16):
-        began = time.perf_counter()
         facts = aot.facts(aot.compile_launch(launch, case.target))
-        own = found.setdefault(launch.name.partition("_")[0], {"launches": 0, "seconds": 0.0})
+        own = found.setdefault(launch.name.partition("_")[0], {"launches": 0})
         own["launches"] += 1
-        own["seconds"] += time.perf_counter() - began
         for name in ("registers", "spills", "shared"):
             own[name] = max(own.get(name, 0), facts[name])
         own["matrix"] = own.get("matrix", 0) + facts["matrix"]
@@ -154,7 +152,7 @@ def page(found: dict[Case, dict[str, Any] | str], total: int) -> str:
             continue
         for name, own in facts.items():
             cells = [case.spec, case.size, case.target, name, own["launches"], own["registers"], f"{own['spills']:,}",
-                     f"{own['shared']:,}", own["matrix"], f"{own['seconds']:.1f}"]  # fmt: skip
+                     f"{own['shared']:,}", own["matrix"]]  # fmt: skip
             lines.append(f"| {' | '.join(map(str, cells))} |\n")
     versions = {"recc": recc.__version__, "triton": triton.__version__}
     head = HEAD.format(sizes=f"{SMALL} or {LARGE}", count=len(found), total=total, **versions)
