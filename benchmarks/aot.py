@@ -156,7 +156,7 @@ def page(found: dict[Case, dict[str, Any] | str], total: int) -> str:
             lines.append(f"| {' | '.join(map(str, cells))} |\n")
     versions = {"recc": recc.__version__, "triton": triton.__version__}
     head = HEAD.format(sizes=f"{SMALL} or {LARGE}", count=len(found), total=total, **versions)
-    more = ["\nWhat did not compile:\n\n", *failed] if failed else []
+    more = ["\nWithout a result (the time limit counts what else runs on the machine):\n\n", *failed] if failed else []
     return head + "".join(lines + more)
 
 
