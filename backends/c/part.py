@@ -98,6 +98,7 @@ class Part:
         """Finds what must be stored, by whom it is computed, and in which order."""
         self.order = {node: place for place, node in enumerate(self.phases.nodes)}
         self.wanted: dict[Node, None] = {}
+        self.visited: set[tuple[Node, Core | int]] = set()
         self.aside: dict[Core, list[Node]] = {
             core: self._aside(core) for core in self.phases.cores if self.loops_of(core).shape == "whole"
         }
@@ -167,6 +168,9 @@ class Part:
 
     def _visit(self, node: Node, owner: Core | int) -> None:
         """Looks for values that `owner` needs in memory to compute `node`."""
+        if (node, owner) in self.visited:
+            return
+        self.visited.add((node, owner))
         if node in self.phases.homes:
             if self.phases.owner(node) is not owner:
                 self.wanted.setdefault(node)
