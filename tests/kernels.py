@@ -182,7 +182,10 @@ def taken_unasked(spec: str) -> list[str]:
     call.pays = lambda *_: True
     rows = verify.compare(rec, Case(17, "plain"), ["float32"], {"kernels": call}, [])
     found += [f"{row.what}: {row.error:.2g} > {row.limit:.2g}" for row in rows if not row.ok]
-    return found + ([] if any(one["channels"] for one in call.statistics().values()) else ["nothing was solved"])
+    found += [] if any(one["channels"] for one in call.statistics().values()) else ["nothing was solved"]
+    call.watch.rest = 1  # as after calls that did not converge
+    return found + [f"form {n + 1}" for n, form in enumerate((call._forward, call.solver._forward))
+                    if call._forward_for(*tensors) is not form]  # fmt: skip
 
 
 def lost(spec: str, T: int) -> float:

@@ -1,8 +1,8 @@
-"""Ops with another one of the same recurrence beside them, which serves some calls better: by their shapes alone.
+"""Ops with another one of the same recurrence beside them, which serves some calls better: by their shapes.
 
 Beside kernels of chunks that is the walk over tokens, for single tokens, by one launch, and calls of few; see
 `recc.strategies.few`. Beside the walk of a nonlinear recurrence it is Newton's method, for few channels and many
-tokens; see `recc.strategies.cost`.
+tokens, as long as it converges; see `recc.strategies.cost` and `watch`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import triton
 from recc.backends.torch.passes import ArgumentError
 from recc.backends.triton.launch import KernelOp, processors_of
 from recc.backends.triton.tokens import TokenOp, TooLarge
+from recc.backends.triton.watch import Watch
 
 from recc.strategies.few import walks_tokens
 
@@ -71,19 +72,34 @@ class SolvedOp(TokenOp):
         """The op that solves, made when it is first needed."""
         return self.solving()
 
+    @functools.cached_property
+    def watch(self) -> Watch:
+        """Whether solving does as well as it was chosen for."""
+        return Watch()
+
     def statistics(self) -> dict:
         """What Newton's method took where it was taken; see Op.statistics."""
         return self.solver.statistics() if "solver" in vars(self) else super().statistics()
 
     def _forward_for(self, *tensors: Any) -> Any:
-        """The registered forward pass for these tensors, by their shapes alone."""
+        """The registered forward pass for these tensors: by their shapes, and by how many channels earlier calls had to
+        finish token by token."""
         if self.pays is None or torch.compiler.is_compiling() or not has_kernels(tensors[0]):
             return self._forward
         batch, time = tensors[0].shape[:2]
         state = tensors[len(self.inputs) + len(self.params)]
         tokens = batch * time // max(state.shape[0], 1)
         wanted = state.numel() and self.pays(tokens, state.numel(), architecture(tensors[0].device))
-        return self.solver._forward_for(*tensors) if wanted else self._forward
+        if not wanted or not self.watch.allows(self._counts):
+            return self._forward
+        return self.solver._forward_for(*tensors)
+
+    @property
+    def _counts(self) -> torch.Tensor | None:
+        """What the solver's kernels have counted, on their device."""
+        solver = vars(self).get("solver")
+        names = solver.meta["solvers"].values() if solver else ()
+        return next((getattr(solver.passes.functions[name], "counts", None) for name in names), None)
 
 
 @functools.cache

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from cells import EPS, OTHERS, chaotic, parity, solved
 from kernels import alone, apart, taken_unasked, too_large
+from recc.backends.triton import watch
 
 from recc.runtime.cases import PACKED, Case
 
@@ -63,6 +65,30 @@ def test_lengths_and_dtypes(time, dtype, interpreted):
 @pytest.mark.parametrize("name, bad", [("para_gru", float("nan")), ("para_lstm", float("inf"))])
 def test_a_bad_number_stays_in_its_sequence(name, bad, interpreted):
     assert interpreted(alone, name, bad, "newton") == []
+
+
+def test_what_does_not_converge_is_walked_until_it_is_tried_again():
+    watched, counts = watch.Watch(), torch.zeros(5, dtype=torch.float64)
+
+    def solved(share, calls):
+        """How many of so many calls are solved, of which each finishes a share of its 100 channels token by token."""
+        allowed = 0
+        for _ in range(calls):
+            if watched.allows(counts):
+                allowed += 1
+                counts.add_(torch.tensor([100.0, 300.0, 100 * share, 0.0, 0.0]))
+        return allowed
+
+    assert solved(0.01, 5 * watch.CALLS) == 5 * watch.CALLS
+    tried = solved(0.5, 2 * watch.CALLS)
+    assert tried <= watch.CALLS + 1 and watched.rest == watch.REST - (2 * watch.CALLS - 1 - tried)
+    assert solved(0.0, watched.rest) == 0
+    assert solved(0.0, 5 * watch.CALLS) == 5 * watch.CALLS
+
+
+def test_a_watch_allows_all_calls_that_are_not_counted():
+    watched = watch.Watch()
+    assert all(watched.allows(None) for _ in range(3 * watch.CALLS))
 
 
 def test_taken_unasked_where_it_pays(interpreted):
