@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recc.analysis import cascade, jacobian, semiring
+from recc.analysis import cascade, jacobian, joined, semiring
 from recc.analysis.affine import classify
 from recc.analysis.coupled import couple
 from recc.analysis.frozen import freeze
@@ -23,7 +23,7 @@ __all__ = ["analyse", "Plan"]
 def analyse(rec: Recurrence) -> Plan:
     """The plan of a recurrence: components in solving order, each classified, and what leaves the loop."""
     rec = replace(rec, spans=Spans(rec.spans))  # which takes up what is rebuilt here
-    groups = cascade.components(rec)
+    groups = joined.components(rec, tuple(state.name for state in rec.states), _component, _must_join)
     level = cascade.levels(rec, groups)
     updates: dict[str, Node] = {}
     components = []
@@ -32,6 +32,12 @@ def analyse(rec: Recurrence) -> Plan:
         updates |= own
         components.append(_component(rec, group, own, level[group]))
     return Plan(rec, tuple(components), *moved(rec), updates)
+
+
+def _must_join(component: Component) -> bool:
+    """Whether a component would run token by token alone, for it is read whole and no scan has its ranks."""
+    kind = component.kind
+    return isinstance(kind, Affine) and bool(kind.ranks) and None in component.reads
 
 
 def old_leaf(rec: Recurrence, name: str, when: str = "old") -> Node:
@@ -118,13 +124,15 @@ def _nonlinear_reason(rec: Recurrence, error: NotAffine, name: str) -> Reason:
 def _coupled_reason(rec: Recurrence, group: tuple[str, ...], updates: dict[str, Node]) -> Reason:
     olds = [old_leaf(rec, name) for name in group]
     listing = ", ".join(group)
+    strong = group in cascade.components(rec)
+    how = "depend on each other" if strong else "are memories of which one reads another whole"
     for name in group:
         try:
             Algebra(olds).expand(updates[name])
         except NotAffine as error:
-            why = f"{listing} depend on each other, and {name}[t] is not affine in them: {error.why}"
+            why = f"{listing} {how}, and {name}[t] is not affine in them: {error.why}"
             return Reason(why, rec.spans.get(error.node))
-    why = f"{listing} depend on each other: an affine block of {len(group)} coupled states"
+    why = f"{listing} {how}: an affine block of {len(group)} coupled states"
     return Reason(why, rec.place(group[0]))
 
 

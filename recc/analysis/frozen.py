@@ -8,19 +8,17 @@ vector, are replaced by leaves, and the rest is analysed like any other recurren
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from recc.analysis import cascade
-from recc.analysis.plan import Affine, Component, Frozen, Nonlinear, Plan, Reason
+from recc.analysis import cascade, joined
+from recc.analysis.joined import Classify
+from recc.analysis.plan import Frozen, Nonlinear, Plan, Reason
 from recc.analysis.poly import Algebra
 from recc.analysis.reads import reads_in
 from recc.ir.node import HEADS, Node, Spans, rebuild, substitute, walk
 from recc.ir.ops import ONE, add, build, const, is_const, leaf, sub
 from recc.ir.printer import show
 from recc.ir.program import Recurrence
-
-Classify = Callable[[Recurrence, tuple[str, ...], dict[str, Node], int], Component]
 
 
 def freeze(rec: Recurrence, group: tuple[str, ...], level: int, classify: Classify) -> Frozen | Reason:
@@ -48,7 +46,8 @@ def freeze(rec: Recurrence, group: tuple[str, ...], level: int, classify: Classi
     if misread is not None:
         return misread
     inner, given = _given(rec, rest, tuple(held))
-    components = tuple(_components(inner, rest, level, classify))
+    groups = joined.components(inner, rest, classify, lambda component: True)
+    components = tuple(classify(inner, group, cascade.own_terms(inner, group), level) for group in groups)
     for component in components:
         if isinstance(component.kind, Nonlinear):
             why = component.reasons[0]
@@ -165,31 +164,3 @@ def _given(
         rec, states=states, updates={**kept, **dict(zip(rest, updates, strict=True))}, names=names, spans=spans
     )
     return inner, tuple((stand, node) for node, stand in given.items())
-
-
-def _components(rec: Recurrence, rest: tuple[str, ...], level: int, classify: Classify) -> list[Component]:
-    """The components of `rest`. States that read each other whole in one direction alone, a memory its momentum, are
-    one component where they have the form of coupled memories."""
-    found = []
-    for joined in _joined(rec, rest):
-        whole = tuple(name for part in joined for name in part)
-        component = classify(rec, whole, cascade.own_terms(rec, whole), level)
-        kind = component.kind
-        if len(joined) == 1 or (isinstance(kind, Affine) and kind.coupled is not None and None not in component.reads):
-            found.append(component)
-        else:
-            found += [classify(rec, part, cascade.own_terms(rec, part), level) for part in joined]
-    return found
-
-
-def _joined(rec: Recurrence, rest: tuple[str, ...]) -> list[list[tuple[str, ...]]]:
-    """The strongly connected components of `rest`, those together that read each other; sources first."""
-    groups: list[list[tuple[str, ...]]] = []
-    for part in cascade.components(rec):
-        if not set(part) <= set(rest):
-            continue
-        reads = {name for member in part for name in cascade.state_leaves(rec.updates[member])}
-        axes = rec.state(part[0]).axes
-        near = [g for g in groups if reads & {n for p in g for n in p} and rec.state(g[0][0]).axes == axes]
-        groups = [g for g in groups if g not in near] + [[p for g in near for p in g] + [part]]
-    return groups
