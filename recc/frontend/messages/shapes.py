@@ -37,6 +37,9 @@ def type_differs(
     elif set(found) < set(declared) and what != "its initialiser":
         dim = next(dim for dim in declared if dim not in found)
         help = f"to repeat it along {dim}, multiply by `ones({dim})`"
+    elif set(declared) < set(found):
+        dim = next(dim for dim in found if dim not in declared)
+        help = f"to add it up along {dim}, write `@` for the product of what has {dim}, or `sum(..., over={dim})`"
     return diagnostic(
         "E0301",
         f"{quote(name)} is declared {text(declared)}, but {what} is {text(found)}",
