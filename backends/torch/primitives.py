@@ -29,6 +29,13 @@ def as_complex(real, imag):
     return torch.complex(*torch.broadcast_tensors(real, imag))
 
 
+def stacked(dim, *parts):
+    """The parts along a new axis `dim`; some of them may be numbers."""
+    like = next(part for part in parts if torch.is_tensor(part))
+    parts = [part if torch.is_tensor(part) else like.new_tensor(part) for part in parts]
+    return torch.stack(torch.broadcast_tensors(*parts), dim)
+
+
 def surrogate(value, smooth):
     """`value`, with the gradient of `smooth`."""
     return value.detach() + torch.where(smooth.isfinite(), smooth - smooth.detach(), 0.0)

@@ -198,7 +198,7 @@ class Text(Rows):
     def _op_stack(self, node: Node) -> str:
         inner = tuple(axis for axis in node.axes if axis != node["axis"])
         parts = [self._aligned(arg, inner)[0] for arg in node.args]
-        return f"torch.stack(torch.broadcast_tensors({', '.join(parts)}), {self._dim(node, node['axis'])})"
+        return f"stacked({self._dim(node, node['axis'])}, {', '.join(parts)})"
 
     def _op_dot(self, node: Node) -> str:
         a, b = (self._matching(arg, node) for arg in node.args)

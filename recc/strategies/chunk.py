@@ -161,7 +161,8 @@ class _Memory:
         rows = [build("stack", *[spread(entry, (ROW, COL)) for entry in row], axis=RANK2) for row in lower]
         shared = [self._columns(spread(value, (ROW,))) for value in values]
         of_state = dot(build("stack", *factors, axis=RANK), self.carry, (self.mixing,))
-        right = add(build("stack", *shared, axis=RANK), of_state)
+        fixed = ZERO if all(map(is_zero, shared)) else build("stack", *shared, axis=RANK)
+        right = add(fixed, of_state)
         solved = self._solved(build("stack", *rows, axis=RANK), right, {ROW: COL, RANK: RANK2})
         return [build("take", solved, axis=RANK, index=at, size=len(factors)) for at in range(len(factors))]
 

@@ -50,6 +50,27 @@ def test_every_spelling_of_a_memory_computes_the_same(rng: random.Random):
     assert_same(final, {"S": end["S"].mT} if speller.flipped else end)
 
 
+@pytest.mark.parametrize("written", [" + outer(k, v)", ""])
+def test_ranks_under_keys_that_nothing_else_is_written_under(written: str):
+    """What is solved for them has no value of its own, so that a part of the system, or all of it, is the number 0."""
+    text = f"""recurrence two
+dim K, V
+input q, k, w, u : K unit
+input v : V
+input a in [0.3, 1]
+state S : K x V = 0
+output o : V
+S[t] = a * S[t-1]{written} - outer(k, w @ S[t-1]) - a / 2 * outer(u, k @ S[t-1])
+o = q @ S[t] + v
+"""
+    inputs, params, start = problem(parsed(text), 2, 19)
+    leaves = {name: x.requires_grad_() for group in (inputs, start) for name, x in group.items()}
+    results = [call(recc.loads(text, strategy=name), inputs, params, start) for name in ("chunk", "sequential")]
+    for ours, theirs in zip(*results, strict=True):
+        assert_same(ours, theirs)
+    assert_same(*(gradients(*each, leaves) for each in results))
+
+
 @examples(40)
 @given(st.randoms(use_true_random=False))
 def test_every_spelling_of_a_product_of_factors_has_the_same_plan(rng: random.Random):
