@@ -124,3 +124,7 @@ def check_from_a_state(spec, offsets=None, **options):
     for a, b in zip(gradients(results, leaves), gradients(wants, leaves), strict=True):
         assert a.dtype == b.dtype
         assert gap(a, b) < 1e-9 or float((a - b).abs().max()) < 1e-11
+
+
+def same_bits(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -9,15 +9,12 @@ not change the bits. A block computes a token's sums in the order in which the w
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from recc.backends.c.loops import Loops
-from recc.backends.c.options import Options
 from recc.backends.c.pages import empty
 from recc.backends.c.threads import in_threads
 
@@ -63,7 +60,6 @@ class Blocks:
 
     def __init__(self, passes: NativePasses, program: TileProgram, dim: str) -> None:
         self.passes, self.phases, self.dim = passes, Phases(program), dim
-        self.inner: dict[int, NativePasses] = {}  # by the tokens of a chunk
 
     def count(self, call: Any) -> int:
         """How many blocks a call has; 1: it is run whole."""
@@ -86,18 +82,9 @@ class Blocks:
             found.append((loops.shape, loops.outer, loops.row, loops.rows, loops.lane))
         return found
 
-    def _within(self, chunk: int) -> NativePasses:
-        """The passes of one block, in one thread, with states saved at the same tokens."""
-        if chunk not in self.inner:
-            inner = copy.copy(self.passes)
-            inner.options = replace(self.passes.options, chunk=chunk, alone=Options.NEVER)
-            inner.natives, inner.blocks = {}, None
-            self.inner[chunk] = inner
-        return self.inner[chunk]
-
     def forward(self, keep: bool, call: Any, count: int, arguments: tuple, outputs: Sequence) -> tuple[list, list]:
         """Final and saved states; `outputs` are filled. arguments: those of the pass."""
-        passes, inner = self.passes, self._within(call.native.chunk)
+        passes, inner = self.passes, self.passes.of_part(call.native.chunk)
         *tensors, cu_seqlens, reverse = arguments
         items = [*passes.inputs, *passes.params, *passes.states]
 
@@ -112,7 +99,7 @@ class Blocks:
 
     def backward(self, call: Any, count: int, arguments: tuple) -> list:
         """The cotangents of inputs, params and states. arguments: those of the pass."""
-        passes, inner = self.passes, self._within(call.native.chunk)
+        passes, inner = self.passes, self.passes.of_part(call.native.chunk)
         *tensors, cu_seqlens, reverse = arguments
         made = [*passes.inputs, *passes.params, *passes.states]
         items = [*passes.outputs, *passes.states, *passes.states, *made]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -134,6 +135,7 @@ class NativePasses:
         form = "".join(f"_{name}{value}" for name, value in options.view().items())
         self.meta = {**meta, "digest": f"{meta['digest']}_c{form}{'_asked' * asked}"}
         self.natives: dict[tuple, Native | Missing] = {}
+        self.parts: dict[int, NativePasses] = {}  # by the tokens of a chunk
         step, again, back = step_programs(plan)
         self.all_heads = has_all_heads(step)
         dim = free_dim(plan, step)
@@ -141,6 +143,15 @@ class NativePasses:
         own = not self.all_heads and all("heads" in item["axes"] for item in self.states)
         self.stretches = Stretches(self) if own and worth_it(again, back) else None
         keep_freed_memory()
+
+    def of_part(self, chunk: int) -> NativePasses:
+        """The passes of a block or a stretch: in one thread, not cut any further, with states saved every `chunk`
+        tokens."""
+        if chunk not in self.parts:
+            part = self.parts[chunk] = copy.copy(self)
+            part.options = replace(self.options, chunk=chunk, alone=Options.NEVER)
+            part.natives, part.blocks, part.stretches, part.parts = {}, None, None, {}
+        return self.parts[chunk]
 
     def native(self, sizes: dict[str, int], dtype: torch.dtype, sequences: int = 1) -> Native | Missing:
         """The kernel for these sizes: of any number of heads, unless its tasks have all. sequences: of a task."""

@@ -13,16 +13,13 @@ A forward pass is not cut: two thirds of its work lead from state to state, whic
 
 from __future__ import annotations
 
-import copy
 import ctypes
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from recc.backends.c import blocks
 from recc.backends.c.call import Call
-from recc.backends.c.options import Options
 from recc.backends.c.threads import in_threads
 
 if TYPE_CHECKING:
@@ -40,7 +37,6 @@ class Stretches:
 
     def __init__(self, passes: NativePasses) -> None:
         self.passes = passes
-        self.inner: dict[int, NativePasses] = {}  # by the tokens of a chunk
 
     def edges(self, call: Call) -> list[int]:
         """The tokens at which stretches end and begin, from the last one to the first; none: the pass is run whole."""
@@ -59,15 +55,6 @@ class Stretches:
         ends = [round(chunks * sum(shares[:place]) / sum(shares)) for place in range(len(shares) + 1)]
         return [min((chunks - end) * native.chunk, call.time) for end in ends]
 
-    def _within(self, chunk: int) -> NativePasses:
-        """The passes of one stretch, in one thread, with states saved at the same tokens."""
-        if chunk not in self.inner:
-            inner = copy.copy(self.passes)
-            inner.options = replace(self.passes.options, chunk=chunk, alone=Options.NEVER)
-            inner.natives, inner.stretches = {}, None
-            self.inner[chunk] = inner
-        return self.inner[chunk]
-
     def backward(self, call: Call, edges: list[int], arguments: tuple) -> list:
         """The cotangents of inputs, params and states. arguments: those of the pass. edges: from the last token on."""
         passes, (*tensors, _, reverse) = self.passes, arguments
@@ -75,7 +62,7 @@ class Stretches:
         grads, leaving, tensors = tensors[:count], tensors[count : count + carried], tensors[count + carried :]
         saved, rest = tensors[:carried], tensors[carried:]
         inputs, params, states = passes._split(rest)
-        inner, time, rows = self._within(call.native.chunk), call.time, call.native.chunk
+        inner, time, rows = self.passes.of_part(call.native.chunk), call.time, call.native.chunk
         whole = [self._place(call, item) for item in passes.inputs]
 
         def stretch(place: int) -> tuple:

@@ -1,13 +1,15 @@
-"""A component's step as a function of its states and of what else it takes: for operations that hold a step."""
+"""A component's step as a function of its states and of what else it takes, for operations that hold a step; and what
+such an operation has found, handed out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from recc.analysis.plan import Component
 from recc.ir.node import ROW, Axis, Node, substitute, walk
-from recc.ir.ops import spread
+from recc.ir.ops import build, spread
 from recc.strategies.lowering import Lowering
-from recc.tile.solve import argument
+from recc.tile.solve import argument, of_state
 
 
 class ClosedStep:
@@ -51,6 +53,16 @@ class ClosedStep:
         while name in used:
             name, count = f"{wish}_{count}", count + 1
         return name
+
+
+def hand_out(low: Lowering, component: Component, trajectory: Node) -> None:
+    """What reads the states of a component, and what leaves the chunk, from the states at all its tokens."""
+    count = len(component.states)
+    for place, name in enumerate(component.states):
+        new = of_state(trajectory, place, count)
+        low.table[low.leaf(name, "new")] = new
+        low.table[low.leaf(name)] = build("shift", new, low.carry(name))
+        low.leave(component, name, of_state(build("end", trajectory), place, count))
 
 
 def above(roots: list[Node], leaves: Iterable[Node]) -> set[Node]:

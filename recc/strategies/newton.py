@@ -13,10 +13,10 @@ from dataclasses import replace
 from recc.analysis.plan import Component, Nonlinear, Plan, Reason
 from recc.ir.node import COMPLEX, GRID, HEADS, ROW, Axis, Node, Spans, dim_of, walk
 from recc.ir.ops import build, is_const, spread
-from recc.strategies.closed_step import ClosedStep
+from recc.strategies.closed_step import ClosedStep, hand_out
 from recc.strategies.lowering import Lowering
 from recc.tile.program import TileProgram, valued
-from recc.tile.solve import argument, column_of, of_state, slopes_of
+from recc.tile.solve import argument, column_of, slopes_of
 
 WIDEST = 16  # rows of a dense Jacobian
 MOST = 4  # states that are coupled element by element
@@ -55,12 +55,7 @@ class Newton:
 
     @staticmethod
     def lower(low: Lowering, component: Component) -> None:
-        trajectory, count = _trajectory(low, component), len(component.states)
-        for place, name in enumerate(component.states):
-            new = of_state(trajectory, place, count)
-            low.table[low.leaf(name, "new")] = new
-            low.table[low.leaf(name)] = build("shift", new, low.carry(name))
-            low.leave(component, name, of_state(build("end", trajectory), place, count))
+        hand_out(low, component, _trajectory(low, component))
 
 
 def _too_wide(component: Component, plan: Plan, place) -> Reason | None:

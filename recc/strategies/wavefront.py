@@ -14,12 +14,12 @@ from recc.analysis.columns import Grid, grid_of
 from recc.analysis.plan import Component, Plan, Reason
 from recc.ir.node import GRID, ROW, Axis, Node, Spans, rebuild, walk
 from recc.ir.ops import build, spread
-from recc.strategies.closed_step import ClosedStep
+from recc.strategies.closed_step import ClosedStep, hand_out
 from recc.strategies.lowering import Lowering
 from recc.tile.adjoint import cotangents
 from recc.tile.grid import without_rows
 from recc.tile.program import TileProgram, valued
-from recc.tile.solve import argument, of_state
+from recc.tile.solve import argument
 
 DEPENDENT = 1e7  # the price of a dependent step, in multiply-adds
 
@@ -45,12 +45,7 @@ class Wavefront:
 
     @staticmethod
     def lower(low: Lowering, component: Component) -> None:
-        trajectory, count = _trajectory(low, component), len(component.states)
-        for place, name in enumerate(component.states):
-            new = of_state(trajectory, place, count)
-            low.table[low.leaf(name, "new")] = new
-            low.table[low.leaf(name)] = build("shift", new, low.carry(name))
-            low.leave(component, name, of_state(build("end", trajectory), place, count))
+        hand_out(low, component, _trajectory(low, component))
 
 
 def _grid(component: Component, plan: Plan) -> Grid:
