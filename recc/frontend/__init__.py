@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from recc.frontend.ast import Block, Declaration, Ident
+from recc.frontend.ast import Assign, Block, Declaration, Ident
 from recc.frontend.diagnostics import Bag, Diagnostic, SpecError
 from recc.frontend.messages import naming, shapes
 from recc.ir.node import Span
@@ -66,7 +66,7 @@ def _compile(
         if name.text in first:
             bag.add(naming.defined_twice(name.text, name.span, first[name.text]))
         first.setdefault(name.text, name.span)
-        scope = declare(block if scopes else _exporting(block, export), bag, dims)
+        scope = declare(block if scopes else _exporting(block, export, bag), bag, dims)
         known |= dict.fromkeys(scope.dims)
         recurrence = lower(scope, check(scope, bag), bag, text, path)
         if recurrence is not None:
@@ -82,8 +82,18 @@ def _compile(
     return [stabilised(each) for each in found] if not bag.has_errors else [], bag
 
 
-def _exporting(block: Block, names: tuple[str, ...]) -> Block:
+def _exporting(block: Block, names: tuple[str, ...], bag: Bag) -> Block:
     """`block` with a line `output names`, which stands at its heading as far as messages are concerned."""
+    if not names:
+        return block
+    declared = [each for each in block.statements if isinstance(each, Declaration)]
+    outputs = {name.text for each in declared if each.kind == "output" for name in each.names}
+    found = [each.target.text for each in block.statements if isinstance(each, Assign)]
+    known = [name for name in dict.fromkeys(found) if name not in outputs]
+    for name in names:
+        if name not in known:
+            bag.add(naming.not_to_export(name, known))
+    names = tuple(name for name in dict.fromkeys(names) if name in known)
     if not names:
         return block
     place = block.name.span

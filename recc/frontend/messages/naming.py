@@ -96,6 +96,17 @@ def no_such_dim(name: str, known: Sequence[str]) -> Diagnostic:
     )
 
 
+def not_to_export(name: str, known: Sequence[str]) -> Diagnostic:
+    """A value was asked for from outside that the spec does not have, or puts out already."""
+    return diagnostic(
+        "E0201",
+        f"{quote(name)} cannot be exported: it is no local and no state of this spec that is not an output already",
+        None,
+        note=f"what can be exported: {listing(known)}",
+        help=nearest(name, known),
+    )
+
+
 def reserved(name: str, span: Span) -> Diagnostic:
     why = {
         "t": "`t` is the time of this step, as in `S[t-1]`",
