@@ -215,23 +215,19 @@ def tile_diagonal(a, rows):
 # Halving a chunk again and again meets every pair s < t exactly once, at the level where its two halves part. The
 # factors of a level are products of those below: one exp a row serves all levels, and nothing can overflow.
 # With `step` = exp(log decay), a block's rows hold `down`, the decay from the block's start to the row before, and
-# `up`, the decay from the row to the block's end; both are 1 in blocks of one row.
+# `up`, the decay from the row to the block's end; both are 1 in blocks of one row. Levels are turns of a loop, which is
+# not unrolled: tiles of one level alone are there at a time.
 
 
 @triton.jit
-def _tile_merge(down, up, step, half: tl.constexpr):
-    """`down` and `up` of blocks of 2 * half rows from those of blocks of `half` rows."""
-    count: tl.constexpr = down.shape[0] // (2 * half)
-    width: tl.constexpr = down.shape[1]
-    part = tl.arange(0, 2 * half)[None, :, None]
-    down = tl.reshape(down, (count, 2 * half, width))
-    up = tl.reshape(up, (count, 2 * half, width))
-    whole = down * tl.reshape(step, (count, 2 * half, width))
-    first = tl.sum(tl.where(part == half - 1, whole, 0.0), 1)[:, None, :]
-    second = tl.sum(tl.where(part == 2 * half - 1, whole, 0.0), 1)[:, None, :]
-    down = tl.where(part >= half, down * first, down)
-    up = tl.where(part < half, up * second, up)
-    return tl.reshape(down, (count * 2 * half, width)), tl.reshape(up, (count * 2 * half, width))
+def _tile_merge(down, up, step, half):
+    """`down` and `up` of blocks of 2 * half rows from those of blocks of `half` rows, a power of two."""
+    rows = tl.arange(0, step.shape[0])
+    late = (rows & half) != 0
+    # `down * step` at the last row of a half is the decay of all of it; each row takes that of the other half.
+    last = tl.where(late, (rows & ~half) | (half - 1), rows | (2 * half - 1))
+    other = tl.gather(down * step, tl.broadcast_to(last[:, None], step.shape), 0)
+    return tl.where(late[:, None], down * other, down), tl.where(late[:, None], up, up * other)
 
 
 @triton.jit
@@ -246,7 +242,7 @@ def tile_since_start(log_decay, before: tl.constexpr, levels: tl.constexpr):
     """The decay from the chunk's start up to each row (`before`: up to the row before)."""
     step = tl.exp(log_decay)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
-    for level in tl.static_range(levels):
+    for level in range(levels):
         down, up = _tile_merge(down, up, step, 1 << level)
     return down if before else down * step
 
@@ -256,7 +252,7 @@ def tile_until_last(log_decay, rows, end, levels: tl.constexpr):
     """The decay from each row to row `end`, 0 after it."""
     step = tl.where(rows <= end, tl.exp(log_decay), 1.0)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
-    for level in tl.static_range(levels):
+    for level in range(levels):
         down, up = _tile_merge(down, up, step, 1 << level)
     return tl.where(rows <= end, up, 0.0)
 
@@ -267,7 +263,7 @@ def tile_score(x, y, log_decay, rows, before: tl.constexpr, levels: tl.constexpr
     step = tl.exp(log_decay)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
     found = tl.zeros((x.shape[0], y.shape[0]), tl.float32)
-    for level in tl.static_range(levels):
+    for level in range(levels):
         late = x * down if before else x * down * step
         pairs = tile_dot(late, tl.trans((y * up).to(DOT)), DOT)
         found = tl.where(_tile_pairs(rows, 1 << level), pairs, found)
@@ -283,7 +279,7 @@ def tile_score_rows(a, y, log_decay, rows, before: tl.constexpr, levels: tl.cons
     step = tl.exp(log_decay)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
     found = tl.zeros(y.shape, tl.float32)
-    for level in tl.static_range(levels):
+    for level in range(levels):
         pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
         part = tile_dot(pairs, y * up, DOT)
         found += part * (down if before else down * step)
@@ -297,7 +293,7 @@ def tile_score_cols(a, x, log_decay, rows, before: tl.constexpr, levels: tl.cons
     step = tl.exp(log_decay)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
     found = tl.zeros(x.shape, tl.float32)
-    for level in tl.static_range(levels):
+    for level in range(levels):
         pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
         late = x * down if before else x * down * step
         found += tile_dot(tl.trans(pairs.to(DOT)), late, DOT) * up

@@ -55,7 +55,7 @@ def test_kernels_spill_nothing(name, size, chunk):
     assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
 
 
-@pytest.mark.parametrize("name", ["simple_gla", "delta_net", "gated_delta_net", "kda", "rwkv7"])
+@pytest.mark.parametrize("name", ["simple_gla", "gla", "delta_net", "gated_delta_net", "kda", "rwkv7"])
 def test_forward_kernels_spill_nothing_at_128(name):
     plan = analyse(recurrence(name))
     launches = aot.launches(module.generate(plan, module.chosen(plan)), dict.fromkeys(SMALL, 128), torch.bfloat16)
