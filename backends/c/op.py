@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from recc.backends.c.around import Around
 from recc.backends.c.decode import Decoder
 from recc.backends.c.options import Options
 from recc.backends.c.passes import DEFAULT, NativePasses
@@ -19,6 +20,8 @@ from recc.analysis.plan import Plan
 class NativeOp(Op):
     """An Op with the same contract; see there. Kernels are built at first use of each size of the dims."""
 
+    around: Around | None = None  # the passes where torch multiplies the projections
+
     def __init__(
         self, plan: Plan, meta: dict[str, Any], *tiles: Any, options: Options = DEFAULT, asked: bool = False
     ) -> None:
@@ -28,7 +31,9 @@ class NativeOp(Op):
         self._decoders: dict[tuple, Decoder | None] = {}
 
     def chunk_of(self, dtype: torch.dtype = torch.float32, **sizes: int) -> int:
-        return self.native.native(sizes, dtype).chunk
+        return (
+            self.native.native(sizes, dtype).chunk if self.around is None else self.around.core.chunk_of(dtype, **sizes)
+        )
 
     def __repr__(self) -> str:
         arguments = ", ".join(item["name"] for item in (*self.inputs, *self.params))
@@ -107,6 +112,8 @@ class NativeOp(Op):
     def _forward_for(self, *tensors: torch.Tensor) -> Any:
         if tensors[0].device.type != "cpu":
             return self._forward
+        if self.around is not None:
+            return self.around
         if torch._C._are_functorch_transforms_active():  # they do not say whose derivative they want
             return self._native
         return self._native if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else self._infer

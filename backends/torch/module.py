@@ -143,10 +143,6 @@ def describe(plan: Plan, choice: Choice, program: TileProgram, backward: TilePro
     """What an op and its passes need to know besides the tile functions."""
     rec = plan.recurrence
 
-    def item(declared: Any, **more: Any) -> dict[str, Any]:
-        tile = tuple(axis for axis in sort_axes(declared.axes))
-        return {"name": declared.name, "axes": tuple(declared.axes), "tile": tile, "dtype": declared.dtype, **more}
-
     solved = [node["names"] for node in walk(*program.roots) if node.op == "newton"]
     gradients = [*backward.stores, *backward.sums, *(f"d_{state_key(c.name)}" for c in backward.carries)]
     return {
@@ -155,17 +151,23 @@ def describe(plan: Plan, choice: Choice, program: TileProgram, backward: TilePro
         "chunk": choice.chunk,
         "strategy": ", ".join(dict.fromkeys(choice.name(c) for c in plan.components)) or "parallel",
         "dims": dict(rec.dims),
-        "inputs": [item(i, domain=(i.domain.low, i.domain.high, i.domain.unit)) for i in rec.inputs],
-        "params": [item(p) for p in rec.params],
-        "states": [item(rec.state(c.name), key=state_key(c.name)) for c in program.carries],
+        "inputs": [described(i, domain=(i.domain.low, i.domain.high, i.domain.unit)) for i in rec.inputs],
+        "params": [described(p) for p in rec.params],
+        "states": [described(rec.state(c.name), key=state_key(c.name)) for c in program.carries],
         "saved": [*(saved_item(c.old) for c in program.carries), *(saved_item(node) for node in program.kept.values())],
-        "outputs": [item(o) for o in rec.outputs],
+        "outputs": [described(o) for o in rec.outputs],
         "initial": True,
         "checkpoint": CHECKPOINT if choice.chunk == 1 and expands(rec) else 1,
         "working": _working_tiles(program),
         "gradients": gradients,
         "solvers": {", ".join(names): f"step_{solver_name(names)}" for names in solved},
     }
+
+
+def described(declared: Any, **more: Any) -> dict[str, Any]:
+    """What code that runs needs to know of a declared tensor."""
+    return {"name": declared.name, "axes": tuple(declared.axes), "tile": sort_axes(declared.axes),
+            "dtype": declared.dtype, **more}  # fmt: skip
 
 
 def saved_item(node: Node) -> dict[str, Any]:

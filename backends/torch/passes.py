@@ -238,8 +238,8 @@ def _function(op, setup, derive):
 
 
 def run_op(op, *arguments):
-    """op(*arguments), whether or not under a transform of torch.func."""
-    if torch._C._are_functorch_transforms_active():
+    """op(*arguments), whether or not under a transform of torch.func; also of a function that runs ops."""
+    if torch._C._are_functorch_transforms_active() and hasattr(op, "function"):
         kinds = torch._C._functorch.TransformType
         if torch._C._functorch.peek_interpreter_stack().key() != kinds.Functionalize:  # which knows ops alone
             return op.function.apply(*arguments)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from recc import library
 from recc.analysis import analyse
 from recc.analysis.plan import Plan
+from recc.analysis.projections import apart
 from recc.frontend import parse_text
 from recc.ir.clip import clipped
 from recc.ir.program import Recurrence
-from recc.strategies import choose
+from recc.strategies import Choice, choose
 
 BACKENDS = ("c", "torch", "triton")
 
@@ -38,7 +39,8 @@ def load(
     backend: `c` for native code on CPU tensors, `torch` for torch alone, `triton` for kernels on GPU tensors (under
     Triton's interpreter on CPU tensors, which is for tests). By default native code serves CPU tensors
     where a C compiler is at hand, unless a strategy or chunk asks for one of torch's parallel forms, or torch has a
-    parallel form and the spec has projections around the recurrence, or more micro-steps than a C compiler takes fast.
+    parallel form and the spec has more micro-steps than a C compiler takes fast, or products of tokens with matrices of
+    params that cannot be told apart from the recurrence. Where they can, torch multiplies; native code does the rest.
     config: all of these at once, as `recc tune` prints it. Without any of strategy, chunk and config, a call takes the
     form that `recc tune` has found for its sizes, if it has found one (docs/tuning.md).
     clip_gradient: each element of the gradient that a state hands to the token before is cut to [-limit, limit]. A
@@ -111,7 +113,6 @@ def compile_recurrence(
 ) -> Any:
     """The op of a parsed recurrence; see `load`. options: more of a configuration, which are the backend's own."""
     from recc.backends.torch import op
-    from recc.backends.torch.module import executed, generate
 
     plan = analyse(rec)
     if backend == "triton":
@@ -119,27 +120,40 @@ def compile_recurrence(
         from recc.backends.triton import module as triton
 
         return triton.op(plan, strategy, config.of(chunk=chunk, **options))
-    native = _native(plan, backend, asked=strategy is not None or chunk is not None)
+    parts = apart(rec) if options.get("deterministic") is None else None
+    core = analyse(parts.core) if parts is not None else plan
+    native = _native(plan, core, backend, asked=strategy is not None or chunk is not None)
     if options and not native:
         raise ValueError(f"the backend {backend or 'torch'} has no option {', '.join(options)}")
-    # With native code asked for by name, a chunk is the tokens between its saved states.
-    generated = generate(plan, choose(plan, strategy, None if native else chunk))
-    space = executed(generated.functions, rec.name)
-    functions = [space[name] for name in ("forward_tiles", "backward_tiles", "step_tiles", "initial_tiles")]
-    if native:
-        from recc.backends.c.op import NativeOp
-        from recc.backends.c.options import Options
+    if not native:
+        return _made(op.Op, plan, choose(plan, strategy, chunk))
+    from recc.backends.c.around import Around
+    from recc.backends.c.op import NativeOp
+    from recc.backends.c.options import Options
 
-        wanted = Options(chunk, **options)
-        made = NativeOp(plan, generated.meta, *functions, options=wanted, asked=backend == "c")
-    else:
-        made = op.Op(generated.meta, *functions)
+    # With native code asked for by name, a chunk is the tokens between its saved states.
+    kind = functools.partial(NativeOp, options=Options(chunk, **options), asked=backend == "c")
+    made = _made(functools.partial(kind, plan), plan, choose(plan, strategy))
+    if parts is not None:
+        within = _made(functools.partial(kind, core), core, choose(core))
+        made.around = Around(rec, parts, made.meta, within)
+    return made
+
+
+def _made(kind: Callable[..., Any], plan: Plan, choice: Choice) -> Any:
+    """An op of a plan, with torch code under this choice of strategies."""
+    from recc.backends.torch.module import TILES, executed, generate
+
+    generated = generate(plan, choice)
+    space = executed(generated.functions, plan.recurrence.name)
+    made = kind(generated.meta, *(space[name] for name in TILES))
     made.source = generated.functions
     return made
 
 
-def _native(plan: Plan, backend: str | None, asked: bool) -> bool:
-    """Whether native code serves CPU tensors. asked: for a strategy or chunk, which are forms of the torch backend."""
+def _native(plan: Plan, core: Plan, backend: str | None, asked: bool) -> bool:
+    """Whether native code serves CPU tensors. core: what it has to do where torch multiplies the projections. asked:
+    for a strategy or chunk, which are forms of the torch backend."""
     if backend not in (None, *BACKENDS):
         raise ValueError(f"no backend `{backend}`; there are {', '.join(BACKENDS)}")
     if backend == "torch" or (backend is None and asked):
@@ -152,7 +166,7 @@ def _native(plan: Plan, backend: str | None, asked: bool) -> bool:
     why = refusal(plan)
     if why is not None and backend == "c":
         raise ValueError(f'{plan.recurrence.name}: native code does not serve: {why.text}; use `backend="torch"`')
-    if backend is None and choose(plan).parallel and projects(plan):
+    if backend is None and choose(plan).parallel and projects(core):
         return False
     return why is None and build.usable()
 
