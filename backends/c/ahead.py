@@ -1,5 +1,6 @@
-"""Lines of the caller's tensors on their way into the caches while a chunk is computed: of the inputs of the next one,
-and of the results of this one, which would else wait for their lines when they are written.
+"""Lines of the caller's tensors on their way into the caches while a chunk is computed: of the inputs of the next one
+and the state that it starts from, where that was saved, and of the results of this one, which would else wait for their
+lines when they are written.
 
 A token of one head is a short piece of a tensor, and the next token's lies behind those of the other heads, so that no
 machine foresees it.
@@ -18,16 +19,24 @@ from recc.ir.node import Axis, Node
 if TYPE_CHECKING:
     from recc.backends.c.part import Part
 
-MOST = 24  # lines of a token: where there are more, each tensor's piece is long enough to be foreseen
-EACH = 4  # of them that a tile's token asks for: beyond that they would delay its arithmetic
+MOST = 24  # lines of a strip's token: where there are more, each tensor's piece is long enough to be foreseen
+EACH = 4  # lines that a tile's token asks for: beyond that they would delay its arithmetic
+
+
+class Piece(NamedTuple):
+    """Of a tensor's lines at a token, `count` that lie side by side. base: where the first begins at token 0 of this
+    chunk. step: the text of the stride between tokens."""
+
+    base: str
+    count: int
+    step: str
 
 
 class Lines(NamedTuple):
-    """places: where each line begins at token 0 of this chunk, and the stride between tokens. token: the text of the
-    token whose lines are asked for. write: whether they are written. past: the text of a flag, whether some are written
-    past the caches, so that nothing is to be asked for."""
+    """token: the text of the token whose lines are asked for. write: whether they are written. past: the text of a
+    flag, whether some are written past the caches, so that nothing is to be asked for."""
 
-    places: list[tuple[str, str]]
+    pieces: list[Piece]
     token: str
     write: bool
     past: str | None = None
@@ -36,8 +45,14 @@ class Lines(NamedTuple):
     def name(self) -> str:
         return "written" if self.write else "nexts"
 
-    def listed(self) -> list[str]:
-        bases, steps = (", ".join(texts) for texts in zip(*self.places))
+    @property
+    def count(self) -> int:
+        return sum(piece.count for piece in self.pieces)
+
+    def listed(self, line: int) -> list[str]:
+        """Tables of all lines. line: elements of one."""
+        each = [(f"{p.base} + {n * line}" if n else p.base, p.step) for p in self.pieces for n in range(p.count)]
+        bases, steps = (", ".join(texts) for texts in zip(*each))
         return [f"const real *const {self.name}[] = {{{bases}}};", f"const long {self.name}_step[] = {{{steps}}};"]
 
     def fetch(self, place: str, step: str) -> str:
@@ -53,23 +68,23 @@ def lines_of(part: Part) -> list[Lines]:
     other = f"(t {'-' if part.backwards else '+'} {part.chunk})"
     size, line = part.work.size, part.work.align
     past = " || ".join(dict.fromkeys(array.past for array in stores if array is not None and array.past)) or None
-    found = [Lines(_places(reads, size, line), other, False), Lines(_places(stores, size, line), "t", True, past)]
-    return [each for each in found if 0 < len(each.places) <= MOST]
+    found = [Lines(_pieces(reads, size, line), other, False), Lines(_pieces(stores, size, line), "t", True, past)]
+    return [each for each in found if each.pieces]
 
 
-def _places(arrays: list[Array | None], sizes: Callable[[Axis], int], line: int) -> list[tuple[str, str]]:
+def _pieces(arrays: list[Array | None], sizes: Callable[[Axis], int], line: int) -> list[Piece]:
     found = {}
     for array in arrays:
         if array is not None and array.base.endswith("_at") and array.time is not None:
             known = [axis for axis in array.axes if isinstance(array.strides[axis], int)]  # not that of heads
             size = max([1, *(sizes(axis) * array.strides[axis] for axis in known)])
-            found |= {f"{array.base} + {n}" if n else array.base: array.time for n in range(0, size, line)}
-    return list(found.items())
+            found[array.base] = Piece(array.base, -(-size // line), array.time)
+    return list(found.values())
 
 
 def of_tile(loops: Loops, part: Part) -> tuple[list[str], list[str]]:
     """What each token of a tile asks for, its share of all lines; and what stands before its loop over tokens."""
-    turns, turn = 1, []
+    turns, turn, line = 1, [], part.work.align
     for axis, name, step in ((loops.row, "i", loops.rows), (loops.lane, "l", loops.vectors * loops.lanes)):
         count = -(-loops.sizes(axis) // step) if axis is not None else 1
         if count > 1:
@@ -78,19 +93,62 @@ def of_tile(loops: Loops, part: Part) -> tuple[list[str], list[str]]:
             turns *= count
     before, fetch = [f"const long share = {' + '.join(turn) or 0};"], []
     for lines in lines_of(part):
-        number, count = len(lines.places), -(-len(lines.places) // turns)
-        if count > EACH:
-            continue
-        before += lines.listed()
-        for n in range(count):
-            name, place = f"{lines.name}{n}", f"share + {n * turns}" if n else "share"
-            own = [f"{place} < {number}"] if number < turns * (n + 1) else []  # once each: else what is near again
-            idle = " && ".join([*own, *([f"!({lines.past})"] if lines.past else [])])
-            idle = f"{idle} ? " if idle else ""
-            before += [f"const real *const {name} = {idle}{lines.name}[{place}]{' : work' * bool(idle)};"]
-            before += [f"const long {name}_step = {idle}{lines.name}_step[{place}]{' : 0' * bool(idle)};"]
+        slots = _slots(lines.pieces, turns)
+        for n, slot in enumerate(slots if len(slots) <= EACH else []):
+            name = f"{lines.name}{n}"
+            place, step = _of_share(slot, turns, line)
+            idle = f"{lines.past} ? " if lines.past else ""
+            before += [f"const real *const {name} = {f'{idle}work : ' * bool(idle)}{place};"]
+            before += [f"const long {name}_step = {f'{idle}0 : ' * bool(idle)}{step};"]
             fetch.append(lines.fetch(name, f"{name}_step"))
-    return (fetch, before) if fetch else ([], [])
+    asked, own = _saved(part, "share", turns)
+    return ([*fetch, *own], [*before, *asked]) if fetch or own else ([], [])
+
+
+def _slots(pieces: list[Piece], turns: int) -> list[list[tuple[int, int, Piece]]]:
+    """All lines dealt out: in a slot each turn has one line. A slot's parts: the turn at which one begins, which line
+    of its piece that has, and the part."""
+    slots: list[list[tuple[int, int, Piece]]] = []
+    filled = turns
+    for piece in pieces:
+        first = 0
+        while first < piece.count:
+            if filled == turns:
+                slots.append([])
+                filled = 0
+            own = min(piece.count - first, turns - filled)
+            slots[-1].append((filled, first, piece._replace(count=own)))
+            filled, first = filled + own, first + own
+    return slots
+
+
+def _of_share(slot: list[tuple[int, int, Piece]], turns: int, line: int) -> tuple[str, str]:
+    """The texts of the line that a turn asks for and of its stride between tokens; once each, what is near after."""
+    end = slot[-1][0] + slot[-1][2].count
+    place, step = ("", "") if end == turns else ("work", "0")
+    for start, first, (base, count, own) in reversed(slot):
+        offset = first - start
+        far = f"(share {'+' if offset > 0 else '-'} {abs(offset)})" if offset else "share"
+        where = f"{base} + {far} * {line}" if turns > 1 else f"{base} + {first * line}"
+        more = f"share < {start + count} ? "
+        place, step = (f"{more}{where} : {place}", f"{more}{own} : {step}") if place else (where, own)
+    return place, step
+
+
+def _saved(part: Part, share: str, turns: int) -> tuple[list[str], list[str]]:
+    """Of the states that the next chunk starts from, a turn's share: where it begins, and what each token asks for."""
+    before, fetch, line = [], [], part.work.align
+    for name, (base, size) in part.saved.items():
+        own = -(-size // (turns * line)) * line
+        each = -(-own // part.chunk)
+        before.append(f"const real *const {name} = {base}{f' + {share} * {own}' * (turns > 1)};")
+        if each > line:
+            each = -(-each // line) * line
+            head = f"for (long n = 0; n < {each}; n += {line}) "
+            fetch.append(f"{head}__builtin_prefetch({name} + t * {each} + n, 0, 2);")
+        else:
+            fetch.append(f"__builtin_prefetch({name} + t * {each}, 0, 2);")
+    return before, fetch
 
 
 def of_strip(loops: Loops, part: Part) -> tuple[list[str], list[str]]:
@@ -99,12 +157,15 @@ def of_strip(loops: Loops, part: Part) -> tuple[list[str], list[str]]:
     turns = -(-loops.sizes(loops.lane) // width)
     before, fetch = [], []
     for lines in lines_of(part):
-        before += lines.listed()
+        if lines.count > MOST:
+            continue
+        before += lines.listed(part.work.align)
         first, step = (f"l / {width}", f"n += {turns}") if turns > 1 else ("0", "n++")
-        count = f"({lines.past} ? 0 : {len(lines.places)})" if lines.past else len(lines.places)
+        count = f"({lines.past} ? 0 : {lines.count})" if lines.past else lines.count
         head = f"for (long n = {first}; n < {count}; {step})"
         fetch.append(f"{head} {lines.fetch(f'{lines.name}[n]', f'{lines.name}_step[n]')}")
-    return fetch, before
+    asked, own = _saved(part, f"(l / {width})", turns)
+    return [*fetch, *own], [*before, *asked]
 
 
 def next_token(part: Part, node: Node, index: dict[Axis, str], elements: int) -> list[str]:

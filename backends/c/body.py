@@ -27,7 +27,7 @@ class Body:
     lane: the axis that vectors run along, row: the innermost other axis, either may be None. index: texts of the loop
     variables by axis; element r of the unrolled rows is at index[row] + r, vector u at index[lane] + u * lanes.
     innermost: the axis of the innermost loop, most often `row`. Values without it are printed into `before`, which
-    stands in front of that loop; others into `inside`.
+    stands in front of that loop; others into `inside`. awaited: how many sums of this token a value waits for.
     """
 
     def __init__(
@@ -41,8 +41,9 @@ class Body:
         naming: Callable[[Node], str],
         sources: Callable[[Node], Array | None],
         innermost: Axis | None,
+        awaited: Callable[[Node], int],
     ) -> None:
-        self.innermost = innermost
+        self.innermost, self.awaited = innermost, awaited
         self.sources = sources  # where a leaf comes from that this very loop copies
         self.arrays, self.sizes, self.lanes = arrays, sizes, lanes
         self.lane, self.row, self.index, self.naming = lane, row, index, naming
@@ -141,7 +142,10 @@ class Body:
             return special(node, r, u)
         wide = any(self.is_vector(arg) for arg in node.args)
         if node.op in _INFIX or node.op in _COMPARE:
-            a, b = (self.value(arg, r, u) for arg in node.args)
+            args = node.args
+            if node.op == "add":  # compilers fuse the first of two products: that which is known last
+                args = sorted(args, key=self.awaited, reverse=True)
+            a, b = (self.value(arg, r, u) for arg in args)
             return f"{a} {(_INFIX | _COMPARE)[node.op]} {b}", False
         if node.op == "neg":
             return f"-{self.value(node.args[0], r, u)}", False

@@ -278,7 +278,7 @@ class File:
         kept: dict[str, Array] = {}
         tiles: dict[str, tuple[str, int]] = {}
         self.shared, late = self._shared(self.chunk)
-        shared, load, enter, leave, out = self.shared, [], [], [], []
+        shared, load, enter, leave, out, ahead = self.shared, [], [], [], [], {}
         for carry in again.carries:
             key = identifier(state_key(carry.name))
             again_leaves[carry.old] = work.array(f"state_{key}", layouts[carry.name])
@@ -294,18 +294,16 @@ class File:
             fields.append(("saved", state.name))
             field = f"saved_{identifier(state.name)}"
             outside = self._external(field, state, False)
-            moves = [
-                line for name in outside for line in copied(entered[name], outside[name], self._size, self.real.lanes)
-            ]
-            load += scope([point_fixed(field, "saved"), *moves])
+            load += scope([point_fixed(field, "saved"), *self._moved(outside, entered)])
+            if not self.all_heads and not self.shares:
+                place = f"a->{field}.data + (saved ? saved - 1 : 0) * a->{field}.batch + head * a->{field}.head"
+                ahead[f"entering_{identifier(state.name)}"] = place, len(outside) * self._elements(self._axes(state))
         for name, node in again.stores.items():
             if name not in kept:
                 kept[name] = work.array(identifier(name), dims(node), self.chunk)
         back_leaves = {**leaves}
         self._seeds(back_leaves, fields, chunk)
-        for name, array in kept.items():
-            if name in back.loads:
-                back_leaves[back.loads[name]] = array
+        back_leaves |= {back.loads[name]: array for name, array in kept.items() if name in back.loads}
         results, totals = {}, Totals(work, self.chunk, self.sequences)
         for item in self.rec.inputs:
             field = f"d_in_{identifier(item.name)}"
@@ -336,7 +334,7 @@ class File:
         )
         second = Part(
             back, work, back_leaves, results, self.chunk, self.registers, backwards=True, finished=first.stored,
-            loops=shared, late=late,
+            loops=shared, late=late, saved=ahead,
         )  # fmt: skip
         lines = joined(first, second, tiles) if shared is not None else [
             "// the states that enter each token of the chunk",
@@ -355,6 +353,9 @@ class File:
             "}", *leave, *out,
         ]  # fmt: skip
         return fields, self._function("backward", work, body)
+
+    def _moved(self, source: dict[str, Array], to: dict[str, Array]) -> list[str]:
+        return [x for name in source for x in copied(to[name], source[name], self._size, self.real.lanes)]
 
     def _seeds(self, leaves: dict[Node, Array], fields: list, chunk: list[str]) -> None:
         """The cotangents of outputs."""

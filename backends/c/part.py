@@ -44,7 +44,8 @@ class Part:
     those for a chunk of `c` tokens. lanes: the axis that vectors run along, for states where that is settled.
     finished: what another part has computed before. loops: of the only core, and they are left to the caller, who
     shares them with another part: `before` holds the lines up to the core, `pieces` the core, `lines` what follows.
-    late: loads that the other part computes in those loops.
+    late: loads that the other part computes in those loops. saved: the text of where each state lies that the next
+    chunk starts from, and its elements, if it was saved and lies in one piece.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class Part:
         finished: dict[Node, Array] | None = None,
         loops: Loops | None = None,
         late: frozenset[Node] = frozenset(),
+        saved: dict[str, tuple[str, int]] | None = None,
     ) -> None:
         self.program, self.work, self.chunk, self.registers = program, work, chunk, registers
-        self.prefix, self.backwards, self.lanes = prefix, backwards, lanes or {}
+        self.prefix, self.backwards, self.lanes, self.saved = prefix, backwards, lanes or {}, saved or {}
         self.finished, self.loops = finished or {}, loops
         self.phases = Phases(program, late)
         self.arrays: dict[Node, Array] = dict(leaves)

@@ -83,7 +83,9 @@ def _broken(line: str) -> Iterator[str]:
     rest, margin = code.rstrip(), ""
     while len(margin + rest) > LONGEST:
         room = USUAL - len(margin)
-        place = max(rest.rfind(", ", 0, room) + 1, *(rest.rfind(mark, 0, room) + 2 for mark in (" { ", " + ", "; ")))
+        place = max(
+            rest.rfind(", ", 0, room) + 1, *(rest.rfind(mark, 0, room) + 2 for mark in (" { ", " + ", " : ", "; "))
+        )
         if place <= len(indent) + 2:  # nowhere to break it
             break
         yield (margin + rest[:place]).rstrip()

@@ -1,10 +1,10 @@
 """The vector text that a generated C file starts with: types, loads, horizontal sums and functions.
 
-GCC and Clang vector extensions and nothing else: no header, no intrinsic, and libm only where an op has no vector
-form yet. Functions hold to a few units in the last place of the working precision; exp underflows to 0 below -86.9
-in float32 (-708 in float64), overflows to infinity, and NaN stays NaN. A vector division takes as long as two dozen
-multiply-adds on some machines, though at the same time as those: sigmoid has one, and tanh and log, which often stand
-beside it, have none.
+GCC and Clang vector extensions: no header, built-in functions of an instruction set only under `#if`, and libm only
+where an op has no vector form yet. Functions hold to a few units in the last place of the working precision; exp
+underflows to 0 below -87.3 in float32 (-708.3 in float64) or a little above it, overflows to infinity, and NaN stays
+NaN. A vector division takes as long as two dozen multiply-adds on some machines, though at the same time as those:
+sigmoid has one, and tanh and log, which often stand beside it, have none.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _LOG2 = {
     "float": ("0.693359375f", "-2.12194440e-4f"),
     "double": ("0.693147180369123816490", "1.90821492927058770002e-10"),
 }
+# Where exp is neither 0 nor infinite: a little more.
+_RANGE = {"float": ("-87.3f", "89.0f"), "double": ("-708.3", "710.0")}
 
 
 @dataclass(frozen=True)
@@ -222,8 +224,7 @@ def _exponentials(real: Real) -> str:
     # 1.5 * 2^52 or 1.5 * 2^23: what is added to it is rounded to a whole number, which the lowest bits then hold. That
     # of the exponent's field which stands for 2^(n - 1) is n more than these.
     magic, shift = (f"{1.5 * 2**52 + 1022}", 52) if wide else (f"{1.5 * 2**23 + 126}f", 23)
-    low, high = ("-708.3", "710.0") if wide else ("-87.3f", "89.0f")
-    hi, lo = _LOG2[real.name]
+    (low, high), (hi, lo) = _RANGE[real.name], _LOG2[real.name]
     guess, turns = ("0x7FDE6238502484BALL", 4) if wide else ("0x7EF311C3", 3)
     return f"""// exp(x) = 2^n (1 + p) with p = exp(r) - 1, for x from {low} to {high}; the power is given as 2^(n - 1),
 // which never overflows and is 0 for the least n.
@@ -236,14 +237,38 @@ LANES vec reduced(vec x, vec *half) {{
 }}
 LANES vec half_exp(vec x) {{ vec half, p = reduced(x, &half); return half + half * p; }}
 LANES vec half_expm1(vec x) {{ vec half, p = reduced(x, &half); return half * p + (half - HALF); }}
-LANES vec v_exp(vec x) {{ return 2 * half_exp(clamped(x, {low}, {high})); }}
-LANES vec v_expm1(vec x) {{ return 2 * half_expm1(clamped(x, {low}, {high})); }}
+{_exponential(real)}LANES vec v_expm1(vec x) {{ return 2 * half_expm1(clamped(x, {low}, {high})); }}
 // 1 / x by Newton's iteration from a guess that is right to 6 %, for x from 1e-37 to {"1e307" if wide else "1e38"}.
 LANES vec inverse(vec x) {{
     vec y = (vec)({guess} - (mask)x);
     {" ".join(["y += y * (1 - x * y);"] * turns)}
     return y;
 }}
+"""
+
+
+def _exponential(real: Real) -> str:
+    """exp. AVX-512 has an instruction that takes a power of two to a number, overflows as it should and gives 0 where a
+    comparison says so, which is three instructions less."""
+    letter, f = ("s", "f") if real.name == "float" else ("d", "")
+    wide, low, high = real.name == "double", *_RANGE[real.name]
+    hi, lo = _LOG2[real.name]
+    terms, round_ = (1.0, 1.0, *(_Q64 if wide else _Q32)), f"{1.5 * 2 ** (52 if wide else 23)}{f}"
+    plain = f"LANES vec v_exp(vec x) {{ return 2 * half_exp(clamped(x, {low}, {high})); }}\n"
+    if real.lanes * real.bytes != 64:
+        return plain
+    return f"""#ifdef __AVX512F__
+LANES vec v_exp(vec x) {{
+    x = MIN({high}, x);
+    vec n = x * 1.4426950408889634{f} + {round_};
+    n -= {round_};
+    vec r = (x - n * {hi}) - n * {lo};
+    vec y = {_horner(terms, "r", f)};
+    int large = __builtin_ia32_cmpp{letter}512_mask(x, all({low}), 5, -1, 4); // or NaN
+    return __builtin_ia32_scalefp{letter}512_mask(y, n, (vec){{0}}, large, 4);
+}}
+#else
+{plain}#endif
 """
 
 
@@ -286,7 +311,7 @@ LANES vec v_tanh(vec x) {{
 
 
 def _curves(real: Real) -> str:
-    low, high = ("708.3", "710.0") if real.name == "double" else ("87.3f", "89.0f")
+    low, high = (bound.removeprefix("-") for bound in _RANGE[real.name])
     bits = "0x7fffffffffffffffLL" if real.name == "double" else "0x7fffffff"
     return f"""LANES vec v_abs(vec x) {{ return (vec)((mask)x & {bits}); }}
 LANES vec v_maximum(vec a, vec b) {{ return blend((a > b) | (a != a), a, b); }}

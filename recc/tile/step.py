@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from recc.analysis.plan import Affine, Plan
 from recc.ir.node import GRID, Node, Spans, walk
-from recc.ir.ops import ONE, add, build, div, dot, leaf, mul, spread
+from recc.ir.ops import ONE, add, build, div, dot, leaf, mul, neg, spread
 from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
 from recc.tile.alone import one_head
@@ -66,7 +66,7 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     with sums over all tokens.
     """
     step = in_real_numbers(step_program(plan))
-    step = _by_reciprocals(one_head(step)) if terms else step
+    step = _taken_once(one_head(step)) if terms else step
     wide = max((len(dims(c.old)) for c in step.carries), default=0)
     again = replace(finish(step), stores={})
     phases = Phases(again)
@@ -82,11 +82,19 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     return finish(step), replace(again, stores=stores), back
 
 
-def _by_reciprocals(program: TileProgram) -> TileProgram:
-    """The program with products in place of divisions by numbers such as sqrt(K), whose reciprocal is taken once."""
+def _taken_once(program: TileProgram) -> TileProgram:
+    """The program with what need not be done at every token done to what is the same at each: a product with the
+    reciprocal in place of a division by sqrt(K), and the sign of a product with a param at the param."""
 
-    def fixed(node: Node) -> bool:
-        return all(below.args or below.op in ("const", "size") for below in walk(node))
+    def fixed(node: Node, of: tuple[str, ...] = ("const", "size")) -> bool:
+        return all(below.args or below.op in of for below in walk(node))
+
+    def signed(node: Node) -> Node | None:
+        factors = node.args[0].args if node.op == "neg" and node.args[0].op == "mul" else ()
+        for one, other in (factors, factors[::-1]) if factors else ():
+            if fixed(one, ("const", "size", "param")) and not fixed(other, ("const", "size", "param")):
+                return mul(neg(one), other)
+        return None
 
     done: dict[Node, Node] = {}
     spans = Spans(program.spans)
@@ -94,8 +102,9 @@ def _by_reciprocals(program: TileProgram) -> TileProgram:
         args = tuple(done[arg] for arg in node.args)
         if node.op == "div" and fixed(args[1]) and not fixed(args[0]):
             done[node] = spans.inherit(mul(args[0], div(ONE, args[1])), node)
-        else:
-            done[node] = node if args == node.args else spans.inherit(build(node.op, *args, **dict(node.attrs)), node)
+            continue
+        new = node if args == node.args else build(node.op, *args, **dict(node.attrs))
+        done[node] = spans.inherit(signed(new) or new, node)
     named = {done.get(node, node): name for node, name in program.names.items()}
     notes = {done.get(node, node): note for node, note in program.notes.items()}
     program = _mapped(program, [done[node] for node in _roots(program)])

@@ -82,9 +82,22 @@ def test_lines_of_inputs_and_results_are_asked_for_once(name):
     forward, backward = (sized(name, 64).parts[part] for part in ("forward", "backward"))
     for text, token in ((forward, "(t + 32)"), (backward, "(t - 32)")):
         assert f"{token} * nexts" in text and re.search(r"t \* written\w*(\[n\])?, 1, 2\);", text)
-    lines = re.search(r"real \*const written\[\] = \{(.*?)\};", backward, re.DOTALL)[1].split(",")
-    assert len(lines) == (16 if name == "gla" else 14)  # d_q, d_k, d_v of 64 numbers, and the gates'
-    assert f"share < {len(lines)}" in backward
+    written = re.search(r"real \*const written0 = (.*?);", backward, re.DOTALL)[1]
+    ends = [int(turn) for turn in re.findall(r"share < (\d+)", written)]
+    assert ends == [4, 8, 12, *((16,) if name == "gla" else (13, 14))]  # d_q, d_k, d_v of 64 numbers, and the gates'
+    assert "written1" not in backward
+    turns = 32 if name == "gla" else 16
+    assert f"share * {64 * 64 // turns};" in backward and f"entering_S + t * {64 * 64 // turns // 32}," in backward
+
+
+def test_a_long_row_is_asked_for_by_all_turns():
+    """x and dt have a line for each of 32 turns; B and C, one each, share a third place."""
+    plan = analyse(parse_text(*find("mamba"))[0])
+    forward = generate(plan, {"D": 512, "N": 16}, Real("float", 16), 32).parts["forward"]
+    places = re.findall(r"real \*const nexts\d = (.*?);", forward, re.DOTALL)
+    assert places[:2] == ["in_x_at + share * 16", "in_dt_at + share * 16"] and len(places) == 3
+    assert re.findall(r"in_[BC]_at", places[2]) == ["in_B_at", "in_C_at"] and places[2].endswith(": work")
+    assert "-exp__00" in forward and "-mul" not in forward  # the sign of exp(A_log) is taken once, not of each token's
 
 
 def test_tokens_of_a_chunk_follow_from_what_a_tile_reads():
