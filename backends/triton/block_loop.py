@@ -9,7 +9,7 @@ from __future__ import annotations
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.loops import Loop, has, loops
-from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, is_matrix, ordered, reads, sums_on
+from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, reads, sums_on
 from recc.backends.triton.order import Order
 
 from recc.ir.node import GRID, ROW, Node
@@ -47,8 +47,9 @@ class LoopKernel(Kernel):
         after = {arg for part in later for node in [*part.before, *part.nodes] for arg in reads(node)}
         sides, others = set(), set()
         for node in loop.nodes:
-            matrix = node.op == "dot" and is_matrix(node, self._part(node))
-            (sides if matrix else others).update(self._source(arg) for arg in reads(node))
+            rounded = self._rounded(node)
+            sides.update(self._source(arg) for arg in rounded)
+            others.update(self._source(arg) for arg in reads(node) if arg not in rounded)
         cheap = self._cheap()
         tiles = [node for node in before if len(inner(node.axes)) == 2 and node not in self.launch.stores]
         return frozenset(
@@ -99,9 +100,11 @@ class LoopKernel(Kernel):
             if node in loop.sums:
                 lines += self._load_before(reads(node), inside, "        ")
                 name = self.variables[node]
-                matrix = node.op == "dot" and sums_on(node, self._part(node))
-                lines.append(f"        {name} = {self.text._op_dot(node, name)}" if matrix
-                             else f"        {name} += {self.text.define(node)}")  # fmt: skip
+                sum_on = {"dot": self.text._op_dot, "score": self.text._op_score}.get(node.op)
+                if sum_on and (node.op == "score" or sums_on(node, self._part(node))):
+                    lines.append(f"        {name} = {sum_on(node, name)}")
+                else:
+                    lines.append(f"        {name} += {self.text.define(node)}")
             else:
                 lines += self._computed([node], inside, "        ")
         for node in loop.nodes:

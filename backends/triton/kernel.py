@@ -264,9 +264,14 @@ class Kernel:
         """The loads that are sides of matrix products, for which they need not be widened."""
         found = set()
         for node in self.launch.nodes:
-            if node.op == "dot" and is_matrix(node, self._part(node)):
-                found.update(map(self._source, node.args))
+            found.update(map(self._source, self._rounded(node)))
         return frozenset(node for node in self.launch.loads if node in found and not self._is_wide(node))
+
+    def _rounded(self, node: Node) -> tuple[Node, ...]:
+        """What a node reads in the precision of matrix products."""
+        if node.op in ("score_rows", "score_cols"):
+            return node.args[:1]
+        return node.args if node.op == "dot" and is_matrix(node, self._part(node)) else ()
 
     @staticmethod
     def _source(node: Node) -> Node:

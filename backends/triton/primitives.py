@@ -258,27 +258,27 @@ def tile_until_last(log_decay, rows, end, levels: tl.constexpr):
 
 
 @triton.jit
-def tile_score(x, y, log_decay, rows, before: tl.constexpr, levels: tl.constexpr, DOT: tl.constexpr):
+def tile_score(x, y, log_decay, rows, before: tl.constexpr, levels: tl.constexpr, DOT: tl.constexpr, more=0.0):
     """[t, s]: sum_k x[t, k] y[s, k] exp(b[t, k] - b[s, k]) for s <= t (`before`: b[t - 1], for s < t), else 0."""
     step = tl.exp(log_decay)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
-    found = tl.zeros((x.shape[0], y.shape[0]), tl.float32)
+    found = tl.zeros((x.shape[0], y.shape[0]), tl.float32) + more
     for level in range(levels):
         late = x * down if before else x * down * step
         pairs = tile_dot(late, tl.trans((y * up).to(DOT)), DOT)
-        found = tl.where(_tile_pairs(rows, 1 << level), pairs, found)
+        found += tl.where(_tile_pairs(rows, 1 << level), pairs, 0.0)
         down, up = _tile_merge(down, up, step, 1 << level)
     if not before:
-        found = tl.where(rows[:, None] == rows[None, :], tl.sum(x * y, 1)[:, None], found)
+        found += tl.where(rows[:, None] == rows[None, :], tl.sum(x * y, 1)[:, None], 0.0)
     return found
 
 
 @triton.jit
-def tile_score_rows(a, y, log_decay, rows, before: tl.constexpr, levels: tl.constexpr, DOT: tl.constexpr):
+def tile_score_rows(a, y, log_decay, rows, before: tl.constexpr, levels: tl.constexpr, DOT: tl.constexpr, more=0.0):
     """[t, k]: sum over s < t of a[t, s] y[s, k] exp(b[t, k] - b[s, k]) (`before`: b[t - 1])."""
     step = tl.exp(log_decay)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
-    found = tl.zeros(y.shape, tl.float32)
+    found = tl.zeros(y.shape, tl.float32) + more
     for level in range(levels):
         pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
         part = tile_dot(pairs, y * up, DOT)
@@ -288,11 +288,11 @@ def tile_score_rows(a, y, log_decay, rows, before: tl.constexpr, levels: tl.cons
 
 
 @triton.jit
-def tile_score_cols(a, x, log_decay, rows, before: tl.constexpr, levels: tl.constexpr, DOT: tl.constexpr):
+def tile_score_cols(a, x, log_decay, rows, before: tl.constexpr, levels: tl.constexpr, DOT: tl.constexpr, more=0.0):
     """[s, k]: sum over t > s of a[t, s] x[t, k] exp(b[t, k] - b[s, k]) (`before`: b[t - 1])."""
     step = tl.exp(log_decay)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
-    found = tl.zeros(x.shape, tl.float32)
+    found = tl.zeros(x.shape, tl.float32) + more
     for level in range(levels):
         pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
         late = x * down if before else x * down * step

@@ -315,12 +315,13 @@ class TileText:
     def _op_diagonal(self, node: Node) -> str:
         return f"tile_diagonal({self(node.args[0])}, rows)"
 
-    def _op_score(self, node: Node) -> str:
+    def _op_score(self, node: Node, more: str | None = None) -> str:
+        """A score. more: the text of what is added to it."""
         x, y, log_decay = reads(node)
         channel = (ROW, node["over"])
         masked = self.padding.zeroed(x, (node["over"],), self._whole(x, channel), channel)
         rest = f"{self._whole(y, channel)}, {self._whole(log_decay, channel)}"
-        return f"tile_score({masked}, {rest}, rows, {node['before']}, LEVELS, DOT)"
+        return f"tile_score({masked}, {rest}, rows, {node['before']}, LEVELS, DOT{f', {more}' if more else ''})"
 
     def _op_score_rows(self, node: Node) -> str:
         return self._contracted("tile_score_rows", node, node["before"])
@@ -331,7 +332,8 @@ class TileText:
     def _contracted(self, function: str, node: Node, before: bool) -> str:
         a, side, log_decay = reads(node)
         channel = (ROW, node["over"])
-        parts = f"{self._whole(a, (ROW, COL))}, {self._whole(side, channel)}, {self._whole(log_decay, channel)}"
+        first = self._side(a) if inner(a.axes) == (ROW, COL) else self._whole(a, (ROW, COL))
+        parts = f"{first}, {self._whole(side, channel)}, {self._whole(log_decay, channel)}"
         return f"{function}({parts}, rows, {before}, LEVELS, DOT)"
 
     def _op_channel_since(self, node: Node) -> str:
