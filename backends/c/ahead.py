@@ -170,9 +170,12 @@ def of_strip(loops: Loops, part: Part) -> tuple[list[str], list[str]]:
 
 def next_token(part: Part, node: Node, index: dict[Axis, str], elements: int) -> list[str]:
     """What a token that passes over the whole state asks for as it reads an input: the same place of the next token's
-    row. elements: how far the vector at `index` lies from the first of those that are read together."""
+    row; and where another part has brought in the chunk's rows before, that of the next chunk, which it begins with.
+    elements: how far the vector at `index` lies from the first of those that are read together."""
     array = part.arrays.get(node)
     own = array is not None and array.time is not None and array.base.endswith("_at")
     if not own or elements % part.work.align:  # once a line
         return []
-    return [f"__builtin_prefetch({array.at(index)} {'-' if part.backwards else '+'} {array.time}, 0, 3);"]
+    there = array.base in part.near
+    far, level = (f"{part.chunk} * {array.time}", 2) if there else (array.time, 3)
+    return [f"__builtin_prefetch({array.at(index)} {'-' if part.backwards else '+'} {far}, 0, {level});"]

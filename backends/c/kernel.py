@@ -334,7 +334,7 @@ class File:
         )
         second = Part(
             back, work, back_leaves, results, self.chunk, self.registers, backwards=True, finished=first.stored,
-            loops=shared, late=late, saved=ahead,
+            loops=shared, late=late, saved=ahead, near=first.reads(),
         )  # fmt: skip
         lines = joined(first, second, tiles) if shared is not None else [
             "// the states that enter each token of the chunk",

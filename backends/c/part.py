@@ -45,7 +45,8 @@ class Part:
     finished: what another part has computed before. loops: of the only core, and they are left to the caller, who
     shares them with another part: `before` holds the lines up to the core, `pieces` the core, `lines` what follows.
     late: loads that the other part computes in those loops. saved: the text of where each state lies that the next
-    chunk starts from, and its elements, if it was saved and lies in one piece.
+    chunk starts from, and its elements, if it was saved and lies in one piece. near: where inputs lie of which another
+    part has read the chunk's tokens before.
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class Part:
         loops: Loops | None = None,
         late: frozenset[Node] = frozenset(),
         saved: dict[str, tuple[str, int]] | None = None,
+        near: frozenset[str] = frozenset(),
     ) -> None:
         self.program, self.work, self.chunk, self.registers = program, work, chunk, registers
         self.prefix, self.backwards, self.lanes, self.saved = prefix, backwards, lanes or {}, saved or {}
-        self.finished, self.loops = finished or {}, loops
+        self.finished, self.loops, self.near = finished or {}, loops, near
         self.phases = Phases(program, late)
         self.arrays: dict[Node, Array] = dict(leaves)
         self.copies: dict[tuple[Node, Axis | None], Array] = {}  # by the axis that is contiguous
@@ -255,6 +257,11 @@ class Part:
         owner = self.phases.owner(node)
         owner = 0 if owner == INVARIANT else owner  # the same at every token, and yet stored or added at every token
         self.targets.setdefault(owner, []).append(Target(node, self.results[name], how))
+
+    def reads(self) -> frozenset[str]:
+        """Where the inputs lie that it reads."""
+        loads = (self.arrays.get(node) for node in self.program.loads.values() if node in self.order)
+        return frozenset(array.base for array in loads if array is not None)
 
     def loops_of(self, core: Core) -> Loops:
         if self.loops is not None:
