@@ -8,6 +8,7 @@ from typing import Any
 
 import rivals
 import torch
+from rivals import Rival
 from torch import Tensor
 from workloads import Tensors, Workload, folded, projected
 
@@ -23,8 +24,9 @@ AGREE = 1e-3  # relative difference of outputs and of gradients, above which a t
 class Candidate:
     """One way to compute the workload's output from its tensors, and the gradients of all of them."""
 
-    def __init__(self, name: str, run: Callable[[Tensors], Tensor], tensors: Tensors, dy: Tensor, trains: bool = True):
-        self.name, self.run, self.tensors, self.dy, self.trains = name, run, tensors, dy, trains
+    def __init__(self, rival: Rival, tensors: Tensors, dy: Tensor):
+        self.name, self.run, self.trains, self.about = rival.name, rival.run, rival.trains, rival.about
+        self.tensors, self.dy = tensors, dy
 
     def forward(self) -> Any:
         with torch.no_grad():
@@ -50,7 +52,7 @@ class JaxCandidate:
     def __init__(self, spec: str, tensors: Tensors, dy: Tensor):
         import jax_scans
 
-        self.name, self.trains = jax_scans.NAME, True
+        self.name, self.trains, self.about = rivals.JAX, True, ""
         self.compiled = jax_scans.Compiled(spec, tensors, dy)
         self.forward, self.results = self.compiled.forward, self.compiled.results
 
@@ -70,16 +72,12 @@ def candidates(w: Workload, tensors: Tensors, dy: Tensor, compiled: tuple[str, .
     missing = rivals.absent(w.spec)
     for name, backend in ((NATIVE, "c"), (TORCH, "torch")):
         try:
-            found.append(Candidate(name, op_on(w, backend), tensors, dy))
+            found.append(Candidate(Rival(name, op_on(w, backend)), tensors, dy))
         except Exception as error:  # a backend that is not there, or has no form of this spec
             missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-    for rival in rivals.rivals(w.spec, compiled):
-        found.append(Candidate(rival.name, rival.run, tensors, dy, rival.trains))
+    found += [Candidate(rival, tensors, dy) for rival in rivals.rivals(w.spec, compiled)]
     if rivals.installed("jax"):
-        import jax_scans
-
-        if w.spec in jax_scans.FORMS:
-            found.append(JaxCandidate(w.spec, tensors, dy))
+        found.append(JaxCandidate(w.spec, tensors, dy))
     return found, missing
 
 

@@ -124,6 +124,21 @@ def _(x: Tensors) -> Loop:
     return Loop(lambda: torch.zeros_like(decay[:, 0]), (decay, write, x["C"], x["x"]), step)
 
 
+@_loop("mamba2")
+def _(x: Tensors) -> Loop:
+    decay = torch.exp(-x["A_log"].exp() * x["dt"])[..., None, None]
+
+    def step(S, decay, B, C, write, u):
+        S = decay * S + column(B) * row(write)
+        return S, read(C, S) + column(x["skip"]) * u
+
+    def start() -> Tensor:
+        B, u = x["B"], x["x"]
+        return B.new_zeros(B.shape[0], B.shape[2], B.shape[3], u.shape[3])
+
+    return Loop(start, (decay, x["B"], x["C"], column(x["dt"]) * x["x"], x["x"]), step)
+
+
 @_loop("ema")
 def _(x: Tensors) -> Loop:
     alpha, delta = x["alpha"].sigmoid(), x["delta"].sigmoid()

@@ -110,7 +110,8 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
     for name, reason in missing.items():
         print(f"  {w.spec}: {name}: {reason}", file=sys.stderr)
     print(f"{w.spec}: {w.shape()}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    return {"shape": w.shape(), "study": w.study, "seconds": times, "agreement": agreement, "missing": missing}
+    said = {"about": {c.name: c.about for c in good if c.about}, "missing": missing}
+    return {"shape": w.shape(), "study": w.study, "seconds": times, "agreement": agreement, **said}
 
 
 def output_of(w, tensors):

@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 import decoding
+import fallbacks
 import rivals
 from candidates import NATIVE, TORCH
 from report import target, targets_table
@@ -47,7 +48,7 @@ TORCH_FORMS = (
 MARKS = {
     TORCH: ("D", INK), rivals.LOOP: ("o", OTHER), rivals.ADDCMUL: ("h", OTHER), rivals.CHUNK: ("s", "#c8553d"),
     rivals.COMPILED_CHUNK: ("s", "none"), rivals.COMPILED_SCAN: ("o", "none"), rivals.FLA: ("^", "#588157"),
-    rivals.HF: ("v", "#8e6bbf"), "jax.lax.scan": ("P", "#d9a441"), rivals.NN: ("X", "#c8553d"),
+    fallbacks.NAME: ("v", "#8e6bbf"), rivals.JAX: ("P", "#d9a441"), rivals.NN: ("X", "#c8553d"),
     rivals.SCIPY: ("*", "#588157"), decoding.IN_PLACE: ("p", "#c8553d"), "floor": ("|", "none"),
 }  # fmt: skip
 
@@ -103,7 +104,7 @@ def _of_workload(study: str, spec: str, seconds: dict) -> list[tuple[str, float 
     plain = over(both, rivals.LOOP, NATIVE)
     rows.append((f"{label}plain torch loop over native, forward + backward", plain, PLAIN_LOOP[study], "x"))
     if spec == "gated_delta_net":
-        chunk = over(both, rivals.HF, NATIVE)
+        chunk = over(both, fallbacks.NAME, NATIVE)
         rows.append((f"{label}transformers' fallback over native, forward + backward", chunk, 5, "x"))
     if spec in ("gla", "gated_delta_net") and decoding.BOUND in decode:
         rows.append((f"{label}decode step, bound", 1e6 * _median(decode[decoding.BOUND]), -10, "us"))
@@ -215,8 +216,10 @@ def _section(spec: str, entries: dict[str, dict]) -> list[str]:
     worst = {name: max(e["agreement"].get(name, 0) for e in entries.values()) for name in first["agreement"]}
     apart = ", ".join(f"{name} {value:.0e}" for name, value in worst.items())
     lines += ["", f"Largest relative difference from the reference: {apart}."]
-    missing = {name: reason for e in entries.values() for name, reason in e["missing"].items()}
-    return lines + [line for name, reason in missing.items() for line in ("", f"{name}: {reason}.")]
+    remarks = {
+        name: text for e in entries.values() for name, text in (*e.get("about", {}).items(), *e["missing"].items())
+    }
+    return lines + [line for name, text in remarks.items() for line in ("", f"{name}: {text}.")]
 
 
 def _cell(times: dict, name: str, part: str) -> str:

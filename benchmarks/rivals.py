@@ -13,6 +13,7 @@ from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
+import fallbacks
 import loops
 import torch
 from torch import Tensor
@@ -21,20 +22,17 @@ from workloads import MATRICES, Tensors
 LOOP, ADDCMUL, CHUNK = "torch loop", "torch addcmul loop", "torch chunk"
 COMPILED_SCAN, COMPILED_CHUNK = "torch.compile(scan)", "torch.compile(chunk)"
 COMPILED_CHUNKS = ("gla", "gated_delta_net")  # each takes minutes to compile: the loop over chunks is unrolled
-FALLBACKS = (
-    "gated_delta_net",
-    "mamba",
-)  # of transformers: functions of a recurrence alone, without the layer around it
-FLA, HF, NN, SCIPY = "fla-core naive chunk", "transformers fallback", "torch.nn", "SciPy lfilter"
+FLA, NN, SCIPY, JAX = "fla-core naive chunk", "torch.nn", "SciPy lfilter", "jax.lax.scan"
 
 
 @dataclass(frozen=True)
 class Rival:
-    """run: named tensors to the output. trains: whether its backward pass is timed."""
+    """run: named tensors to the output. trains: whether its backward pass is timed. about: what else to say of it."""
 
     name: str
     run: Callable[[Tensors], Tensor]
     trains: bool = True
+    about: str = ""
 
 
 def rivals(spec: str, compiled: tuple[str, ...] = ("scan", "chunk")) -> Iterator[Rival]:
@@ -50,8 +48,10 @@ def rivals(spec: str, compiled: tuple[str, ...] = ("scan", "chunk")) -> Iterator
         yield Rival(COMPILED_SCAN, compiled_once(scanned(spec)))
     if (run := _FLA.get(spec)) and installed("fla"):
         yield Rival(FLA, run)
-    if spec in FALLBACKS and installed("transformers"):
-        yield _transformers(spec)
+    if (fallback := fallbacks.FALLBACKS.get(spec)) and missing_fallback(spec) is None:
+        function = fallbacks.function_of(spec)
+        about = "; ".join(filter(None, (fallback.path, fallback.about)))
+        yield Rival(fallbacks.NAME, lambda x: fallback.call(function, x), not fallback.about, about)
     if spec in MATRICES:
         yield Rival(NN, lambda x: torch_cell(spec, x))
     if spec == "ema" and installed("scipy"):
@@ -59,17 +59,32 @@ def rivals(spec: str, compiled: tuple[str, ...] = ("scan", "chunk")) -> Iterator
 
 
 def absent(spec: str) -> dict[str, str]:
-    """What could run the spec if its package were installed, and that it is not."""
+    """What could run the spec if its package were installed, or had it, and that it is not or has not."""
     wanted = {
         FLA: ("fla", "fla-core", spec in _FLA),
-        HF: ("transformers", "transformers", spec in FALLBACKS),
+        JAX: ("jax", "jax", True),
         SCIPY: ("scipy", "scipy", spec == "ema"),
     }
-    return {
+    found = {
         name: f"{package} is not installed"
         for name, (module, package, has_form) in wanted.items()
         if has_form and not installed(module)
     }
+    if spec in fallbacks.FALLBACKS and (reason := missing_fallback(spec)):
+        found[fallbacks.NAME] = reason
+    return found
+
+
+@cache
+def missing_fallback(spec: str) -> str | None:
+    """Why transformers' function for the spec cannot be called."""
+    if not installed("transformers"):
+        return "transformers is not installed"
+    try:
+        fallbacks.function_of(spec)
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def installed(package: str) -> bool:
@@ -223,24 +238,6 @@ def _fla_dplr(x: Tensors) -> Tensor:
 
 
 _FLA = {"simple_gla": _fla_simple_gla, "gated_delta_net": _fla_gated_delta, "delta_net": _fla_delta, "rwkv7": _fla_dplr}
-
-
-def _transformers(spec: str) -> Rival:
-    """The functions in plain torch that transformers falls back to where kernels are missing, as on a CPU."""
-    if spec == "gated_delta_net":
-        from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule as chunk
-
-        plain = getattr(chunk, "__wrapped__", chunk)  # not the kernel that is put in its place where there is one
-        return Rival(HF, lambda x: plain(x["q"], x["k"], x["v"], x["g"], x["beta"])[0])
-    from transformers.models.mamba.modeling_mamba import mamba_selective_scan as selective
-
-    scan = getattr(selective, "__wrapped__", selective)
-
-    def run(x: Tensors) -> Tensor:
-        u, dt, B, C = (x[name].squeeze(2).transpose(1, 2) for name in ("x", "dt", "B", "C"))
-        return scan(u, dt, -x["A_log"][0].exp(), B, C, x["skip"][0]).transpose(1, 2).unsqueeze(2)
-
-    return Rival(HF, run, trains=False)  # its loop indexes tokens: a tensor of zeros for each of them backwards
 
 
 def filtered(x: Tensors) -> Tensor:

@@ -19,6 +19,7 @@ MATRICES = {"gru": ("Rr", "Rz", "Rn"), "lstm": ("Ri", "Rf", "Rg", "Ro")}
 # Tensors without batch and time. All others are inputs of a token.
 PARAMS = {
     "mamba": ("A_log", "skip"),
+    "mamba2": ("A_log", "skip"),
     "ema": ("alpha", "delta", "beta", "eta"),
     "gru": ("W", *MATRICES["gru"], "bn"),
     "lstm": ("W", *MATRICES["lstm"]),
@@ -51,10 +52,9 @@ class Workload:
         return f"B={self.batch} T={self.time} H={self.heads} {dims}"
 
 
-def _memory(spec: str, products: int, study: str = "") -> Workload:
+def _memory(spec: str, products: int, study: str = "", dims: str = "KV") -> Workload:
     """A memory K x V: so many products of its size in a step."""
-    size = {"K": 64, "V": 64}
-    return Workload(spec, 2, 2048, 4, size, study, multiply_adds=products * 64 * 64)
+    return Workload(spec, 2, 2048, 4, dict.fromkeys(dims, 64), study, multiply_adds=products * 64 * 64)
 
 
 WORKLOADS = {
@@ -62,6 +62,7 @@ WORKLOADS = {
     for w in (
         _memory("gla", 3, "W2"),
         _memory("simple_gla", 3),
+        _memory("mamba2", 3, dims="NP"),
         _memory("gated_delta_net", 4, "W3"),
         _memory("delta_net", 3),
         _memory("rwkv7", 5),
@@ -134,6 +135,12 @@ def _mamba(d, normal, param) -> Tensors:
     return {**made, "A_log": (0 * param(D, N) + torch.arange(1.0, N + 1)).log(), "skip": 0 * param(D) + 1}
 
 
+def _mamba2(d, normal, param) -> Tensors:
+    N, P = d["N"], d["P"]
+    made = {"x": normal(P), "dt": F.softplus(normal() - 4), "B": normal(N), "C": normal(N)}
+    return {**made, "A_log": (1 + 15 * param().sigmoid()).log(), "skip": 0 * param() + 1}
+
+
 def _hgrn(d, normal, param) -> Tensors:
     return {"f": (normal(d["D"]) + 3).sigmoid(), "i": normal(d["D"])}
 
@@ -162,8 +169,8 @@ def _cell(spec: str) -> Callable[..., Tensors]:
 
 _DRAWS = {
     "gla": _gla, "simple_gla": _simple_gla, "gated_delta_net": _gated_delta_net, "delta_net": _delta_net,
-    "rwkv7": _rwkv7, "mlstm": _mlstm, "mamba": _mamba, "hgrn": _hgrn, "ema": _ema, "gru": _cell("gru"),
-    "lstm": _cell("lstm"), "para_gru": _para_gru,
+    "rwkv7": _rwkv7, "mlstm": _mlstm, "mamba": _mamba, "mamba2": _mamba2, "hgrn": _hgrn, "ema": _ema,
+    "gru": _cell("gru"), "lstm": _cell("lstm"), "para_gru": _para_gru,
 }  # fmt: skip
 
 

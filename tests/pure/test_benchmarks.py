@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ if not (FOLDER / "native.py").is_file():
 sys.path.insert(0, str(FOLDER))
 
 import candidates  # noqa: E402
+import fallbacks  # noqa: E402
 import floors  # noqa: E402
 import native  # noqa: E402
 import native_report  # noqa: E402
@@ -26,7 +28,7 @@ import sweep  # noqa: E402
 import workloads  # noqa: E402
 from recc.backends.c import build  # noqa: E402
 
-SMALL = {"K": 8, "V": 16, "D": 32, "N": 4}
+SMALL = {"K": 8, "V": 16, "D": 32, "N": 4, "P": 16}
 
 
 def small(spec: str) -> workloads.Workload:
@@ -40,12 +42,31 @@ def test_rivals_compute_what_the_spec_says(spec):
     tensors = workloads.draw(w)
     dy = torch.randn(native.output_of(w, tensors).shape, generator=torch.Generator().manual_seed(0))
     want = candidates.reference(w, tensors, dy)
-    compared = 0
-    for rival in rivals.rivals(spec, compiled=()):
-        got = candidates.Candidate(rival.name, rival.run, tensors, dy, rival.trains).results()
-        assert candidates.difference(got, want) < 1e-5, rival.name
-        compared += 1
-    assert compared >= 1
+    found, missing = candidates.candidates(w, tensors, dy, compiled=())
+    for candidate in found:
+        assert candidates.difference(candidate.results(), want) < 1e-5, candidate.name
+    assert {candidates.TORCH, rivals.LOOP} <= {candidate.name for candidate in found}
+    timed_or_named = {*missing, *(candidate.name for candidate in found)}
+    assert rivals.JAX in timed_or_named and (spec not in fallbacks.FALLBACKS or fallbacks.NAME in timed_or_named)
+
+
+def test_what_another_version_of_transformers_lacks_is_a_line_in_the_table(monkeypatch):
+    model = types.ModuleType("transformers.models.mamba2.modeling_mamba2")
+    model.mamba2_chunk_scan = lambda x, dt, A, B, C, chunk, D: x
+    for name in ("transformers", "transformers.models", "transformers.models.mamba2"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, model.__name__, model)
+    monkeypatch.setattr(rivals, "installed", lambda package: package == "transformers")
+    monkeypatch.setattr(fallbacks.metadata, "version", lambda package: "0.1")
+    rivals.missing_fallback.cache_clear()
+    try:
+        assert fallbacks.NAME not in rivals.absent("mamba2")
+        assert fallbacks.NAME in [rival.name for rival in rivals.rivals("mamba2", compiled=())]
+        for spec, path in (("gated_delta_net", "qwen3_next.torch_chunk"), ("mlstm", "xlstm.mlstm_chunkwise")):
+            assert rivals.absent(spec)[fallbacks.NAME].startswith(f"transformers 0.1 has no {path}")
+            assert fallbacks.NAME not in [rival.name for rival in rivals.rivals(spec, compiled=())]
+    finally:
+        rivals.missing_fallback.cache_clear()
 
 
 @pytest.mark.skipif(build.find_compiler() is None, reason="the floors are C")
