@@ -24,6 +24,8 @@ AGREE = 1e-3  # relative difference of outputs and of gradients, above which a t
 class Candidate:
     """One way to compute the workload's output from its tensors, and the gradients of all of them."""
 
+    rest = 0.0  # seconds after a call in which its threads go on
+
     def __init__(self, rival: Rival, tensors: Tensors, dy: Tensor):
         self.name, self.run, self.trains, self.about = rival.name, rival.run, rival.trains, rival.about
         self.tensors, self.dy = tensors, dy
@@ -48,6 +50,8 @@ class Candidate:
 
 class JaxCandidate:
     """The same for jax, whose passes are one compiled function: the backward one has no time of its own."""
+
+    rest = 0.2
 
     def __init__(self, spec: str, tensors: Tensors, dy: Tensor):
         import jax_scans

@@ -99,8 +99,8 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
     missing |= disagreeing(token)
 
     cases = {
-        "forward": {c.name: whole(c.forward) for c in good},
-        "both": {c.name: parts(c.both) for c in good if c.trains},
+        "forward": {c.name: rested(whole(c.forward), c.rest) for c in good},
+        "both": {c.name: rested(parts(c.both), c.rest) for c in good if c.trains},
         "decode": {name: lambda s=step: {"": timed(s)} for name, step in token.items()},
     }
     forward, backward = bounds(w, floors)
@@ -185,6 +185,17 @@ def parts(both: Callable[[], float | None]) -> Callable[[], dict[str, float]]:
         backward = both()
         whole = time.perf_counter() - began
         return {"": whole} if backward is None else {"": whole, BACKWARD: backward}
+
+    return call
+
+
+def rested(case: Callable[[], dict], seconds: float) -> Callable[[], dict]:
+    """The case, and time in which what it leaves behind does not disturb the next one."""
+
+    def call() -> dict:
+        found = case()
+        time.sleep(seconds)
+        return found
 
     return call
 
