@@ -12,7 +12,9 @@ TIME = "@token"  # in an index: where an index has another token than t
 
 @dataclass(frozen=True)
 class Array:
-    """A pointer with strides in elements. base: its text. axes: in memory order, the last one contiguous.
+    """A pointer with strides in elements: numbers, texts, or texts with a place for the index, which are the distance.
+
+    base: its text. axes: in memory order, the last one contiguous.
 
     past: the text of a flag, whether writes of whole vectors go past the caches: large results that only others read.
     time: the text of the stride between tokens, None for what is the same at every token. whole: whether rows along
@@ -21,7 +23,7 @@ class Array:
 
     base: str
     axes: tuple[Axis, ...]
-    strides: dict[Axis, int] = field(hash=False)
+    strides: dict[Axis, int | str] = field(hash=False)
     time: str | None = None
     whole: bool = True
     past: str | None = None
@@ -34,7 +36,9 @@ class Array:
             parts.append(token if self.time == "1" else f"{token} * {self.time}")
         for axis in self.axes:
             text, stride = index.get(axis, "0"), self.strides[axis]
-            if text != "0":
+            if text != "0" and isinstance(stride, str) and "{}" in stride:
+                parts.append(stride.format(text))
+            elif text != "0":
                 parts.append(text if stride == 1 else f"({text}) * {stride}" if " " in text else f"{text} * {stride}")
         return " + ".join(parts)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from recc.backends.c.blocks import cores
+from recc.backends.c.grouping import LARGE, NONE, Groups, of_batch, of_packed
 from recc.backends.c.kernel import side_by_side
 from recc.backends.c.pages import empty
 from recc.backends.torch.layout import chunk_bound, dim_of, dtype_of, working_dtype
@@ -112,37 +113,66 @@ class Call:
         }
 
     def run(self, direction: str, views: dict) -> None:
-        fields = getattr(self.native.kernel, direction)
+        """One pass. Groups take the first tokens of packed sequences, so single sequences come after them in the
+        forward pass, from the states that groups leave, and before them in the backward pass."""
+        groups, heads = self.groups, 1 if self.passes.all_heads else self.heads
+        # groups have parts of the params' gradients before those of single sequences
+        packed = groups.order is not None
+        single = self._moved(views, groups.count if packed else groups.count - groups.members)
+        alone = [(single, groups.members, self.sequences)]
+        wide = views
+        if packed and direction == "forward":
+            last = {("first", i["name"]): views["last", i["name"]] for i in self.passes.states}
+            alone.append(({**single, **last}, 0, groups.members))
+        elif packed:
+            alone = [(single, 0, self.sequences)]
+            wide = views | {("d_last", i["name"]): views["d_first", i["name"]] for i in self.passes.states}
+        if direction == "backward":
+            self._alone(direction, alone, heads)
+        if groups.count:
+            native, tokens = self._of(groups.together), groups.together * (groups.tokens or self.time)
+            native.run(direction, self._words(native, direction, wide), range(groups.count * heads), tokens)
+        if direction == "forward":
+            self._alone(direction, alone, heads)
+
+    def _alone(self, direction: str, ranges: list, heads: int) -> None:
+        for views, low, high in ranges:
+            if low < high:
+                words = self._words(self.native, direction, views)
+                self.native.run(direction, words, range(low * heads, high * heads), self.tokens_each)
+
+    def _words(self, native: Native, direction: str, views: dict) -> list[int]:
         offsets = 0 if self.offsets is None else self.offsets.data_ptr()
         head = [self.heads, self.time, int(self.reverse), offsets, self.chunks.data_ptr()]
-        groups, rest = self.groups()
-        heads = 1 if self.passes.all_heads else self.heads
-        if groups:
-            tasks, tokens = range(groups * heads), self.time * self.together
-            self._wide.run(direction, head, [views[field] for field in fields], tasks, tokens)
-        if rest:
-            # groups have parts of the params' gradients before those of the sequences that are left
-            skipped = groups * (self.together - 1) * self.dtype.itemsize
-            words = {field: [at - skipped * (field[0] == "d_param") * batch, batch, time, step]
-                     for field, (at, batch, time, step) in views.items()}  # fmt: skip
-            tasks = range((self.sequences - rest) * heads, self.sequences * heads)
-            self.native.run(direction, head, [words[field] for field in fields], tasks, self.tokens_each)
+        head += self.groups.addresses if native.kernel.grouped else []
+        return [*head, *(word for field in getattr(native.kernel, direction) for word in views[field])]
+
+    def _moved(self, views: dict, rows: int) -> dict:
+        """The views with so many rows before those of the params' gradients."""
+        step = rows * self.dtype.itemsize
+        return {
+            field: [at + step * batch, batch, time, head] if field[0] == "d_param" else [at, batch, time, head]
+            for field, (at, batch, time, head) in views.items()
+        }
 
     @cached_property
-    def together(self) -> int:
-        """How many sequences a task computes side by side: a power of two, by the call's sizes and the machine, so that
-        each core has a task and all have about as many. It does not change the bits of any sequence."""
-        kernel, heads = self.native.kernel, self.heads
-        if kernel is None or kernel.sequences is None or self.offsets is not None:
-            return 1
-        count = self.passes.options.sequences or side_by_side(self.native.registers)
-        while count > 1 and not _even(self.sequences // count * heads):
-            count //= 2
-        return count if count > 1 and self._of(count).problem is None else 1
+    def groups(self) -> Groups:
+        """What is computed side by side."""
+        kernel, packed = self.native.kernel, self.offsets is not None
+        if kernel is None or kernel.sequences is None or (packed and (kernel.matrices < LARGE or self._apart())):
+            return NONE
+        lengths = self.offsets.diff().tolist() if packed else []
+        together = self.passes.options.sequences or side_by_side(self.native.registers)
+        while together > 1:
+            groups = of_packed(lengths, kernel.chunk, together) if packed else of_batch(self.sequences, together)
+            if groups.count and _even(groups.count * self.heads):
+                return groups if self._of(together).problem is None else NONE
+            together //= 2
+        return NONE
 
-    @property
-    def _wide(self) -> Native | Missing:
-        return self._of(self.together)
+    def _apart(self) -> bool:
+        """Whether heads have parts of what a state passes on, which a second kernel cannot take up."""
+        return self.heads > 1 and any(self.in_parts(item) for item in self.passes.states)
 
     def _of(self, sequences: int) -> Native | Missing:
         return self.passes.native(self.sizes, self.dtype, sequences)
@@ -150,13 +180,14 @@ class Call:
     @property
     def needed(self) -> Native | Missing:
         """The kernel that has yet to be built: that of groups is, where there are any."""
-        groups, rest = self.groups()
-        return self._wide if groups and not rest else self.native
+        rest = self.offsets is not None or self.sequences > self.groups.members
+        return self.native if rest or not self.groups.count else self._of(self.groups.together)
 
-    def groups(self) -> tuple[int, int]:
-        """Groups of sequences that a task computes side by side, and the sequences that are left."""
-        groups = self.sequences // self.together if self.together > 1 else 0
-        return groups, self.sequences - groups * self.together
+    @property
+    def parts(self) -> int:
+        """Rows of the params' gradients: one for each group, and for each sequence that is computed alone."""
+        single = self.sequences if self.offsets is not None else self.sequences - self.groups.members
+        return self.groups.count + single
 
     @property
     def tasks(self) -> int:

@@ -39,8 +39,9 @@ class Decoder:
             views["first", item["name"]] = views["last", item["name"]] = call.view(x, item, 1)
             views["saved", item["name"]] = [0, 0, 0, 0]  # nothing is kept for a backward pass
         fields = call.native.kernel.forward
-        self.places = [5 + 4 * fields.index(name) for kind in names for name in names[kind]]
-        words = [call.heads, 1, 0, 0, 0, *(word for field in fields for word in views[field])]
+        head = [call.heads, 1, *[0] * (5 if call.native.kernel.grouped else 3)]  # no tables: one token of each sequence
+        self.places = [len(head) + 4 * fields.index(name) for kind in names for name in names[kind]]
+        words = [*head, *(word for field in fields for word in views[field])]
         self.array = ctypes.c_int64 * len(words)
         self.words = self.array(*words)
         self.function = call.native.function("forward")

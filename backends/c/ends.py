@@ -49,12 +49,7 @@ class EndsFile(File):
         part = Part(program, work, leaves, {}, self.chunk, self.registers, backwards=True, lanes=lanes)
         body = [
             *task, *enter, *part.once,
-            f"for (long begin = length ? (length - 1) / {self.chunk} * {self.chunk} : -1; begin >= 0;"
-            f" begin -= {self.chunk}) {{",
-            f"    long c = length - begin < {self.chunk} ? length - begin : {self.chunk};",
-            "    long token = a->reverse ? start + length - 1 - begin : start + begin;",
-            *("    " + line for line in [*chunk, *part.lines]),
-            "}", *leave,
+            *self.tasks.backwards([*chunk, *part.lines], saved=False), *leave,
         ]  # fmt: skip
         function = self._function("backward", work, body)
         lines = [TYPES, self._struct("backward", fields), function]

@@ -138,7 +138,7 @@ class Section:
         sizes = "".join(f"{dim} = {size}, " for dim, size in facts["sizes"].items())
         task = "sequence with all its heads" if facts["all_heads"] else "head of a sequence"
         side = facts["side_by_side"]
-        task += f", or of up to {side} of a batch side by side, which share a matrix" if side > 1 else ""
+        task += f", or of up to {side} side by side, which share a matrix" if side > 1 else ""
         yield "bold", "", f"native code: loops over tokens t in C, a task for each {task}"
         tokens = facts["tokens_between_saved_states"]
         line = f"{sizes}{facts['dtype']}, {facts['lanes']} lanes; {tokens} tokens between saved states"

@@ -12,6 +12,7 @@ from recc.backends.c.joined import joined, shared_loops, tokens_held
 from recc.backends.c.loops import Loops
 from recc.backends.c.part import Part, ops_of
 from recc.backends.c.pointers import point_fixed, point_tokens
+from recc.backends.c.tasks import Tasks
 from recc.backends.c.tidy import tidied
 from recc.backends.c.totals import Totals, by_layout, zeroed
 from recc.backends.c.vectors import Real, prelude
@@ -38,7 +39,8 @@ class Kernel:
     all_heads: whether a task is a whole sequence; else it is one head, and leaves parts of what heads share.
     parts: each function in a file of its own, so that the backward pass is built when it is first asked for.
     shared: the loops of the backward pass, where the states are computed again tile by tile with the cotangents.
-    sequences: how many of equal length a task computes side by side; None: it has one, and would gain nothing by more.
+    sequences: how many a task computes side by side; None: it has one, and would gain nothing by more. grouped: whether
+    its structures have what says which sequences are side by side. matrices: bytes of the params that they share.
     """
 
     source: str
@@ -50,13 +52,20 @@ class Kernel:
     parts: dict[str, str] = field(default_factory=dict)
     shared: Loops | None = None
     sequences: int | None = None
+    grouped: bool = False
+    matrices: int = 0
 
 
 def generate(
-    plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None = None, sequences: int = 1
+    plan: Plan,
+    sizes: dict[str, int],
+    real: Real,
+    registers: int,
+    chunk: int | None = None,
+    sequences: int | None = None,
 ) -> Kernel:
-    """The kernel for these sizes of the dims. registers: vector registers of the machine. sequences: of a task, all of
-    one length and not packed, where they share a matrix. Their number changes no bit."""
+    """The kernel for these sizes of the dims. registers: vector registers of the machine. sequences: of a task, where
+    they share a matrix; their number changes no bit. None: one, and the kernel serves alone, without one of groups."""
     return File(plan, sizes, real, registers, chunk, sequences).kernel()
 
 
@@ -71,12 +80,12 @@ def identifier(name: str) -> str:
 
 class File:
     def __init__(
-        self, plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None, sequences: int
+        self, plan: Plan, sizes: dict[str, int], real: Real, registers: int, chunk: int | None, sequences: int | None
     ) -> None:
         self.plan, self.rec, self.real, self.registers = plan, plan.recurrence, real, registers
         programs = step_programs(plan)
         self.shares = shares_matrix(programs[0])
-        self.sequences = sequences if self.shares else 1
+        self.sequences = sequences if self.shares and sequences else 1
         self.step, self.again, self.back = map(together, programs) if self.shares else programs
         self.all_heads = has_all_heads(self.step)
         sizes = {dim: size for dim, size in sizes.items() if dim != HEADS or self.all_heads}
@@ -88,6 +97,7 @@ class File:
         self.name = identifier(self.rec.name)
         self.states = list({whole_name(c.name): self.rec.state(whole_name(c.name)) for c in self.step.carries}.values())
         self.chunk = chunk or tokens_held(self.again, self._elements, self._shared(32)[0], self.real, self.sequences)
+        self.tasks = Tasks(self.chunk, self.sequences, self.shares and sequences is not None, self.all_heads)
         self.used = 0
 
     def _shared(self, tokens: int) -> tuple[Loops | None, frozenset[Node]]:
@@ -124,28 +134,25 @@ class File:
         parts = {name: tidied(head, given, "\n".join([TYPES, *lines])) for name, lines in passes.items()}
         fields = tuple(forward_fields), tuple(backward_fields)
         side = self.sequences if self.shares else None
-        return Kernel(text, self.chunk, self.used, *fields, self.all_heads, parts, self.shared, side)
+        kernel = Kernel(text, self.chunk, self.used, *fields, self.all_heads, parts, self.shared, side)
+        shared = [self._axes(item) for item in self.rec.params]
+        matrices = sum(self._elements(axes) for axes in shared if len(axes) > 1) * self.real.bytes
+        return replace(kernel, grouped=self.tasks.grouped, matrices=matrices)
 
     def _struct(self, direction: str, fields: list[tuple[str, str]]) -> str:
         names = ", ".join(f"{kind}_{identifier(name)}" for kind, name in fields)
         return (
-            "typedef struct {\n    long heads, time, reverse;\n    const long *offsets, *chunks;"
-            f"  // of packed sequences or null; of each sequence's first saved state\n    tensor {names};\n}} "
+            f"typedef struct {{\n    long heads, time, reverse;\n    {self.tasks.tables}    tensor {names};\n}} "
             f"{self.name}_{direction}_args;\n"
         )
 
     def _function(self, direction: str, work: Workspace, body: list[str]) -> str:
-        side = f" * {self.sequences}" * (self.sequences > 1)
-        place = f"task / a->heads{side}, head = task % a->heads" if not self.all_heads else "task, head = 0"
         lines = [
             f"void {self.name}_{direction}(const {self.name}_{direction}_args *a, long first, long last, "
             "real *work) {",
             *work.lines,
             "    for (long task = first; task < last; task++) {",
-            f"        long sequence = {place};",
-            "        long start = a->offsets ? a->offsets[sequence] : 0;",
-            "        long length = a->offsets ? a->offsets[sequence + 1] - start : a->time;",
-            "        long batch = a->offsets ? 0 : sequence;",
+            *("        " + line for line in self.tasks.lines()),
             *("        " + line for line in body),
             "    }",
             *(["    settle();"] if any("store_past" in line for line in body) else []),
@@ -157,8 +164,7 @@ class File:
     def _external(self, field: str, item: Any, token: bool, written: bool = False) -> dict[str, Array]:
         """A tensor of the caller, of tokens or with one value a task: its arrays by their names in the programs."""
         names = names_of(item.name, item.dtype)
-        each = f" * ((length + {self.chunk - 1}) / {self.chunk})" if field.startswith("saved_") else ""
-        strides: dict[str, Any] = {INNER: f"a->{field}.head", SEQUENCES: f"a->{field}.batch{each}"}
+        strides: dict[str, Any] = {INNER: f"a->{field}.head", SEQUENCES: self.tasks.stride(field, token)}
         step, own = len(names), self._axes(item)  # the parts of complex numbers alternate
         for axis in reversed(own):
             strides.setdefault(axis, step)
@@ -178,13 +184,16 @@ class File:
             fields.append(("in", item.name))
             field = f"in_{identifier(item.name)}"
             leaves |= {program.loads[name]: array for name, array in self._external(field, item, True).items()}
-            chunk += point_tokens(field)
+            chunk += self._point_tokens(field)
         for item in self.rec.params:
             fields.append(("param", item.name))
             field = f"param_{identifier(item.name)}"
             leaves |= {program.params[name]: array for name, array in self._external(field, item, False).items()}
             task.append(point_fixed(field, "0"))
         return leaves, task, chunk
+
+    def _point_tokens(self, field: str) -> list[str]:
+        return [*point_tokens(field), *self.tasks.step(field)]
 
     def _first_head(self, item: Any, lines: list[str], others: list[str] | None = None) -> list[str]:
         """What only the first of several heads does, for what they share; and what the others do instead."""
@@ -213,7 +222,7 @@ class File:
         for item in self.rec.outputs:
             fields.append(("out", item.name))
             results |= self._external(f"out_{identifier(item.name)}", item, True, written=True)
-            chunk += point_tokens(f"out_{identifier(item.name)}")
+            chunk += self._point_tokens(f"out_{identifier(item.name)}")
         enter, save, leave = [], [], []
         olds = {carry.name: carry.old for carry in program.carries}
         for state in self.states:
@@ -244,12 +253,7 @@ class File:
         part = Part(program, work, leaves, results, self.chunk, self.registers)
         body = [
             *task, *enter, *self._once(part.once),
-            "long saved = a->chunks ? a->chunks[sequence] : 0;",
-            f"for (long begin = 0; begin < length; begin += {self.chunk}, saved++) {{",
-            f"    long c = length - begin < {self.chunk} ? length - begin : {self.chunk};",
-            "    long token = a->reverse ? start + length - 1 - begin : start + begin;",
-            *("    " + line for line in [*chunk, *save, *part.lines]),
-            "}", *leave,
+            *self.tasks.forwards([*chunk, *save, *part.lines]), *leave,
         ]  # fmt: skip
         return fields, self._function("forward", work, body)
 
@@ -304,7 +308,7 @@ class File:
         back_leaves = {**leaves}
         self._seeds(back_leaves, fields, chunk)
         back_leaves |= {back.loads[name]: array for name, array in kept.items() if name in back.loads}
-        results, totals = {}, Totals(work, self.chunk, self.sequences)
+        results, totals = {}, Totals(work, self.chunk, self.sequences, self.tasks.first)
         for item in self.rec.inputs:
             field = f"d_in_{identifier(item.name)}"
             outside = self._external(field, item, True, written=True)
@@ -312,7 +316,7 @@ class File:
             if found:  # else nothing depends on it
                 fields.append(("d_in", item.name))
                 results |= found
-                chunk += point_tokens(field)
+                chunk += self._point_tokens(field)
         for item in self.rec.params:
             field = f"d_param_{identifier(item.name)}"
             outside = self._external(field, item, False)
@@ -324,8 +328,7 @@ class File:
                     moves += copied(outside[name], total, self._size, self.real.lanes)
             if moves:  # else nothing depends on it
                 fields.append(("d_param", item.name))
-                part = f"sequence / {self.sequences}" if self.sequences > 1 else "sequence"
-                out += scope([point_fixed(field, part), *moves])
+                out += scope([point_fixed(field, self.tasks.part), *moves])
         entering, leaving = self._through(work, layouts, back_leaves, fields)
         enter, leave = [*enter, *entering], [*leave, *leaving]
         lanes = {name: axes[-1] if axes else None for name, axes in layouts.items()}
@@ -344,13 +347,7 @@ class File:
         ]  # fmt: skip
         body = [
             *task, *totals.start, *enter, *self._once([*first.once, *second.once]),
-            f"long saved = (a->chunks ? a->chunks[sequence] : 0) + (length + {self.chunk - 1}) / {self.chunk} - 1;",
-            f"for (long begin = length ? (length - 1) / {self.chunk} * {self.chunk} : -1; begin >= 0;"
-            f" begin -= {self.chunk}, saved--) {{",
-            f"    long c = length - begin < {self.chunk} ? length - begin : {self.chunk};",
-            "    long token = a->reverse ? start + length - 1 - begin : start + begin;",
-            *("    " + line for line in [*chunk, *load, *lines, *totals.end]),
-            "}", *leave, *out,
+            *self.tasks.backwards([*chunk, *load, *lines, *totals.end]), *leave, *out,
         ]  # fmt: skip
         return fields, self._function("backward", work, body)
 
@@ -365,7 +362,7 @@ class File:
             for name, array in self._external(field, item, True).items():
                 if seed_key(name) in self.back.loads:
                     leaves[self.back.loads[seed_key(name)]] = array
-            chunk += point_tokens(field)
+            chunk += self._point_tokens(field)
 
     def _through(self, work: Workspace, layouts: dict, leaves: dict[Node, Array], fields: list) -> tuple[list, list]:
         """The cotangents of states: the lines that bring them in at a task's start, and out at its end."""

@@ -77,11 +77,9 @@ class Native:
             self._ends = ends, getattr(library, f"{identifier(self.name)}_backward")
         return self._ends
 
-    def run(self, direction: str, head: list[int], tensors: list[list[int]], tasks: range, tokens: int) -> None:
-        """Calls the kernel for these tasks. head: heads, time, reverse and the addresses of offsets and chunks. tokens:
-        of a task."""
+    def run(self, direction: str, words: list[int], tasks: range, tokens: int) -> None:
+        """Calls the kernel for these tasks. words: its structure of arguments. tokens: of a task."""
         function = self.function(direction)
-        words = [*head, *(word for tensor in tensors for word in tensor)]
         arguments = (ctypes.c_int64 * len(words))(*words)
         threads = min(torch.get_num_threads(), len(tasks))
         if threads <= 1 or len(tasks) * tokens * self.elements < self.alone:
@@ -240,7 +238,7 @@ class NativePasses:
             call.tokens(i, time, parts=True, zero=_bare(i, "d_in", written)) if there is None else there
             for i, there in zip(self.inputs, into or [None] * len(self.inputs))
         ]
-        d_params = [call.fixed(i, sum(call.groups()), parts=True, zero=True) for i in self.params]
+        d_params = [call.fixed(i, call.parts, parts=True, zero=True) for i in self.params]
         d_first = [call.fixed(i, call.sequences, parts=True) for i in self.states]
         views = call.given(inputs, params)
         views |= {("d_in", i["name"]): call.part_view(x, i, 2) for i, x in zip(self.inputs, d_inputs)}

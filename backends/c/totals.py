@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from recc.backends.c.arrays import Array, Workspace, copied
+from recc.backends.c.arrays import Array, Workspace, block, copied
 
 from recc.ir.node import Axis
 
@@ -22,11 +22,12 @@ VECTOR, MATRIX = 32, 1024
 @dataclass
 class Totals:
     """The totals of one pass: lines for a task's start and for a chunk's end. Chunks run from the last to the first.
-    sequences: that a task computes side by side; each adds a term a token."""
+    sequences: that a task computes side by side; each adds a term a token. first: the text of the first token."""
 
     work: Workspace
     chunk: int
     sequences: int = 1
+    first: str = "0"
     start: list[str] = field(default_factory=list)
     parts: dict[int, list[str]] = field(default_factory=dict)
 
@@ -42,11 +43,9 @@ class Totals:
 
     @property
     def end(self) -> list[str]:
-        lines = []
+        lines, last = [], "" if self.first == "0" else f" || begin == {self.first}"
         for tokens, each in self.parts.items():
-            lines += (
-                each if tokens == self.chunk else [f"if (begin % {tokens} == 0) {{", *("    " + x for x in each), "}"]
-            )
+            lines += each if tokens == self.chunk else block(f"if (begin % {tokens} == 0{last})", each)
         return lines
 
 
