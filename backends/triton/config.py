@@ -102,14 +102,13 @@ def default(program: TileProgram, choice: Choice, config: Config) -> Config:
 def default_chunk(plan: Plan, choice: Choice) -> int:
     """Tokens in a chunk of the backward pass, where nobody says: the longer it is, the fewer states are read and
     written. What a chunk needs on chip grows with it: triangular systems of a row for each rank and token, and for a
-    decay of each channel tiles of the keys at each level of the chunk's halves."""
+    decay of each channel tiles of the keys at each level of the chunk's halves, which spill in chunks of 64."""
     if any(choice.name(component) != "chunk" for component in plan.components):
         return choice.chunk
     kinds = [component.kind for component in plan.components if isinstance(component.kind, Affine)]
     channel = any(kind.log_decay is not None and kind.mixing in kind.log_decay.axes for kind in kinds)
     ranks = max((len(kind.ranks) for kind in kinds), default=0)
-    most = 64 if channel else 128
-    return most >> ranks.bit_length() if ranks else most
+    return (64 if channel else 128) >> max(ranks.bit_length(), int(channel))
 
 
 def default_tile(launch: Launch, schedule: Schedule, rows: int) -> Tile:

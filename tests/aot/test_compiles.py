@@ -45,7 +45,8 @@ def test_every_target(name, target):
     assert (sum(facts["matrix"] for facts in found.values()) > 0) == (name == "simple_gla")
 
 
-SPILL_NOTHING = [("simple_gla", 32, 64), ("hgrn", 32, None), ("delta_net", 64, None), ("gated_delta_net", 64, None)]
+SPILL_NOTHING = [("simple_gla", 32, 64), ("hgrn", 32, None), ("delta_net", 64, None), ("gated_delta_net", 64, None),
+                 ("gla", 128, None), ("gla", 64, None), ("gla", 32, None), ("kda", 64, None)]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, size, chunk", SPILL_NOTHING)
