@@ -14,11 +14,12 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from recc.ir.node import Axis, Node, Spans, digest, dim_of, walk
+from recc.ir.node import HEADS, Axis, Node, Spans, digest, dim_of, walk
 from recc.ir.ops import ONE, ZERO, add, build, const, div, dot, is_const, leaf, mul, neg, rename, total
 from recc.ir.printer import word
 
 LIMIT = 96  # terms; a state-free expression that distributes into more stays one factor
+MANY = 8  # terms of a read; one that distributes into more is one vector times the state, and what no state is in
 
 
 class NotAffine(Exception):
@@ -79,7 +80,7 @@ class Algebra:
         """The terms of `node`, like terms merged, in a canonical order. Raises NotAffine."""
         for below in walk(node):
             if below not in self._terms:
-                self._terms[below] = self._merge(self._expand(below))
+                self._terms[below] = self._collected(below, self._merge(self._expand(below)))
         return self._terms[node]
 
     def canon(self, node: Node) -> Node:
@@ -242,6 +243,29 @@ class Algebra:
                 best = key, Term(new.coef, ordered, new.bound, new.variable)
         assert best is not None
         return best[1], best[0]
+
+    def _collected(self, node: Node, terms: list[Term]) -> list[Term]:
+        """The terms of a contraction over an axis of the state, where there are many, as one for each variable and one
+        without: a product of R factors would else distribute into 2^R. They stay apart where they would not factor."""
+        if node.op != "dot" or len(terms) <= MANY or self.variable_in(node) is None:
+            return terms
+        if {dim_of(axis) for axis in node["over"]} & {dim_of(axis) for term in terms for axis in term.free}:
+            return terms
+        sums: dict[tuple[Node, Axis], Node] = {}
+        for term in terms:
+            if term.variable is None:
+                continue
+            labels = term.bound & set(term.variable.axes)
+            vector = product_node(Term(term.coef, term.factors, term.bound - labels))
+            if len(labels) != 1 or set(vector.axes) - {HEADS} - labels:
+                return terms
+            (label,) = labels
+            one = f"{dim_of(label)}'100"
+            key = rename(term.variable, {label: one}), one
+            sums[key] = add(sums.get(key, ZERO), rename(vector, {label: one}))
+        made = [Term(1.0, ((vector, 1),), frozenset({one}), of) for (of, one), vector in sums.items()]
+        free = self.node(term for term in terms if term.variable is None)
+        return self._merge(made if is_const(free, 0) else [*made, *self._atom(free)])
 
     # --- back to nodes -------------------------------------------------------------------------------------
 

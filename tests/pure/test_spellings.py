@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from contracts import Call, gap
 from problems import SPECS, assert_same, call, facts, parsed, problem
 
 import recc
+from recc import library
+from recc.analysis import analyse, poly
+from recc.frontend import parse_text
+from recc.ir.node import walk
 
 # For each spec: lines that stand for its own, by the line that they stand for.
 SPELLINGS: dict[str, list[dict[str, str]]] = {
@@ -108,3 +114,20 @@ def test_another_spelling_is_the_same_recurrence(name: str, which: int):
     outputs, final = call(recc.loads(text, chunk=8), inputs, params, start)
     assert_same(outputs, expected)
     assert_same({key: x.mT if flipped else x for key, x in final.items()}, end)
+
+
+@pytest.mark.parametrize("factors", [4, 8, 16])
+def test_a_product_of_many_factors_does_not_distribute(factors):
+    """R factors of rank one hold 2^R products; what is kept of them grows with R."""
+    (rec,) = parse_text(library.find("delta_product")[0].replace("R = 2", f"R = {factors}"), "product.rec")
+    plan = analyse(rec)
+    (component,) = plan.components
+    assert len(component.kind.ranks) == factors and component.kind.not_matrix is None
+    old = next(node for node in walk(plan.updates["S"]) if node.op == "state")
+    assert len(poly.Algebra([old]).expand(plan.updates["S"])) <= 2 * poly.MANY + 3 * factors
+
+
+def test_a_product_of_many_factors_is_the_loop():
+    call = Call(library.find("delta_product")[0].replace("R = 2", "R = 6"), dtype=torch.float64, strategy="chunk")
+    for got, want in zip(call(), call.reference(), strict=True):
+        assert gap(got, want) < 50 * torch.finfo(torch.float64).eps
