@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from recc.ir.node import BOOL, COMPLEX, REAL, Axis, Node, make, result_dtype
@@ -27,6 +28,7 @@ class Op:
     torch: the text of the call, `{0}` being the first argument.
     c: the same of one number in C, by functions of its library on doubles; empty where `backends/c` has a vector form.
     domain: where its arguments are sampled in tests.
+    curve: whether it takes longer to compute again than to keep for the tokens of a chunk.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Op:
     dtype: str | None = None  # of the result; None: of the arguments
     user: bool = False  # a spec may call it by this name
     real_only: bool = False
+    curve: bool = False
 
 
 OPS: dict[str, Op] = {}
@@ -46,6 +49,9 @@ OPS: dict[str, Op] = {}
 
 def _op(name: str, arity: int, **facts: Any) -> None:
     OPS[name] = Op(name, arity, **facts)
+
+
+_curve = partial(_op, curve=True)
 
 
 # --- building -----------------------------------------------------------------------------------------------
@@ -307,41 +313,38 @@ def _vjp_amax(y: Node, g: Node) -> tuple:
     return (mul(g, div(hit, total(hit, y["over"]))),)
 
 
-def _vjp_rename(y: Node, g: Node) -> tuple:
-    return (rename(g, {new: old for old, new in y["mapping"]}),)
-
-
 _op("add", 2, linear="sum", vjp=lambda y, g: (g, g), torch="{0} + {1}")
 _op("sub", 2, linear="sum", vjp=lambda y, g: (g, neg(g)), torch="{0} - {1}")
 _op("neg", 1, linear="sum", vjp=lambda y, g: (neg(g),), torch="-{0}")
 _op("mul", 2, linear="each", vjp=lambda y, g: (mul(g, conj(y.args[1])), mul(g, conj(y.args[0]))), torch="{0} * {1}")
 _op("div", 2, linear="first", vjp=_vjp_div, torch="{0} / {1}", domain=(0.5, 2.0))
-_op("pow", 2, vjp=_vjp_pow, torch="{0} ** {1}", c="pow({0}, {1})", domain=(0.5, 2.0))
+_curve("pow", 2, vjp=_vjp_pow, torch="{0} ** {1}", c="pow({0}, {1})", domain=(0.5, 2.0))
 _op("where", 3, linear="rest", vjp=lambda y, g: (None, where(y.args[0], g, ZERO), where(y.args[0], ZERO, g)),
     torch="torch.where({0}, {1}, {2})", user=True)  # fmt: skip
 
-_op("exp", 1, vjp=_of_first(lambda x, y: y), torch="torch.exp({0})", user=True)
-_op("expm1", 1, vjp=_of_first(lambda x, y: add(y, ONE)), torch="torch.expm1({0})", user=True)
-_op("log", 1, vjp=_of_first(lambda x, y: div(ONE, x)), torch="torch.log({0})", domain=(0.5, 2.0), user=True)
-_op("log1p", 1, vjp=_of_first(lambda x, y: div(ONE, add(ONE, x))),
+_curve("exp", 1, vjp=_of_first(lambda x, y: y), torch="torch.exp({0})", user=True)
+_curve("expm1", 1, vjp=_of_first(lambda x, y: add(y, ONE)), torch="torch.expm1({0})", user=True)
+_curve("log", 1, vjp=_of_first(lambda x, y: div(ONE, x)), torch="torch.log({0})", domain=(0.5, 2.0), user=True)
+_curve("log1p", 1, vjp=_of_first(lambda x, y: div(ONE, add(ONE, x))),
     torch="torch.log1p({0})", domain=(-0.5, 2.0), user=True)  # fmt: skip
 _op("sqrt", 1, vjp=_of_first(lambda x, y: div(HALF, y)), torch="torch.sqrt({0})", domain=(0.5, 2.0), user=True)
 _op("rsqrt", 1, vjp=_of_first(lambda x, y: mul(const(-0.5), div(y, x))),
     torch="torch.rsqrt({0})", domain=(0.5, 2.0), user=True)  # fmt: skip
-_op("sin", 1, vjp=_of_first(lambda x, y: build("cos", x)), torch="torch.sin({0})", c="sin({0})", user=True)
-_op("cos", 1, vjp=_of_first(lambda x, y: neg(build("sin", x))), torch="torch.cos({0})", c="cos({0})", user=True)
-_op("tanh", 1, vjp=_of_first(lambda x, y: sub(ONE, mul(y, y))), torch="torch.tanh({0})", user=True)
-_op("sigmoid", 1, vjp=_of_first(lambda x, y: mul(y, sub(ONE, y))), torch="torch.sigmoid({0})", user=True)
-_op("logsigmoid", 1, vjp=_of_first(lambda x, y: _sigmoid(neg(x))), torch="F.logsigmoid({0})", user=True, real_only=True)
-_op("softplus", 1, vjp=_of_first(lambda x, y: _sigmoid(x)), torch="softplus({0})", user=True, real_only=True)
+_curve("sin", 1, vjp=_of_first(lambda x, y: build("cos", x)), torch="torch.sin({0})", c="sin({0})", user=True)
+_curve("cos", 1, vjp=_of_first(lambda x, y: neg(build("sin", x))), torch="torch.cos({0})", c="cos({0})", user=True)
+_curve("tanh", 1, vjp=_of_first(lambda x, y: sub(ONE, mul(y, y))), torch="torch.tanh({0})", user=True)
+_curve("sigmoid", 1, vjp=_of_first(lambda x, y: mul(y, sub(ONE, y))), torch="torch.sigmoid({0})", user=True)
+_curve("logsigmoid", 1, vjp=_of_first(lambda x, y: _sigmoid(neg(x))),
+    torch="F.logsigmoid({0})", user=True, real_only=True)  # fmt: skip
+_curve("softplus", 1, vjp=_of_first(lambda x, y: _sigmoid(x)), torch="softplus({0})", user=True, real_only=True)
 _op("relu", 1, vjp=_of_first(lambda x, y: where(build("gt", x, ZERO), ONE, ZERO)),
     torch="torch.relu({0})", user=True, real_only=True)  # fmt: skip
-_op("silu", 1, vjp=_of_first(lambda x, y: mul(_sigmoid(x), add(ONE, mul(x, _sigmoid(neg(x)))))),
+_curve("silu", 1, vjp=_of_first(lambda x, y: mul(_sigmoid(x), add(ONE, mul(x, _sigmoid(neg(x)))))),
     torch="F.silu({0})", user=True, real_only=True)  # fmt: skip
-_op("gelu", 1, vjp=_of_first(_vjp_gelu), torch="gelu({0})", user=True, real_only=True)
-_op("erf", 1, vjp=_of_first(lambda x, y: mul(const(2 / math.sqrt(math.pi)), _exp(neg(mul(x, x))))),
+_curve("gelu", 1, vjp=_of_first(_vjp_gelu), torch="gelu({0})", user=True, real_only=True)
+_curve("erf", 1, vjp=_of_first(lambda x, y: mul(const(2 / math.sqrt(math.pi)), _exp(neg(mul(x, x))))),
     torch="torch.erf({0})", c="erf({0})", user=True, real_only=True)  # fmt: skip
-_op("atan2", 2, vjp=_vjp_atan2, torch="torch.atan2({0}, {1})", c="atan2({0}, {1})", real_only=True)
+_curve("atan2", 2, vjp=_vjp_atan2, torch="torch.atan2({0}, {1})", c="atan2({0}, {1})", real_only=True)
 _op("abs", 1, vjp=lambda y, g: (mul(g, _sign(y.args[0])),), torch="torch.abs({0})", dtype=REAL, user=True)
 _op("sign", 1, vjp=lambda y, g: (None,), torch="torch.sgn({0})", user=True)
 _op("floor", 1, vjp=lambda y, g: (None,), torch="torch.floor({0})", user=True, real_only=True)
@@ -356,7 +359,7 @@ _op("maximum", 2, vjp=lambda y, g: (mul(g, _larger(*y.args)), mul(g, _larger(*y.
     torch="torch.maximum({0}, {1})", real_only=True)  # fmt: skip
 _op("minimum", 2, vjp=lambda y, g: (mul(g, _larger(*y.args[::-1])), mul(g, _larger(*y.args))),
     torch="torch.minimum({0}, {1})", real_only=True)  # fmt: skip
-_op("logaddexp", 2, vjp=_vjp_logaddexp, torch="torch.logaddexp({0}, {1})", user=True, real_only=True)
+_curve("logaddexp", 2, vjp=_vjp_logaddexp, torch="torch.logaddexp({0}, {1})", user=True, real_only=True)
 
 for _name, _sign_text in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("eq", "=="), ("ne", "!=")):
     _op(_name, 2, vjp=lambda y, g: (None, None), torch="{0} " + _sign_text + " {1}", dtype=BOOL)
@@ -370,7 +373,7 @@ _op("complex", 2, vjp=lambda y, g: (build("real", g), build("imag", g)),
 _op("dot", 2, linear="each", vjp=_vjp_dot)
 _op("sum", 1, linear="sum", vjp=lambda y, g: (spread(g, y["over"]),))
 _op("amax", 1, vjp=_vjp_amax)
-_op("rename", 1, linear="sum", vjp=_vjp_rename)
+_op("rename", 1, linear="sum", vjp=lambda y, g: (rename(g, {new: old for old, new in y["mapping"]}),))
 _op("take", 1, linear="sum", vjp=lambda y, g: (build("put", g, axis=y["axis"], index=y["index"], size=y["size"]),))
 _op("put", 1, linear="sum", vjp=lambda y, g: (build("take", g, axis=y["axis"], index=y["index"], size=y["size"]),))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from recc.analysis.plan import Affine, Plan
 from recc.ir.node import GRID, Node, Spans, walk
-from recc.ir.ops import ONE, add, build, div, dot, leaf, mul, neg, spread
+from recc.ir.ops import ONE, OPS, add, build, div, dot, leaf, mul, neg, spread
 from recc.strategies.lowering import Lowering
 from recc.strategies.sequential import Sequential
 from recc.tile.alone import one_head
@@ -17,10 +17,6 @@ from recc.tile.contract import contract
 from recc.tile.cores import REDUCTIONS, Core, Phases, dims
 from recc.tile.pairs import in_real_numbers
 from recc.tile.program import TileProgram, adjoint, finish, state_key
-
-# Functions that take longer to compute again than to keep for the tokens of a chunk.
-CURVES = ("exp", "expm1", "log", "log1p", "logaddexp", "pow", "sigmoid", "logsigmoid", "tanh", "softplus", "silu",
-          "gelu", "erf", "sin", "cos", "atan2")  # fmt: skip
 
 
 def step_program(plan: Plan) -> TileProgram:
@@ -72,7 +68,7 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     phases = Phases(again)
     own = [node for node in phases.nodes if isinstance(phases.owner(node), Core)]
     small = [n for n in own if n.op in REDUCTIONS and (len(dims(n)) < wide or wide < 2)]
-    small += [node for node in own if node.op in CURVES and terms and wide < 2]
+    small += [node for node in own if OPS[node.op].curve and terms and wide < 2]
     kept = {f"kept.{place}": node for place, node in enumerate(small)}
     back = adjoint(replace(step, kept=kept), placed=terms)
     back = contracted(_of_each_token(back) if terms else back)
