@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from recc.backends.c.arrays import Array
+from recc.backends.c.arrays import Array, block
 from recc.backends.c.loops import Loops
 
 from recc.ir.node import Axis, Node
@@ -48,12 +48,6 @@ class Lines(NamedTuple):
     @property
     def count(self) -> int:
         return sum(piece.count for piece in self.pieces)
-
-    def listed(self, line: int) -> list[str]:
-        """Tables of all lines. line: elements of one."""
-        each = [(f"{p.base} + {n * line}" if n else p.base, p.step) for p in self.pieces for n in range(p.count)]
-        bases, steps = (", ".join(texts) for texts in zip(*each))
-        return [f"const real *const {self.name}[] = {{{bases}}};", f"const long {self.name}_step[] = {{{steps}}};"]
 
     def fetch(self, place: str, step: str) -> str:
         return f"__builtin_prefetch({place} + {self.token} * {step}, {int(self.write)}, 2);"
@@ -153,19 +147,18 @@ def _saved(part: Part, share: str, turns: int) -> tuple[list[str], list[str]]:
 
 def of_strip(loops: Loops, part: Part) -> tuple[list[str], list[str]]:
     """The same for a strip, whose tokens have time for more of them."""
-    width = loops.vectors * loops.lanes
-    turns = -(-loops.sizes(loops.lane) // width)
-    before, fetch = [], []
+    width, line = loops.vectors * loops.lanes, part.work.align
+    turns, fetch = -(-loops.sizes(loops.lane) // width), []
     for lines in lines_of(part):
         if lines.count > MOST:
             continue
-        before += lines.listed(part.work.align)
-        first, step = (f"l / {width}", f"n += {turns}") if turns > 1 else ("0", "n++")
-        count = f"({lines.past} ? 0 : {lines.count})" if lines.past else lines.count
-        head = f"for (long n = {first}; n < {count}; {step})"
-        fetch.append(f"{head} {lines.fetch(f'{lines.name}[n]', f'{lines.name}_step[n]')}")
+        places = [(f"{p.base} + {n * line}" if n else p.base, p.step) for p in lines.pieces for n in range(p.count)]
+        each = [lines.fetch(*place) for place in places]
+        dealt = [block(f"if (l == {n * width})", each[n::turns]) for n in range(min(turns, len(each)))]
+        own = [text for texts in dealt for text in texts] if turns > 1 else each
+        fetch += block(f"if (!({lines.past}))", own) if lines.past else own
     asked, own = _saved(part, f"(l / {width})", turns)
-    return [*fetch, *own], [*before, *asked]
+    return [*fetch, *own], asked
 
 
 def next_token(part: Part, node: Node, index: dict[Axis, str], elements: int) -> list[str]:

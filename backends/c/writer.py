@@ -114,9 +114,9 @@ class Writer:
         loops, part = self.loops, self.part
         index = self.index if token is None else {**self.index, TIME: token}
         axes, texts = (loops.lane, loops.row, index), (naming or part.naming, part.arrays.get)
-        return Body(
-            self._memory, loops.sizes, loops.lanes, *axes, *texts, loops.innermost, lambda node: self.depth.get(node, 0)
-        )
+        depth = self.depth if loops.shape == "tile" else {}  # elsewhere the state itself comes last, from memory
+        own = (self._memory, loops.sizes, loops.lanes, *axes, *texts, loops.innermost)
+        return Body(*own, lambda node: depth.get(node, 0))
 
     # --- a tile in registers ----------------------------------------------------------------------------------
 

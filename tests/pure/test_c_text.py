@@ -81,7 +81,8 @@ def test_lines_of_inputs_and_results_are_asked_for_once(name):
     """A tile's turns share them, so that each line of a chunk's tokens is one turn's."""
     forward, backward = (sized(name, 64).parts[part] for part in ("forward", "backward"))
     for text, token in ((forward, "(t + 32)"), (backward, "(t - 32)")):
-        assert f"{token} * nexts" in text and re.search(r"t \* written\w*(\[n\])?, 1, 2\);", text)
+        assert re.search(rf"{re.escape(token)} \* \w+, 0, 2\);", text)
+        assert re.search(r"\+ t \* \w+, 1, 2\);", text)
     written = re.search(r"real \*const written0 = (.*?);", backward, re.DOTALL)[1]
     ends = [int(turn) for turn in re.findall(r"share < (\d+)", written)]
     assert ends == [4, 8, 12, *((16,) if name == "gla" else (13, 14))]  # d_q, d_k, d_v of 64 numbers, and the gates'
