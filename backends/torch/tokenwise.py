@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,12 +40,14 @@ class Tokenwise:
         found = substitute(nodes, {leaf("input", x.axes, x.dtype, name=x.name): loads[x.name] for x in inputs})
         stores = {x.name: spread(node, (GRID, *x.axes)) for x, node in zip(values, found, strict=True)}
         program = in_real_numbers(TileProgram(name, 1, loads, fixed, (), stores))
-        back = adjoint(program)
-        self.gradients = [*back.stores, *back.sums]
+        back = finish(adjoint(program))
+        to_tokens, to_params = replace(back, sums={}), replace(back, stores={})
+        self.flows = {"to_tokens": [*back.stores], "to_params": [*back.sums]}
         listed = ", ".join(stores)
         texts = [
             function(finish(program), "of_tokens", f"Of tokens of {name}: {listed}."),
-            function(finish(back), "gradients", f"What flows back from {listed} of tokens of {name}."),
+            function(to_tokens, "to_tokens", f"What flows back from {listed} of {name} to tokens."),
+            function(to_params, "to_params", f"What flows back from {listed} of {name} to params, of all tokens."),
         ]
         made = finished("\n\n".join(texts), {"name": name, "results": stores.keys()})
         self.meta, self.source = made.meta, made.functions
@@ -70,18 +73,18 @@ class Tokenwise:
     def backward(self, *arguments: Any) -> Any:
         count = len(self.outputs)
         grads, (inputs, params) = arguments[:count], self._split(arguments[count:-2])
-        parts: list[dict[str, torch.Tensor]] = []
-        for lo in range(0, max(inputs[0].shape[0], 1), TOKENS):
+        found = dict(zip(self.flows["to_tokens"], self._run("to_tokens", inputs, grads, params), strict=True))
+        for lo in range(0, inputs[0].shape[0], TOKENS):
             some = [[x[lo : lo + TOKENS] for x in tensors] for tensors in (inputs, grads)]
-            parts.append(dict(zip(self.gradients, self._run("gradients", *some, params), strict=True)))
-        found = [self._gradient(x, item, parts, torch.cat) for x, item in zip(inputs, self.inputs)]
-        found += [self._gradient(x, item, parts, sum) for x, item in zip(params, self.params)]
-        return _returned(found, arguments[:-2])
+            for name, part in zip(self.flows["to_params"], self._run("to_params", *some, params), strict=True):
+                found[name] = found[name] + part if lo else part
+        items = zip((*inputs, *params), (*self.inputs, *self.params), strict=True)
+        return _returned([self._gradient(x, item, found) for x, item in items], arguments[:-2])
 
-    def _gradient(self, x: torch.Tensor, item: dict, parts: list[dict], join: Any) -> torch.Tensor:
+    @staticmethod
+    def _gradient(x: torch.Tensor, item: dict, found: dict[str, torch.Tensor]) -> torch.Tensor:
         names = [f"d_{name}" for name in names_of(item["name"], item["dtype"])]
-        zeros = torch.zeros_like(ordered(x.real, item))
-        values = iter([join([part[name] for part in parts]) if name in self.gradients else zeros for name in names])
+        values = iter([found[name] if name in found else torch.zeros_like(ordered(x.real, item)) for name in names])
         return declared(from_parts(values, item), item).expand(x.shape).contiguous()
 
     def fake_forward(self, *arguments: Any) -> Any:
@@ -98,7 +101,7 @@ class Tokenwise:
     def _run(self, name: str, inputs: Sequence, grads: Sequence, params: Sequence) -> Iterator[torch.Tensor]:
         groups = (inputs, self.inputs), (grads, self.outputs), (params, self.params)
         tensors = [x for values, items in groups for x in all_parts(ordered, values, items)]
-        return self._functions[name](None, None, *tensors)
+        return self._functions[name](None, None, *tensors) if self.flows.get(name, True) else iter(())
 
     def _split(self, tensors: Any) -> tuple:
         return tensors[: len(self.inputs)], tensors[len(self.inputs) :]
