@@ -223,10 +223,12 @@ class Interface:
 
     # --- the example ------------------------------------------------------------------------------------------------
 
-    def example(self) -> str:
-        """The text of a program that calls both passes and prints a checksum of every result."""
+    def example(self, library: str | None = None) -> str:
+        """The text of a program that calls both passes and prints a checksum of every result. library: the name of the
+        file that it is linked with, in place of the C file."""
         name, upper, real = self.name, self.name.upper(), self.real.name
         time, heads = self.rec.example.get("T", 33), self.heads
+        flags, beside = ("", f"./{library}") if library else ("-O2 -march=native -fno-math-errno ", f"{self.stem}.c")
         tasks = "BATCH" if self.kernel.all_heads else "BATCH * HEADS_N"
         calls = [line for direction in ("forward", "backward") for line in self._call(direction)]
         body = "\n".join(f"    {line}".rstrip() for line in calls)
@@ -234,7 +236,7 @@ class Interface:
         return f"""\
 // How to call {self.rec.name} from C: random inputs, both passes, a checksum of every result. Written by recc.
 //
-//     cc -O2 -march=native -fno-math-errno -std=c11 {self.stem}_example.c {self.stem}.c -o {self.stem}_example -lm
+//     cc {flags}-std=c11 {self.stem}_example.c {beside} -o {self.stem}_example -lm
 #include "{self.stem}.h"
 
 #include <math.h>

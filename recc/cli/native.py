@@ -34,7 +34,8 @@ def write(args: argparse.Namespace) -> list[str]:
     if args.emit == "c" and output.suffix != ".c":
         raise common.Usage(f"`{output}` is no name for a C file", f"write it as `-o {output.with_suffix('.c')}`")
     made = _interface(args, stem)
-    beside = {output.with_name(f"{stem}.h"): made.header(), output.with_name(f"{stem}_example.c"): made.example()}
+    example = made.example(output.name if args.emit == "so" else None)
+    beside = {output.with_name(f"{stem}.h"): made.header(), output.with_name(f"{stem}_example.c"): example}
     if args.emit == "c":
         common.write(output, made.kernel.source)
     else:

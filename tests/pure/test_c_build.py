@@ -269,17 +269,22 @@ def test_an_unknown_mode_is_refused():
         build.library(ANSWER, mode="fast")
 
 
-def test_sanitizers_find_a_write_past_the_end():
+def test_sanitizers_find_a_write_past_the_end_and_an_overflow():
     environment = build.sanitizer_environment()
     if not environment:
         pytest.skip("this compiler has no address sanitizer")
     bad = """#include <stdlib.h>
     int answer(void) { volatile int n = 8; char *p = malloc(n); p[n] = 1; n = p[n]; free(p); return n; }
     """
+    overflow = "int answer(void) { volatile int n = 2147483647; n = n + 1; return n; }"
     code = LOAD.replace("sys.argv[1]", "sys.argv[1], mode='sanitize'")
     with pytest.raises(build.BuildError, match="sanitizer_environment"):
         build.library(bad, mode="sanitize")
-    for source, expected in ((bad, "heap-buffer-overflow"), (ANSWER, None)):
+    for source, expected in (
+        (bad, "heap-buffer-overflow"),
+        (overflow, "signed integer overflow"),
+        (ANSWER, None),
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code, source], capture_output=True, text=True, env=os.environ | environment
         )

@@ -199,6 +199,14 @@ def test_the_library_is_built_and_linked(capsys):
     agrees(printed("example"), Example("simple_gla"), 2e-6)
 
 
+@pytest.mark.parametrize("kind, output", [("c", "memory.c"), ("so", "libmemory.so")])
+def test_the_command_that_the_example_gives_builds_it(kind, output):
+    assert main(["compile", "gla", "--emit", kind, "-o", output]) == 0
+    (command,) = (line for line in Path("memory_example.c").read_text().splitlines() if line.startswith("//     cc "))
+    compiled(*command.split()[2:])
+    assert "out_o" in printed("memory_example")
+
+
 def test_what_has_no_gradient_has_no_field_for_one():
     lines = ["recurrence r", "dim D", "input x, y : D", "param p : D", "state h : D = 0", "output h"]
     text = "\n".join([*lines, "h[t] = 0.5 * h[t-1] + x + stopgrad(y * p)", "example D = 3"]) + "\n"
