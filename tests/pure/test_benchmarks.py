@@ -80,7 +80,9 @@ def test_a_report_from_measurements(monkeypatch, tmp_path):
     process = {"machine": machine, "workloads": found, "machine_floors": {"copy, GB/s": 10.0}}
     results = {"threads": {"1": process}, "first_use": {"gla": {"build": 0.2, "load": 1e-3}}}
     results["figures"] = native_report.figures(results)
+    found["gla"] |= {"about": {"a rival": "forward alone"}, "missing": {"another": "not installed"}}
     text = native_report.markdown(results)
+    assert "\na rival: forward alone.\n" in text and "\nanother: not installed.\n" in text
     assert "| gla: first use, library built | 200.00 ms | at most 600 ms | yes |" in text
     assert "| W1 hgrn: plain torch loop over native, forward + backward |" in text
     assert "## gla (W2)" in text and "B=2 T=64 H=4 K=8 V=16" in text
