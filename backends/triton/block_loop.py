@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.kernel import Kernel
-from recc.backends.triton.loops import Loop, has, loops
+from recc.backends.triton.loops import Loop, has, loops, shrinks
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, reads, sums_on
 from recc.backends.triton.order import Order
 
 from recc.ir.node import GRID, ROW, Node
+
+# What takes more than the operands of its elements.
+FORMED = (*CONTRACTIONS, "score", "score_rows", "score_cols", "channel_since", "channel_tail")
 
 
 class LoopKernel(Kernel):
@@ -96,7 +99,7 @@ class LoopKernel(Kernel):
             f"        in_{dim} = offs_{dim} < {dim}",
         ]
         inside = [node for node in self.launch.loads if has(node, dim)]
-        for node in loop.nodes:
+        for node in soon(loop, inside):
             if node in loop.sums:
                 lines += self._load_before(reads(node), inside, "        ")
                 name = self.variables[node]
@@ -113,3 +116,27 @@ class LoopKernel(Kernel):
             elif node in self.launch.stores:
                 lines += [f"    {self._store(node, tensor)}" for tensor in self.written[node]]
         return lines
+
+
+def soon(loop: Loop, loads: list[Node]) -> list[Node]:
+    """The body of a loop, what is smaller than what it is made of as soon as that is there: no tile waits for it."""
+    waiting = [node for node in loop.nodes if node in loop.sums or shrinks(node)]
+    done: dict[Node, None] = {}
+    there: set[Node] = set()
+
+    def place(nodes: list[Node]) -> None:
+        for node in nodes:
+            done[node] = None
+            there.update(arg for arg in reads(node) if arg in loads)
+
+    for node in loop.nodes:
+        if node in done:
+            continue
+        place([node])
+        for small in waiting:
+            found = ordered([small], {*done, *loads})
+            needed = [one for one in found if one in loop.nodes and one not in done]
+            read = {arg for one in needed for arg in reads(one) if arg in loads}
+            if read <= there and not any(one.op in FORMED for one in needed[:-1]):
+                place(needed)
+    return list(done)

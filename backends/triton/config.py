@@ -99,14 +99,29 @@ def default(program: TileProgram, choice: Choice, config: Config) -> Config:
     return replace(config, chunk=chunk, inner=inner, forward=forward, backward=config.backward or "split")
 
 
+def has_channel_decay(plan: Plan) -> bool:
+    """Whether a memory's keys decay channel by channel."""
+    kinds = [component.kind for component in plan.components if isinstance(component.kind, Affine)]
+    return any(kind.log_decay is not None and kind.mixing in kind.log_decay.axes for kind in kinds)
+
+
+def kept(plan: Plan) -> tuple[str, ...]:
+    """The ops whose tiles the forward pass keeps for the backward pass: with a decay of each channel what is written,
+    where all of it is solved for. Launches after the walk then have nothing to solve for, which takes all keys at once,
+    and take keys block by block. Beside other written values that would move more bytes than it is worth."""
+    kinds = [component.kind for component in plan.components if isinstance(component.kind, Affine)]
+    solved = all(write.of_read for kind in kinds for write in kind.writes)
+    return ("solution",) if solved and has_channel_decay(plan) else ()
+
+
 def default_chunk(plan: Plan, choice: Choice) -> int:
     """Tokens in a chunk of the backward pass, where nobody says: the longer it is, the fewer states are read and
     written. What a chunk needs on chip grows with it: triangular systems of a row for each rank and token, and for a
     decay of each channel tiles of the keys at each level of the chunk's halves, which spill in chunks of 64."""
     if any(choice.name(component) != "chunk" for component in plan.components):
         return choice.chunk
+    channel = has_channel_decay(plan)
     kinds = [component.kind for component in plan.components if isinstance(component.kind, Affine)]
-    channel = any(kind.log_decay is not None and kind.mixing in kind.log_decay.axes for kind in kinds)
     ranks = max((len(kind.ranks) for kind in kinds), default=0)
     return (64 if channel else 128) >> max(ranks.bit_length(), int(channel))
 

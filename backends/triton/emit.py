@@ -121,7 +121,8 @@ class Function:
         if not program.reverse:
             names += every
             for node in program.kept.values():
-                tensor = Tensor(self._claim(f"{self.words.name(node)}_all"), CHUNKS, node.axes)
+                layout = TOKENS if self._per_token(node) else CHUNKS
+                tensor = Tensor(self._claim(f"{self.words.name(node)}_all"), layout, node.axes)
                 self.written.setdefault(node, []).append(tensor)
                 self.tensors[node] = tensor
                 names.append(tensor.name)

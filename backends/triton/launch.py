@@ -200,8 +200,11 @@ class KernelPasses(Passes):
         return [x.to(torch.float32).contiguous() for x in all_parts(ordered, params, self.params)]
 
     def _empty_saved(self, chunks, inputs, sizes):
-        """The states that enter chunks, in the dtype of the inputs."""
-        shapes = [(chunks, *(sizes[dim_of(axis)] for axis in item["tile"])) for item in self.saved]
+        """The states that enter chunks, and what is kept of each token, in the dtype of the inputs."""
+        batch, time = inputs[0].shape[:2]
+        known = {**sizes, "@t": time}
+        shapes = [(batch if "@t" in item["tile"] else chunks, *(known[dim_of(axis)] for axis in item["tile"]))
+                  for item in self.saved]  # fmt: skip
         return [inputs[0].new_empty(shape, dtype=real_dtype(inputs[0])) for shape in shapes]
 
     def _chunks(self, inputs, sizes, cu_seqlens, reverse, rows):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recc.backends.triton.nodes import dims, ordered, reads
+from recc.backends.triton.nodes import dims, inner, ordered, reads
 from recc.backends.triton.steps import Launch
 
 from recc.ir.node import Axis, Node, dim_of
@@ -58,15 +58,20 @@ def loops(launch: Launch, dim: str) -> list[Loop] | None:
 
 def _postpone(launch: Launch, dim: str, level: dict[Node, int]) -> None:
     """What stands outside of loops is computed ahead of the first one that needs it: nothing is kept throughout a loop
-    that does not read it."""
+    that does not read it. What is smaller than what it is made of is not put off."""
     users: dict[Node, list[Node]] = {}
     for node in launch.nodes:
         for arg in reads(node):
             users.setdefault(arg, []).append(node)
     for node in reversed(launch.nodes):
         outside = not has(node, dim) and not _sums(node, dim) and node not in launch.stores
-        if outside and node in users:
+        if outside and node in users and not shrinks(node):
             level[node] = min(level[user] for user in users[node])
+
+
+def shrinks(node: Node) -> bool:
+    """Whether a vector is made of tiles."""
+    return len(inner(node.axes)) < 2 and any(len(inner(arg.axes)) == 2 for arg in reads(node))
 
 
 def _over(node: Node) -> tuple[Axis, ...]:

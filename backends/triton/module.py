@@ -21,7 +21,7 @@ from recc.backends.torch.module import (
     support_text,
 )
 from recc.backends.triton import newton, room, sequential
-from recc.backends.triton.config import DEFAULT, Config, default, default_chunk
+from recc.backends.triton.config import DEFAULT, Config, default, default_chunk, kept
 from recc.backends.triton.emit import Function
 from recc.backends.triton.paired import PairedOp, SolvedOp
 from recc.backends.triton.schedule import Schedule, Unserved, in_reals, split_axis
@@ -84,7 +84,7 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
         initial_function(rec, program),
     ]
     meta = describe(plan, replace(choice, chunk=backward.rows), program, declared(backward.program))
-    saved = [saved_item(c.old) for c in forward.program.carries]
+    saved = [saved_item(x) for x in (*(c.old for c in forward.program.carries), *forward.program.kept.values())]
     launches = [len(forward.kernels), len(backward.kernels)]
     return finished("\n\n".join(parts), {**meta, "saved": saved, "inner": forward.rows, "launches": launches})
 
@@ -104,7 +104,7 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
             f"{rec.name} runs by the strategy {names}, which has no Triton kernels",
             f"use the torch backend; `recc explain {rec.name}` says what keeps it from `chunk` and `scan`",
         )
-    program, backward, step = programs(plan, choice, keep=())
+    program, backward, step = programs(plan, choice, keep=kept(plan))
     program, backward = in_reals(outside(program)), in_reals(outside(backward))
     config, split = default(program, choice, config), split_axis(program)
     first, second = (
