@@ -18,8 +18,10 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from recc.analysis.plan import Plan
+from recc.analysis.projections import apart
 from recc.analysis.work import TYPICAL
-from recc.ir.node import HEADS, SEQUENCES, Axis, dim_of
+from recc.ir.node import HEADS, SEQUENCES, Axis, dim_of, walk
+from recc.ir.printer import show
 from recc.tile.alone import has_all_heads
 from recc.tile.cores import Core, Phases
 from recc.tile.program import TileProgram
@@ -58,9 +60,18 @@ def view(plan: Plan, vector_bytes: int | None = None) -> dict[str, Any]:
         "sizes": sizes,
         "all_heads": all_heads,
         "tokens_between_saved_states": kernel.chunk,
+        "projections": _projections(plan),
         "side_by_side": 1 if kernel.sequences is None else side_by_side(registers),
         **{name: cores[name] for name in PASSES},
     }
+
+
+def _projections(plan: Plan) -> list[str]:
+    """What torch multiplies around the core, in an op."""
+    parts, names = apart(plan.recurrence), plan.recurrence.names
+    values = [] if parts is None else [value.value for value in (*parts.before, *parts.behind)]
+    products = [node for node in walk(*values) if node.op == "dot"]
+    return list(dict.fromkeys(show(node, names) for node in products))
 
 
 def _cores(
@@ -143,6 +154,8 @@ class Section:
         tokens = facts["tokens_between_saved_states"]
         line = f"{sizes}{facts['dtype']}, {facts['lanes']} lanes; {tokens} tokens between saved states"
         yield "dim", "  ", line
+        if facts["projections"]:
+            yield "", "  ", f"an op has torch multiply over all tokens at once: {', '.join(facts['projections'])}"
         rows = [(PASSES[name], ", ".join(core["states"]), " > ".join(core["loops"]), _shape(core))
                 for name in PASSES for core in facts[name]]  # fmt: skip
         widths = [max(len(row[place]) for row in rows) for place in range(3)] if rows else []
