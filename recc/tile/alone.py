@@ -29,7 +29,10 @@ def one_head(program: TileProgram) -> TileProgram:
     spans = Spans(program.spans)
     stores = {}
     for name, node in program.stores.items():
-        part = node if HEADS in node.axes else _part(node, joins, spans)
+        joined = HEADS in node.axes and any(
+            below in joins for below in walk(node)
+        )  # a sum that each head takes up again
+        part = None if joined else node if HEADS in node.axes else _part(node, joins, spans)
         if part is None:
             return _as_dim(program)
         stores[name] = part

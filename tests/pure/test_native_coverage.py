@@ -87,6 +87,11 @@ HEADS = {
         "output y : K\ny = h[t]",
         False,
     ),
+    "a sum that each head puts out beside its own": (
+        "h[t] = h[t-1] / 2 + x @ W",
+        "output y : K\ny = h[t] + sum(h[t], over=heads)",
+        False,
+    ),
     "the largest": ("h[t] = h[t-1] / 2 + x @ W", "output y : K shared\ny = max(h[t], over=heads)", False),
 }
 
