@@ -9,7 +9,7 @@ from __future__ import annotations
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.loops import Loop, has, loops, shrinks
-from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, reads, sums_on
+from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, plain, reads, sums_on
 from recc.backends.triton.order import Order
 
 from recc.ir.node import GRID, ROW, Node
@@ -28,6 +28,7 @@ class LoopKernel(Kernel):
             self._claim(node, self.tensors[node].name)
         pending = [node for node in self.launch.loads if not has(node, dim)]
         parts = loops(self.launch, dim) or []
+        self.text.summed = self._on_top({node for part in parts for node in part.sums})
         for place, loop in enumerate(parts):
             before = self._again(loop, dim, place) if place else loop.before
             if loop.nodes:
@@ -89,10 +90,15 @@ class LoopKernel(Kernel):
     def _loop(self, loop: Loop, dim: str, pending: list[Node]) -> list[str]:
         """A loop over the blocks of a dim."""
         lines = self._load_before(loop.nodes, pending, "    ")
+        gathers = self._gathers(loop)
         for node in loop.nodes:
-            if node in loop.sums:
+            if node in gathers and gathers[node] in self.variables:
+                self.variables[node] = self.variables[gathers[node]]
+            elif node in loop.sums:
+                total = gathers.get(node, node)
                 zero = f"tl.zeros({self.text.shape(node.axes)}, tl.float32)" if inner(node.axes) else "0.0"
-                lines.append(f"    {self._claim(node, self.words.name(node))} = {zero}")
+                lines.append(f"    {self._claim(total, self.words.name(total))} = {zero}")
+                self.variables[node] = self.variables[total]
         lines += [
             f"    for at_{dim} in tl.range(0, {dim}, BLOCK_{dim}, disable_licm=True):",
             f"        offs_{dim} = at_{dim} + tl.arange(0, BLOCK_{dim})",
@@ -110,12 +116,40 @@ class LoopKernel(Kernel):
                     lines.append(f"        {name} += {self.text.define(node)}")
             else:
                 lines += self._computed([node], inside, "        ")
-        for node in loop.nodes:
-            if node not in loop.sums:
+        for node in [*loop.nodes, *dict.fromkeys(gathers.values())]:
+            if node in gathers or (node in loop.nodes and node not in loop.sums):
                 self.variables.pop(node, None)
             elif node in self.launch.stores:
                 lines += [f"    {self._store(node, tensor)}" for tensor in self.written[node]]
         return lines
+
+    def _gathers(self, loop: Loop) -> dict[Node, Node]:
+        """Products that add up in one tile, each with the sum of all of them."""
+        single = {node for node in loop.sums if sums_on(node, self._part(node)) and self._alone(node)}
+        found: dict[Node, Node] = {}
+        parts: dict[Node, set[Node]] = {node: {node} for node in single}
+        for node in self.launch.nodes:
+            if node.op == "add" and all(arg in parts and arg.axes == node.axes for arg in node.args):
+                parts[node] = parts[node.args[0]] | parts[node.args[1]]
+                found |= dict.fromkeys(parts[node], node)
+                if not self._alone(node):
+                    del parts[node]
+        return found
+
+    def _on_top(self, sums: set[Node]) -> set[Node]:
+        """Products that are summed on top of what a loop has added up: its tile is there."""
+        additions: dict[Node, Node] = {total: product for product, total in self._additions() if product not in sums}
+        found, there = set(), set(sums)
+        for node in self.launch.nodes:
+            product = additions.get(node)
+            others = [arg for arg in node.args if product is None or plain(arg) is not product]
+            if node.op == "add" and others and all(arg in there for arg in others):
+                there.add(node)
+                found |= {product} if product else set()
+        return found
+
+    def _alone(self, node: Node) -> bool:
+        return self.users.get(node) == 1 and node not in self.launch.stores
 
 
 def soon(loop: Loop, loads: list[Node]) -> list[Node]:

@@ -9,6 +9,7 @@ from recc.backends.torch.text import Text
 from recc.backends.triton.block_loop import LoopKernel
 from recc.backends.triton.chunk_walk import WalkKernel
 from recc.backends.triton.config import SCANS, Config, Tile, default_tile
+from recc.backends.triton.gather import gathered
 from recc.backends.triton.kernel import Kernel, ranks
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.loops import loops
@@ -213,7 +214,7 @@ class Function:
                 if node in self.schedule.held:
                     body += self._scratch(node, part)
             outer = OuterText(self, step, part) if step.outer else None
-            kernel = self._kernel(step, name, tile, outer.walks if outer else self.walks)
+            kernel = self._kernel(self._gathered(step), name, tile, outer.walks if outer else self.walks)
             self.kernels.append(kernel)
             lines_of_kernel = text_of(kernel)  # first: comments stand where all of a chunk is computed
             if outer is not None:
@@ -227,6 +228,15 @@ class Function:
         body.append(f"    return ({', '.join(sums)}{',' if len(sums) == 1 else ''})")
         text = "\n".join(body)
         return "\n".join([*kernels, *lines, *self._size_lines(text), *body]) + "\n"
+
+    def _gathered(self, step: Launch) -> Launch:
+        """A launch with few accumulators in its loop, if it has one; what it stores goes where it went."""
+        if not step.loop:
+            return step
+        found = gathered(step, step.loop)
+        for table in (self.written, self.words.results):
+            table |= {new: table[old] for old, new in zip(step.stores, found.stores, strict=True) if old in table}
+        return found
 
     def _part(self, dim: str, block: int) -> str:
         """The variable for how many places of `dim` a program takes, `block` at most."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.config import Tile
 from recc.backends.triton.lines import wrapped
-from recc.backends.triton.nodes import dims, inner, is_matrix, ordered, reads, sums_on
+from recc.backends.triton.nodes import dims, inner, is_matrix, ordered, plain, reads, sums_on
 from recc.backends.triton.padding import Padding
 from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.steps import Launch
@@ -17,6 +17,7 @@ from recc.backends.triton.text import TileText
 from recc.backends.triton.wording import aligned_text, called, inlinable, static_text
 
 from recc.ir.node import GRID, HEADS, RANK, ROW, Axis, Node, dim_of
+from recc.tile.outside import is_mask
 from recc.tile.words import Words
 
 WIDTH = 88  # longest expression that is printed in line
@@ -193,10 +194,10 @@ class Kernel:
 
     def _assign(self, node: Node, pending: list[Node], indent: str) -> list[str]:
         """One line `name = expression`, unless the node is a number or stands in its only user's line."""
-        if is_static(node) or node.op in ("ones", "const", "size"):
+        if is_static(node) or is_mask(node) or node.op in ("ones", "const", "size"):
             return []
         stored = node in self.launch.stores
-        if (node.op == "rename" and node.args[0] in self.narrow and not stored) or node in self.text.summed:
+        if (node.op == "rename" and node.args[0] in self.narrow and not stored) or plain(node) in self.text.summed:
             return []
         alone = self.users.get(node, 0) <= 1 and node not in self.words.program.names and node not in self.narrow
         if inlinable(node) and alone and not stored:
@@ -226,13 +227,17 @@ class Kernel:
 
     def _summed(self) -> set[Node]:
         """Products of matrices whose only use is a sum of their shape."""
-        found = set()
-        for node in self.launch.nodes if self.launch.loop is None else ():
+        return {product for product, total in self._additions() if product in total.args}
+
+    def _additions(self) -> Iterator[tuple[Node, Node]]:
+        """Products of matrices that nothing but a sum of their shape reads, each with that sum."""
+        for node in self.launch.nodes:
             for arg in node.args if node.op == "add" else ():
-                alone = self.users.get(arg) == 1 and arg not in self.launch.stores and arg.axes == node.axes
-                if alone and arg.op == "dot" and sums_on(arg, self._part(arg)):
-                    found.add(arg)
-        return found & set(self.launch.nodes)
+                product = plain(arg)
+                alone = all(self.users.get(one) == 1 and one not in self.launch.stores for one in (arg, product))
+                found = alone and arg.axes == node.axes and product in self.launch.nodes and product.op == "dot"
+                if found and sums_on(product, self._part(product)):
+                    yield product, node
 
     def _count_users(self) -> dict[Node, int]:
         count: dict[Node, int] = {}

@@ -38,16 +38,16 @@ def loops(launch: Launch, dim: str) -> list[Loop] | None:
         return None
     level: dict[Node, int] = {}
     for node in launch.nodes:
-        level[node] = max((level[arg] + _sums(arg, dim) for arg in reads(node) if arg in level), default=0)
+        level[node] = max((level[arg] + sums_over(arg, dim) for arg in reads(node) if arg in level), default=0)
     _postpone(launch, dim, level)
     found = []
     for at in range(max(level.values(), default=0) + 2):
         here = [node for node in launch.nodes if level[node] == at]
-        before = [node for node in here if not has(node, dim) and not _sums(node, dim)]
-        sums = {node for node in here if _sums(node, dim)}
+        before = [node for node in here if not has(node, dim) and not sums_over(node, dim)]
+        sums = {node for node in here if sums_over(node, dim)}
         roots = [node for node in here if node in sums or (has(node, dim) and node in launch.stores)]
         stops = {node for node in ordered(roots) if node not in sums and not has(node, dim)} | set(launch.loads)
-        stops |= {node for node in level if _sums(node, dim) and level[node] < at}
+        stops |= {node for node in level if sums_over(node, dim) and level[node] < at}
         body = [node for node in ordered(roots, stops) if node in level and node not in stops]
         if before or body:
             read = {arg for node in body for arg in reads(node)}
@@ -64,7 +64,7 @@ def _postpone(launch: Launch, dim: str, level: dict[Node, int]) -> None:
         for arg in reads(node):
             users.setdefault(arg, []).append(node)
     for node in reversed(launch.nodes):
-        outside = not has(node, dim) and not _sums(node, dim) and node not in launch.stores
+        outside = not has(node, dim) and not sums_over(node, dim) and node not in launch.stores
         if outside and node in users and not shrinks(node):
             level[node] = min(level[user] for user in users[node])
 
@@ -79,7 +79,7 @@ def _over(node: Node) -> tuple[Axis, ...]:
     return (over,) if isinstance(over, str) else over
 
 
-def _sums(node: Node, dim: str) -> bool:
+def sums_over(node: Node, dim: str) -> bool:
     """Whether a node adds up over `dim`."""
     return node.op in SUMS and any(dim_of(axis) == dim for axis in _over(node))
 

@@ -86,3 +86,12 @@ def sums_on(node: Node, over: tuple[Axis, ...]) -> bool:
     """Whether a contraction is a product of two matrices that may be summed on top of a tile of its shape."""
     plain = node.op == "dot" and len(inner(node.axes)) == 2 and not any(axis.endswith(FROM) for axis in over)
     return plain and is_matrix(node, over)
+
+
+def plain(node: Node) -> Node:
+    """A product of matrices without a rename around it that leaves its axes in their order; any other node as it is."""
+    below = node.args[0] if node.op == "rename" else node
+    if below is node or below.op != "dot":
+        return node
+    table = dict(node["mapping"])
+    return below if tuple(table.get(axis, axis) for axis in inner(below.axes)) == inner(node.axes) else node

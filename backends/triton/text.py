@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from recc.backends.torch.binding import ATOM, LOOSE, is_static
-from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, reads
+from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, plain, reads
 from recc.backends.triton.padding import Padding
 from recc.backends.triton.wording import ELEMENTWISE, aligned_text, called, simple
 
 from recc.ir.node import BOOL, COL, RANK, ROW, Axis, Node, dim_of, sort_axes
-from recc.ir.ops import is_zero
 from recc.tile.outer import FROM
+from recc.tile.outside import is_mask
 
 # The text of what acts along the rows of one tile: {0} the tile, {1} `rows` aligned with it.
 ALONG_ROWS = {
@@ -140,8 +140,11 @@ class TileText:
     # --- structure -------------------------------------------------------------------------------------------
 
     def _op_mul(self, node: Node) -> str | None:
-        """A product with ones repeats a value; any other is printed as a product."""
+        """A product with ones repeats a value, and one with a decay of nothing masks it; any other is a product."""
         if len(reads(node)) == 2:
+            for mask, value in (node.args, node.args[::-1]):
+                if is_mask(mask) and inner(mask.axes) == inner(node.axes):
+                    return f"tl.where({_seen(mask)}, {self._whole(value, node.axes)}, 0.0)"
             return None
         (value,) = reads(node)
         if value.op == "ones" or is_static(value):
@@ -276,8 +279,8 @@ class TileText:
     def _op_add(self, node: Node) -> str | None:
         """A product of matrices that stands nowhere else is summed on top of the other term."""
         for product, other in (node.args, node.args[::-1]):
-            if product in self.summed:
-                return self._op_dot(product, self._whole(other, node.axes))
+            if plain(product) in self.summed:
+                return self._op_dot(plain(product), self._whole(other, node.axes))
         return None
 
     def _matrix(self, text: str, axes: tuple[Axis, ...], rows: tuple[Axis, ...], columns: tuple[Axis, ...]) -> str:
@@ -304,9 +307,8 @@ class TileText:
 
     def _op_decay(self, node: Node) -> str:
         bx, by = reads(node)
-        if is_zero(bx) and is_zero(by):
-            sign = ">" if node["before"] else ">="
-            return f"tl.where(rows[:, None] {sign} rows[None, :], 1.0, 0.0)"
+        if is_mask(node):
+            return f"tl.where({_seen(node)}, 1.0, 0.0)"
         return f"tile_decay_matrix({self(bx)}, {self(by)}, rows, {node['before']})"
 
     def _op_sum_between(self, node: Node) -> str:
@@ -399,3 +401,8 @@ class TileText:
         full = sort_axes((*node.axes, ROW))
         parts = ", ".join(self._whole(arg, full) for arg in node.args)
         return f"{function}({parts}, {self.vector(ROW, full)}, end{more})"
+
+
+def _seen(mask: Node) -> str:
+    """Which rows see which."""
+    return f"rows[:, None] {'>' if mask['before'] else '>='} rows[None, :]"

@@ -6,11 +6,14 @@ and products with several multiples of it share it. What is multiplied instead i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from recc.ir.node import COL, GRID, HEADS, Axis, Node, Spans, walk
-from recc.ir.ops import build, dot
+from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, Spans, walk
+from recc.ir.ops import build, dot, is_zero
 from recc.tile.program import TileProgram
+
+Factor = tuple[str, tuple[Node, ...]]  # an op, and its other argument if any
 
 
 def outside(program: TileProgram) -> TileProgram:
@@ -19,7 +22,8 @@ def outside(program: TileProgram) -> TileProgram:
     for node in walk(*program.roots):
         args = tuple(done[arg] for arg in node.args)
         new = node if args == node.args else spans.inherit(build(node.op, *args, **dict(node.attrs)), node)
-        done[node] = spans.inherit(_per_head(new), node) if new.op == "dot" else new
+        new = _per_head(new) if new.op == "dot" else _masked_last(new)
+        done[node] = spans.inherit(new, node)
 
     def each(group: dict[str, Node]) -> dict[str, Node]:
         return {name: done[node] for name, node in group.items()}
@@ -36,6 +40,19 @@ def outside(program: TileProgram) -> TileProgram:
     )
 
 
+def is_mask(node: Node) -> bool:
+    """Whether a decay from row to row is one of nothing: 1 where a row is seen, else 0."""
+    return node.op == "decay" and all(map(is_zero, node.args[:2]))
+
+
+def _masked_last(node: Node) -> Node:
+    """A number times a masked value: the mask is around both."""
+    if node.op not in ("mul", "div") or node.args[0].op != "mul" or node.args[1].axes:
+        return node
+    value, mask = sorted(node.args[0].args, key=is_mask)
+    return build("mul", build(node.op, value, node.args[1]), mask) if is_mask(mask) else node
+
+
 def _per_head(node: Node) -> Node:
     """A contraction over heads and over a chunk's tokens at once as one a head, and the sum of those: a chunk's tiles
     are there in kernels alone, which compute one head each."""
@@ -50,23 +67,51 @@ def _moved(node: Node) -> Node:
     """A contraction without the factors of its operands that it does not go over, times them."""
     over, tiles, factors = node["over"], [], []
     for operand in node.args:
-        tile, own = _split(operand, over)
+        tile, own = factored(operand, over)
         tiles.append(tile)
         factors += own
+    tiles = _shifted(tiles, over)
     formed = next((place for place, tile in enumerate(tiles) if tile.op == "mul"), None)
+    if formed is None and not {ROW, COL} & set(node.axes) and any(not arg.axes for _, args in factors for arg in args):
+        formed = 0  # a state's, on top of which it is summed: no tile of its own
     if formed is not None:  # a product that is formed anyway takes numbers up: what is added to the sum needs no scale
         for op, factor in reversed([one for one in factors if all(not arg.axes for arg in one[1])]):
-            tiles[formed] = build(op, tiles[formed], *factor)
+            tiles[formed] = _masked_last(build(op, tiles[formed], *factor))
         factors = [one for one in factors if any(arg.axes for arg in one[1])]
     result = dot(tiles[0], tiles[1], over)
-    for op, factor in reversed(factors):
-        result = build(op, result, *factor)
-    return result if factors or formed is not None else node
+    return times(result, factors)
 
 
-def _split(operand: Node, over: tuple[Axis, ...]) -> tuple[Node, list[tuple[str, tuple[Node, ...]]]]:
-    """An operand as a tile and the factors around it, the outermost first: an op, and its other argument if any."""
-    factors: list[tuple[str, tuple[Node, ...]]] = []
+def times(tile: Node, factors: Iterable[Factor]) -> Node:
+    """A tile with factors around it again: those that are multiplied are one vector, which meets the tile once."""
+    vector: Node | None = None
+    for op, factor in reversed(list(factors)):
+        if op == "mul" or (op == "neg" and vector is not None):
+            vector = factor[0] if vector is None else build(op, vector, *factor)
+        else:
+            tile = build(op, tile, *factor)
+    return tile if vector is None else build("mul", tile, vector)
+
+
+def _shifted(tiles: list[Node], over: tuple[Axis, ...]) -> list[Node]:
+    """The operands, with factors along the sum on the one that is computed: the other stays as it lies in memory."""
+    for place, tile in enumerate(tiles):
+        plain, factors = factored(tile, ())
+        other = tiles[1 - place]
+        along = all(_tile(arg) <= set(over) & set(other.axes) for _, args in factors for arg in args)
+        if factors and along and _loaded(plain) and not _loaded(factored(other, ())[0]):
+            shifted = [plain, times(other, factors)]
+            return shifted if place == 0 else shifted[::-1]
+    return tiles
+
+
+def _loaded(node: Node) -> bool:
+    return (node.args[0] if node.op == "rename" else node).op == "tile"
+
+
+def factored(operand: Node, over: tuple[Axis, ...]) -> tuple[Node, list[Factor]]:
+    """An operand as a tile and the factors around it that lack the axes `over`, the outermost first."""
+    factors: list[Factor] = []
     while True:
         if operand.op == "neg":
             factors.append(("neg", ()))

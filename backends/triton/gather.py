@@ -1,0 +1,199 @@
+"""Products over a dim that a launch takes block by block, gathered in few accumulators.
+
+Each of them takes the registers of its tile throughout the loop. Where several are terms of one sum, each times a
+factor of its rows, the factors go inside, r (x . y) = (r x) . y, and all of them add up in one tile. Where a row of a
+product is contracted with another tile, too, that is a sum over the loop of a row with a narrow tile, and nothing else
+reads the product: sum over k of (x . y) k = sum over v of x (k . y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from recc.backends.triton.loops import sums_over
+from recc.backends.triton.nodes import inner, ordered, sums_on
+from recc.backends.triton.steps import Launch
+
+from recc.ir.node import ROW, Axis, Node
+from recc.ir.ops import add, build, dot, neg, rename
+from recc.tile.outside import Factor, factored, times
+
+Labels = tuple[tuple[Axis, Axis], ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of a sum. core: it without the factors around it; labels: what its axes are called in the sum."""
+
+    node: Node
+    core: Node
+    negative: bool
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A vector: rows of `core` contracted over `axis` with those of `tile`, times factors of the rows."""
+
+    core: Node
+    tile: Node
+    axis: Axis
+    factors: tuple[Factor, ...]
+
+
+def gathered(launch: Launch, dim: str) -> Launch:
+    """The launch with sums over `dim` gathered. What it stores stands at the same place in `stores`."""
+    return _Gathering(launch, dim).launched()
+
+
+class _Gathering:
+    def __init__(self, launch: Launch, dim: str) -> None:
+        self.launch, self.dim = launch, dim
+        self.users: dict[Node, list[Node]] = {}
+        self.late: set[Node] = set()  # what follows from a sum over the loop
+        for node in launch.nodes:
+            for arg in dict.fromkeys(node.args):
+                self.users.setdefault(arg, []).append(node)
+            if any(arg in self.late or sums_over(arg, dim) for arg in node.args):
+                self.late.add(node)
+        self.contractions: dict[Node, Contraction] = {}
+        self.sums: dict[Node, list[Term]] = {}  # by the outermost node
+        self.inside: set[Term] = set()  # the terms that are gathered
+        for node in launch.nodes:
+            terms = list(self._terms(node, False, ())) if self._outermost(node) else []
+            found = {term: found for term in terms if (found := self._gathers(term)) is not None}
+            if len(found) > 1:
+                self.sums[node] = terms
+                self.inside |= set(found)
+                for one in found.values():
+                    self.contractions |= one
+
+    # --- what is there ---------------------------------------------------------------------------------------
+
+    def _outermost(self, node: Node) -> bool:
+        """Whether a node is a sum, and not itself a term of one."""
+        return node.op in ("add", "sub") and not (self._alone(node) and self.users[node][0].op in ("add", "sub", "neg"))
+
+    def _alone(self, node: Node) -> bool:
+        return len(self.users.get(node, ())) == 1 and node not in self.launch.stores
+
+    def _terms(self, node: Node, negative: bool, labels: Labels, inside: bool = False) -> Iterator[Term]:
+        opened = not inside or self._alone(node)
+        if node.op in ("add", "sub") and opened:
+            first, second = node.args
+            yield from self._terms(first, negative, labels, True)
+            yield from self._terms(second, negative != (node.op == "sub"), labels, True)
+        elif node.op == "rename" and opened and not labels and node.args[0].op == "add" and self._alone(node.args[0]):
+            yield from self._terms(node.args[0], negative, node["mapping"], True)
+        else:
+            yield Term(node, factored(node, ())[0], negative, labels)
+
+    def _gathers(self, term: Term) -> dict[Node, Contraction] | None:
+        """Where a term is a product over the loop that nothing else needs as a tile: the contractions of its rows."""
+        core, factors = term.core, factored(term.node, ())[1]
+        product = sums_over(core, self.dim) and sums_on(core, inner(core["over"])) and core not in self.launch.stores
+        if not product or term.labels or not all(map(self._of_rows, factors)):
+            return None
+        found: dict[Node, Contraction] = {}
+        for multiple, around in self._multiples(core).items():
+            if multiple in self.launch.stores:
+                return None
+            for user in self.users.get(multiple, ()):
+                if multiple is term.node and user.op in ("add", "sub"):
+                    continue
+                if not self._is_multiple(user, core) and not self._contracts(user, multiple, core, around, found):
+                    return None
+        return found
+
+    def _of_rows(self, factor: Factor) -> bool:
+        """Whether a factor has one number for each row at most, and is there before the loop."""
+        return _are_vectors([factor]) and not any(arg in self.late for arg in factor[1])
+
+    def _is_multiple(self, node: Node, core: Node) -> bool:
+        found, factors = factored(node, ())
+        return found is core and node is not core and _are_vectors(factors)
+
+    def _multiples(self, core: Node) -> dict[Node, tuple[Factor, ...]]:
+        """A product, and it times factors of its rows."""
+        every = [node for node in self.launch.nodes if self._is_multiple(node, core)]
+        return {core: ()} | {node: tuple(factored(node, ())[1]) for node in every}
+
+    def _contracts(self, user: Node, multiple: Node, core: Node, around: tuple[Factor, ...],
+                   found: dict[Node, Contraction]) -> bool:  # fmt: skip
+        """Whether a user of a multiple of `core` is its contraction with another tile, row by row; takes it up."""
+        if user.op not in ("mul", "dot") or user.args.count(multiple) != 1:
+            return False
+        tile, more = factored(next(arg for arg in user.args if arg is not multiple), ())
+        sums = [user] if user.op == "dot" else self.users.get(user, [])
+        if set(tile.axes) != set(core.axes) or tile in self.late or tile in self.users.get(core, ()):
+            return False
+        if not _are_vectors(more) or user in self.launch.stores:
+            return False
+        for node in sums:
+            if node.op not in ("sum", "dot") or len(node["over"]) != 1 or ROW in node["over"]:
+                return False
+            found[node] = Contraction(core, tile, node["over"][0], (*around, *more))
+        return bool(sums)
+
+    # --- what becomes of it ------------------------------------------------------------------------------------
+
+    def launched(self) -> Launch:
+        if not self.sums:
+            return self.launch
+        done: dict[Node, Node] = {}
+        for node in [*self.launch.loads, *self.launch.nodes]:
+            if node in self.launch.loads:
+                done[node] = node
+            elif node in self.sums:
+                done[node] = self._sum(self.sums[node], done)
+            elif node in self.contractions:
+                done[node] = self._contraction(self.contractions[node], done)
+            else:
+                args = tuple(_new(arg, done) for arg in node.args)
+                done[node] = node if args == node.args else build(node.op, *args, **dict(node.attrs))
+        stores, loads = [done[node] for node in self.launch.stores], set(self.launch.loads)
+        nodes = [node for node in ordered(stores, loads) if node not in loads]
+        return replace(self.launch, nodes=nodes, stores=stores)
+
+    def _sides(self, core: Node, done: dict[Node, Node]) -> tuple[Node, Node]:
+        """The operand of a product that has its rows, and the other one."""
+        first, second = core.args if ROW in core.args[0].axes else core.args[::-1]
+        return _new(first, done), _new(second, done)
+
+    def _sum(self, terms: list[Term], done: dict[Node, Node]) -> Node:
+        """What is gathered, then what is no product, then products, which are summed on top."""
+        inside, values, products = [], [], []
+        for term in terms:
+            if term in self.inside:
+                rows, other = self._sides(term.core, done)
+                value = dot(times(rows, _renewed(factored(term.node, ())[1], done)), other, term.core["over"])
+                inside.append((term.negative, value))
+            else:
+                value = rename(_new(term.node, done), dict(term.labels))
+                bare = term.core is term.node and term.core.op == "dot"
+                (products if bare else values).append((term.negative, value))
+        total = None
+        for negative, value in [*inside, *values, *products]:
+            value = neg(value) if negative else value
+            total = value if total is None else add(total, value)
+        assert total is not None
+        return total
+
+    def _contraction(self, found: Contraction, done: dict[Node, Node]) -> Node:
+        rows, other = self._sides(found.core, done)
+        across = dot(_new(found.tile, done), other, (found.axis,))
+        return times(dot(rows, across, found.core["over"]), _renewed(found.factors, done))
+
+
+def _new(node: Node, done: dict[Node, Node]) -> Node:
+    return done.get(node, node)
+
+
+def _renewed(factors: Sequence[Factor], done: dict[Node, Node]) -> list[Factor]:
+    return [(op, tuple(_new(arg, done) for arg in args)) for op, args in factors]
+
+
+def _are_vectors(factors: Sequence[Factor]) -> bool:
+    """Whether factors have one number for each row at most."""
+    return all(set(inner(arg.axes)) <= {ROW} for _, args in factors for arg in args)
