@@ -84,3 +84,11 @@ def test_a_system_is_solved_once_for_its_values_and_once_for_their_cotangents(na
 
 def _solves(node) -> bool:
     return any((arg.args[0] if arg.op == "rename" else arg).op == "inverse" for arg in node.args)
+
+
+def test_products_over_a_loop_add_up_in_one_tile():
+    """In the last launch of a delta rule two products with states make the key's cotangent, one the query's."""
+    plan = analyse(recurrence("gated_delta_net"))
+    _, backward, _ = module.functions(plan, module.chosen(plan))
+    finish = backward.text[backward.text.index("def backward_finish") :]
+    assert finish.count("tl.zeros((ROWS, BLOCK_K), tl.float32)") == 2
