@@ -26,7 +26,8 @@ class Module(nn.Module):
 
     heads: how many heads; not needed where all params are shared or there are none. dims: the sizes of the spec's dims
     that its params have (and of those that `init_state` needs). The spec's params become nn.Parameters under their own
-    names, [heads, dims] or [dims] when shared, initialised as the spec says; `generator` seeds the random ones.
+    names, with `_` behind where a module has an attribute of that name (`step_`), [heads, dims] or [dims] when shared,
+    initialised as the spec says; `generator` seeds the random ones.
     strategy, chunk, backend, clip_gradient, deterministic, export: as for recc.load. Raises SpecError for a bad spec,
     ValueError for a dim without size.
 
@@ -63,7 +64,7 @@ class Module(nn.Module):
             rec, known, heads or 1, dtype or torch.get_default_dtype(), device or "cpu", generator=generator
         )
         for name, value in made.items():
-            self.register_parameter(name, nn.Parameter(value))
+            self.register_parameter(self._attribute(name), nn.Parameter(value))
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: code that is loaded into this process is not, it is made again from the spec."""
@@ -93,10 +94,17 @@ class Module(nn.Module):
                     f"{self.recurrence.name}: give the size of {dim}: its param `{param.name}` has that axis"
                 )
 
+    def _attribute(self, name: str) -> str:
+        """The attribute that holds a param."""
+        names = {param.name for param in self.recurrence.params} - {name}
+        while hasattr(Module, name) or name in vars(self) or name in names:
+            name += "_"
+        return name
+
     @property
     def params(self) -> list[torch.Tensor]:
         """The params in the order of the spec, as the op takes them."""
-        return [getattr(self, param.name) for param in self.recurrence.params]
+        return [getattr(self, self._attribute(param.name)) for param in self.recurrence.params]
 
     def forward(self, *inputs: torch.Tensor, **options: Any) -> Any:
         """The op on `inputs` (the spec's, by place) with this module's params; options as for the op."""
@@ -111,7 +119,7 @@ class Module(nn.Module):
         """Puts every param back into the domain that the spec declares for it, as after an optimiser's step: bounds
         first, then vectors to length 1 (`unit`) and matrices to a spectral norm of at most 1 (`contraction`)."""
         for declared in self.recurrence.params:
-            value, domain = getattr(self, declared.name), declared.domain
+            value, domain = getattr(self, self._attribute(declared.name)), declared.domain
             if domain.low is not None or domain.high is not None:
                 value.clamp_(domain.low, domain.high)
             if domain.unit:
