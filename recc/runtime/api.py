@@ -120,6 +120,8 @@ def compile_recurrence(
         from recc.backends.triton import module as triton
 
         return triton.op(plan, strategy, config.of(chunk=chunk, **options))
+    if options.get("deterministic") is not None and backend is None:
+        backend = "c"  # which alone has such a form: no other may stand in for it
     parts = apart(rec) if options.get("deterministic") is None else None
     core = analyse(parts.core) if parts is not None else plan
     native = _native(plan, core, backend, asked=strategy is not None or chunk is not None)

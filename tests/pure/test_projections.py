@@ -149,4 +149,5 @@ def test_no_tokens(shape):
 
 
 def test_portable_code_multiplies_on_its_own():
-    assert recc.load("gla_layer", backend="c", deterministic="portable").around is None
+    for backend in (None, "c"):
+        assert recc.load("gla_layer", backend=backend, deterministic="portable").around is None
