@@ -12,7 +12,7 @@ from recc.backends.triton.loops import Loop, has, loops, shrinks
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, plain, reads, sums_on
 from recc.backends.triton.order import Order
 
-from recc.ir.node import GRID, ROW, Node
+from recc.ir.node import BOOL, GRID, ROW, Node
 
 # What takes more than the operands of its elements.
 FORMED = (*CONTRACTIONS, "score", "score_rows", "score_cols", "channel_since", "channel_tail")
@@ -55,7 +55,8 @@ class LoopKernel(Kernel):
             sides.update(self._source(arg) for arg in rounded)
             others.update(self._source(arg) for arg in reads(node) if arg not in rounded)
         cheap = self._cheap()
-        tiles = [node for node in before if len(inner(node.axes)) == 2 and node not in self.launch.stores]
+        tiles = [node for node in before if len(inner(node.axes)) == 2 and node.dtype != BOOL]
+        tiles = [node for node in tiles if node not in self.launch.stores]
         return frozenset(
             node for node in tiles if (node in sides - others) or (node in after - others and node not in cheap)
         )
