@@ -76,7 +76,18 @@ class _Lowering:
         self.emit.random_axes, self.emit.random_dims, self.emit.draws = axes, symbol.dims, 0
         init = self._initialiser(symbol) if symbol.declaration.init is not None else self._default(symbol)
         self.emit.random_axes = None
-        return Param(symbol.name, axes, symbol.dtype, init, self._domain(symbol), symbol.span)
+        domain = self._domain(symbol)
+        self._starts_inside(symbol, init, domain)
+        return Param(symbol.name, axes, symbol.dtype, init, domain, symbol.span)
+
+    def _starts_inside(self, symbol: Symbol, init: Node | None, domain: Domain) -> None:
+        """A param that starts as one number starts in its domain."""
+        number = None if init is None else self.emit.numbers.get(init)
+        bounds = (domain.low, number), (number, domain.high)
+        for bound, (low, high) in zip((domain.low, domain.high), bounds):
+            if number is not None and bound is not None and low > high:
+                span = symbol.declaration.init.span
+                self.bag.add(shapes.start_outside(symbol.name, float(number), bound, span))
 
     def _default(self, symbol: Symbol) -> Node | None:
         """normal(0, 1 / sqrt(size of the first dim))."""

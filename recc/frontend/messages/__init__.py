@@ -58,6 +58,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = [other for other in known if other != name]
     if len(name) > _LONGEST or len(known) > _CROWD:
         return ""
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)  # before those that differ in upper and lower case
     lower = {other.lower(): other for other in reversed(known)}
-    close = [lower[word] for word in difflib.get_close_matches(name.lower(), lower, n=2, cutoff=0.6)]
+    close += [lower[word] for word in difflib.get_close_matches(name.lower(), lower, n=2, cutoff=0.6)]
+    close = list(dict.fromkeys(close))[:2]
     return f"did you mean {listing(close, 'or')}?" if close else ""

@@ -264,6 +264,11 @@ def empty_domain(low: float, high: float, span: Span) -> Diagnostic:
     return diagnostic("E0310", f"no number lies between {low:g} and {high:g}", span, "an empty domain")
 
 
+def start_outside(name: str, start: float, bound: float, span: Span) -> Diagnostic:
+    where = f"above {bound:g}" if start > bound else f"below {bound:g}"
+    return diagnostic("E0310", f"{quote(name)} starts at {start:g}, outside of its domain", span, f"{where}, its bound")
+
+
 def bound_not_constant(span: Span) -> Diagnostic:
     return diagnostic("E0310", "the bound of a domain is a number", span, "not known before it runs")
 
