@@ -7,26 +7,11 @@ from collections.abc import Callable
 from recc.backends.torch.binding import ATOM, LOOSE, is_static
 from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, plain, reads
 from recc.backends.triton.padding import Padding
-from recc.backends.triton.wording import ELEMENTWISE, aligned_text, called, simple
+from recc.backends.triton.wording import ALONG_ROWS, ELEMENTWISE, aligned_text, called, seen_text, simple
 
 from recc.ir.node import BOOL, COL, RANK, ROW, Axis, Node, dim_of, sort_axes
 from recc.tile.outer import FROM
 from recc.tile.outside import is_mask
-
-# The text of what acts along the rows of one tile: {0} the tile, {1} `rows` aligned with it.
-ALONG_ROWS = {
-    "cumsum": "tile_cumsum({0})",
-    "rcumsum": "tile_rcumsum({0})",
-    "end": "tile_at_row({0}, {1}, end)",
-    "first": "tile_at_row({0}, {1}, 0)",
-    "put_end": "tl.where({1} == end, {0}, 0.0)",
-    "put_first": "tl.where({1} == 0, {0}, 0.0)",
-    "until_end": "tl.where({1} <= end, {0}, 0.0)",
-    "unshift": "tile_unshift({0}, {1})",
-    "tail": "tile_tail({0}, {1}, end)",
-    "since": "tile_since({0})",
-    "sum_before": "tile_sum_before({0}, {1}, end)",
-}
 
 
 class TileText:
@@ -144,7 +129,7 @@ class TileText:
         if len(reads(node)) == 2:
             for mask, value in (node.args, node.args[::-1]):
                 if is_mask(mask) and inner(mask.axes) == inner(node.axes):
-                    return f"tl.where({_seen(mask)}, {self._whole(value, node.axes)}, 0.0)"
+                    return f"tl.where({seen_text(mask)}, {self._whole(value, node.axes)}, 0.0)"
             return None
         (value,) = reads(node)
         if value.op == "ones" or is_static(value):
@@ -308,7 +293,7 @@ class TileText:
     def _op_decay(self, node: Node) -> str:
         bx, by = reads(node)
         if is_mask(node):
-            return f"tl.where({_seen(node)}, 1.0, 0.0)"
+            return f"tl.where({seen_text(node)}, 1.0, 0.0)"
         return f"tile_decay_matrix({self(bx)}, {self(by)}, rows, {node['before']})"
 
     def _op_sum_between(self, node: Node) -> str:
@@ -401,8 +386,3 @@ class TileText:
         full = sort_axes((*node.axes, ROW))
         parts = ", ".join(self._whole(arg, full) for arg in node.args)
         return f"{function}({parts}, {self.vector(ROW, full)}, end{more})"
-
-
-def _seen(mask: Node) -> str:
-    """Which rows see which."""
-    return f"rows[:, None] {'>' if mask['before'] else '>='} rows[None, :]"

@@ -53,6 +53,21 @@ ELEMENTWISE: dict[str, tuple[str, int]] = {
     "ne": ("{0} != {1}", LOOSE),
 }
 
+# The text of what acts along the rows of one tile: {0} the tile, {1} `rows` aligned with it.
+ALONG_ROWS = {
+    "cumsum": "tile_cumsum({0})",
+    "rcumsum": "tile_rcumsum({0})",
+    "end": "tile_at_row({0}, {1}, end)",
+    "first": "tile_at_row({0}, {1}, 0)",
+    "put_end": "tl.where({1} == end, {0}, 0.0)",
+    "put_first": "tl.where({1} == 0, {0}, 0.0)",
+    "until_end": "tl.where({1} <= end, {0}, 0.0)",
+    "unshift": "tile_unshift({0}, {1})",
+    "tail": "tile_tail({0}, {1}, end)",
+    "since": "tile_since({0})",
+    "sum_before": "tile_sum_before({0}, {1}, end)",
+}
+
 
 def inlinable(node: Node) -> bool:
     """Whether a node's text may stand inside its only user's."""
@@ -89,3 +104,8 @@ def static_text(node: Node, sizes: Callable[[Axis], str]) -> str:
         return text
     value = float(eval(text, {"math": math, "float": float}))  # our own text: numbers and functions of `math`
     return f'float("{value}")' if math.isinf(value) or math.isnan(value) else repr(value)
+
+
+def seen_text(mask: Node) -> str:
+    """Which rows see which."""
+    return f"rows[:, None] {'>' if mask['before'] else '>='} rows[None, :]"

@@ -83,11 +83,9 @@ class _Lowering:
     def _starts_inside(self, symbol: Symbol, init: Node | None, domain: Domain) -> None:
         """A param that starts as one number starts in its domain."""
         number = None if init is None else self.emit.numbers.get(init)
-        bounds = (domain.low, number), (number, domain.high)
-        for bound, (low, high) in zip((domain.low, domain.high), bounds):
-            if number is not None and bound is not None and low > high:
-                span = symbol.declaration.init.span
-                self.bag.add(shapes.start_outside(symbol.name, float(number), bound, span))
+        bound = None if number is None else domain.missed_by(float(number))
+        if bound is not None:
+            self.bag.add(shapes.start_outside(symbol.name, float(number), bound, symbol.declaration.init.span))
 
     def _default(self, symbol: Symbol) -> Node | None:
         """normal(0, 1 / sqrt(size of the first dim))."""

@@ -19,6 +19,12 @@ class Domain:
     unit: bool = False
     contraction: bool = False
 
+    def missed_by(self, number: float) -> float | None:
+        """The bound beyond which a number lies; None where it lies within."""
+        if self.low is not None and number < self.low:
+            return self.low
+        return self.high if self.high is not None and number > self.high else None
+
 
 @dataclass(frozen=True)
 class Input:
