@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from recc.backends.torch.text import Text, inlinable, is_static
 
+from recc.ir.names import free_name
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
 from recc.tile.program import SOLVED, Carry, TileProgram
@@ -106,9 +107,7 @@ class _Function:
     # --- names ---------------------------------------------------------------------------------------------
 
     def _claim(self, node: Node, wish: str) -> str:
-        name, count = wish, 2
-        while name in self.used:
-            name, count = f"{wish}_{count}", count + 1
+        name = free_name(wish, self.used)
         self.used.add(name)
         self.variables[node] = name
         return name
@@ -228,10 +227,7 @@ class _Function:
         self.lines.append(f"{indent}{name} = {_bare(text)}")
 
     def _local(self, node: Node) -> str:
-        wish, count = f"{identifier(self.words.name(node))}_c", 2
-        name = wish
-        while name in self.used:
-            name, count = f"{wish}{count}", count + 1
+        name = free_name(f"{identifier(self.words.name(node))}_c", self.used, "")
         self.used.add(name)
         return name
 
@@ -315,9 +311,7 @@ class _Function:
         return lines
 
     def _fresh(self, wish: str) -> str:
-        name, count = wish, 2
-        while name in self.used:
-            name, count = f"{wish}{count}", count + 1
+        name = free_name(wish, self.used, "")
         self.used.add(name)
         return name
 

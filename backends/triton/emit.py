@@ -19,6 +19,7 @@ from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.steps import Host, Launch
 from recc.backends.triton.tensor import CHUNKS, FIXED, STATES, TOKENS, Tensor, Walk
 
+from recc.ir.names import free_name
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, sort_axes
 from recc.tile.program import seed_key
 from recc.tile.words import Words
@@ -68,9 +69,8 @@ class Function:
         return [*program.loads.values(), *program.params.values(), *(c.old for c in program.carries)]
 
     def _claim(self, wish: str) -> str:
-        name, count = identifier(wish), 2
-        while name in self.used or name in {dim_of(axis) for node in self.schedule.every for axis in dims(node.axes)}:
-            name, count = f"{identifier(wish)}_{count}", count + 1
+        named = {dim_of(axis) for node in self.schedule.every for axis in dims(node.axes)}
+        name = free_name(identifier(wish), self.used | named)
         self.used.add(name)
         return name
 

@@ -16,6 +16,7 @@ from recc.backends.triton.tensor import BLOCK, TOKENS, Tensor, Walk
 from recc.backends.triton.text import TileText
 from recc.backends.triton.wording import aligned_text, called, inlinable, static_text
 
+from recc.ir.names import free_name
 from recc.ir.node import GRID, HEADS, RANK, ROW, Axis, Node, dim_of
 from recc.tile.outside import is_mask
 from recc.tile.words import Words
@@ -185,9 +186,7 @@ class Kernel:
         if node in self.spelled:  # in an earlier loop
             self.variables[node] = self.spelled[node]
             return self.spelled[node]
-        name, count = self.spell(wish), 2
-        while name in self.used:
-            name, count = f"{self.spell(wish)}_{count}", count + 1
+        name = free_name(self.spell(wish), self.used)
         self.used.add(name)
         self.variables[node] = self.spelled[node] = name
         return name

@@ -14,6 +14,7 @@ from recc.backends.triton.schedule import inner, ordered, reads
 from recc.backends.triton.text import TileText
 from recc.backends.triton.wording import inlinable, static_text
 
+from recc.ir.names import free_name
 from recc.ir.node import Node, dim_of
 from recc.tile.words import Words
 
@@ -91,9 +92,7 @@ class Statements:
                     self.claim(node, name)
 
     def claim(self, node: Node, wish: str) -> str:
-        name, count = self.spell(wish), 2
-        while name in self.used:
-            name, count = f"{self.spell(wish)}_{count}", count + 1
+        name = free_name(self.spell(wish), self.used)
         self.used.add(name)
         self.variables[node] = name
         return name

@@ -17,6 +17,7 @@ from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, order
 from recc.backends.triton.statements import Loop
 from recc.backends.triton.walk import TAKEN, Kernel, Walk
 
+from recc.ir.names import free_name
 from recc.ir.node import GRID, HEADS, ROW, Axis, Node, Spans, dim_of, walk
 from recc.ir.ops import build, leaf
 from recc.tile.program import TileProgram
@@ -61,9 +62,7 @@ class Function:
     # --- tensors -------------------------------------------------------------------------------------------------
 
     def _name(self, wish: str) -> str:
-        name, count = identifier(wish), 2
-        while name in self.used:
-            name, count = f"{identifier(wish)}_{count}", count + 1
+        name = free_name(identifier(wish), self.used)
         self.used.add(name)
         return name
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from recc.analysis.moved import NOWHERE
+from recc.ir.names import free_name
 from recc.ir.node import COMPLEX, HEADS, REAL, Node, Spans, dim_of, substitute, walk
 from recc.ir.ops import build, dot, leaf
 from recc.ir.program import Domain, Input, Output, Recurrence
@@ -117,9 +118,7 @@ class _Division:
         return [Output(name, part.axes, REAL, part, place) for name, part in parts.items()]
 
     def _name(self, wish: str) -> str:
-        name, count = wish, 2
-        while name in self.taken:
-            name, count = f"{wish}_{count}", count + 1
+        name = free_name(wish, self.taken)
         self.taken.add(name)
         return name
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from recc.analysis.plan import Component
+from recc.ir.names import free_name
 from recc.ir.node import ROW, Axis, Node, substitute, walk
 from recc.ir.ops import build, spread
 from recc.strategies.lowering import Lowering
@@ -48,11 +49,7 @@ class ClosedStep:
         """What an argument is called: as in the spec, if that has a name for it."""
         wish = node["name"] if node.op in ("tile", "param") else self.named.get(node, "x")
         used = {leaf["name"] for leaf in (*self.arguments.values(), *self.taken.values())}
-        count = 2
-        name = wish
-        while name in used:
-            name, count = f"{wish}_{count}", count + 1
-        return name
+        return free_name(wish, used)
 
 
 def hand_out(low: Lowering, component: Component, trajectory: Node) -> None:
