@@ -108,11 +108,21 @@ class Module(nn.Module):
 
     def forward(self, *inputs: torch.Tensor, **options: Any) -> Any:
         """The op on `inputs` (the spec's, by place) with this module's params; options as for the op."""
-        return self.op(*inputs, *self.params, **options)
+        return self.op(*self._whole(inputs), *self.params, **options)
+
+    def _whole(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The inputs, none of which may be left out: params would stand in their places. Raises ArgumentError."""
+        names = [declared.name for declared in self.recurrence.inputs]
+        if len(inputs) < len(names):
+            from recc.backends.torch.passes import ArgumentError
+
+            missed = ", ".join(f"`{name}`" for name in names[len(inputs) :])
+            raise ArgumentError(f"{self.recurrence.name} misses {missed}; the layer takes {', '.join(names)}")
+        return inputs
 
     def step(self, *inputs: torch.Tensor, state: Any) -> Any:
         """One token: inputs [batch, heads, dims], and the state; returns (output, new state)."""
-        return self.op.step(*inputs, *self.params, state=state)
+        return self.op.step(*self._whole(inputs), *self.params, state=state)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
 import torch
 
 import recc
@@ -39,3 +40,12 @@ def test_a_param_with_the_name_of_an_attribute_has_a_line_behind():
 def test_a_shipped_layer_whose_param_is_called_step():
     layer = recc.Module("linoss", heads=1, D=4, N=3, backend="torch")
     assert layer(torch.randn(2, 5, 1, 4)).shape == (2, 5, 1, 4) and "step_" in dict(layer.named_parameters())
+
+
+def test_an_input_that_is_left_out_is_named():
+    """Not a param, which would stand in its place."""
+    layer = recc.Module("linoss", heads=1, D=4, N=3, backend="torch")
+    with pytest.raises(ValueError, match="^linoss misses `u`; the layer takes u$"):
+        layer()
+    with pytest.raises(ValueError, match="misses `u`"):
+        layer.step(state=layer.init_state(1))
