@@ -70,19 +70,20 @@ def op_on(w: Workload, backend: str) -> Callable[[Tensors], Tensor]:
     return lambda x: folded(w.spec, op(**projected(w.spec, x)))
 
 
-def candidates(w: Workload, tensors: Tensors, dy: Tensor, compiled: tuple[str, ...]) -> tuple[list, dict[str, str]]:
-    """What can run here, and for what cannot the reason."""
+def candidates(
+    w: Workload, tensors: Tensors, dy: Tensor, compiled: tuple[str, ...], jax: bool
+) -> tuple[list, dict[str, str]]:
+    """What can run here, and for what cannot the reason. jax: native code and jax alone, else all but jax."""
     found: list[Candidate | JaxCandidate] = []
     missing = rivals.absent(w.spec)
-    for name, backend in ((NATIVE, "c"), (TORCH, "torch")):
+    for name, backend in ((NATIVE, "c"), *([] if jax else [(TORCH, "torch")])):
         try:
             found.append(Candidate(Rival(name, op_on(w, backend)), tensors, dy))
         except Exception as error:  # a backend that is not there, or has no form of this spec
             missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-    found += [Candidate(rival, tensors, dy) for rival in rivals.rivals(w.spec, compiled)]
-    if rivals.installed("jax"):
-        found.append(JaxCandidate(w.spec, tensors, dy))
-    return found, missing
+    if jax:
+        return [*found, JaxCandidate(w.spec, tensors, dy)], missing
+    return found + [Candidate(rival, tensors, dy) for rival in rivals.rivals(w.spec, compiled)], missing
 
 
 def reference(w: Workload, tensors: Tensors, dy: Tensor) -> tuple[Tensor, ...]:

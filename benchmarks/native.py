@@ -1,8 +1,9 @@
 """`make bench`: native code on a CPU against everything else that runs the same recurrences there, and the machine.
 
 For each number of threads one process, in which all that is compared runs in interleaved rounds; kept are the times of
-all rounds, medians, and ratios as medians of the ratios within a round. Before anything is timed its outputs and
-gradients are compared with the interpreter's in float64. Writes native.json, native.md and native.png to
+all rounds, medians, and ratios as medians of the ratios within a round. Jax brings a runtime of its own, beside which
+what torch and recc do takes longer: it is compared with recc in a process of theirs. Before anything is timed its
+outputs and gradients are compared with the interpreter's in float64. Writes native.json, native.md and native.png to
 benchmarks/results/.
 """
 
@@ -38,6 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first-use", action="store_true", help="only measure how long the first use of an op takes")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # the process of one number of threads
+    parser.add_argument("--jax", action="store_true", help=argparse.SUPPRESS)  # the process in which jax runs
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.compile = 3, []
@@ -59,6 +61,8 @@ def measure(args: argparse.Namespace) -> dict:
     from recc.tuning.measure import machine
 
     torch.set_num_threads(threads)
+    if args.jax:
+        return {"workloads": {spec: workload(WORKLOADS[spec], None, args) for spec in args.only or WORKLOADS}}
     floors = Floors(threads)
     results: dict = {"machine": machine() | versions(), "workloads": {}}
     if args.sweep or not args.only:
@@ -81,7 +85,7 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
     began = time.perf_counter()
     tensors = draw(w)
     dy = torch.randn(output_of(w, tensors).shape, generator=torch.Generator().manual_seed(1))
-    found, missing = candidates(w, tensors, dy, tuple(args.compile))
+    found, missing = candidates(w, tensors, dy, tuple(args.compile), args.jax)
     want, agreement, good = reference(w, tensors, dy), {}, []
     for candidate in found:
         try:
@@ -94,7 +98,7 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
         else:
             missing[candidate.name] = f"differs from the reference by {agreement[candidate.name]:.1e}; not timed"
     del want
-    token, absent = steps(w, tensors)
+    token, absent = ({}, {}) if args.jax else steps(w, tensors)
     missing |= {f"{name}, decode": reason for name, reason in absent.items() if name not in missing}
     missing |= disagreeing(token)
 
@@ -103,7 +107,7 @@ def workload(w, floors, args: argparse.Namespace) -> dict:
         "both": {c.name: rested(parts(c.both), c.rest) for c in good if c.trains},
         "decode": {name: lambda s=step: {"": timed(s)} for name, step in token.items()},
     }
-    forward, backward = bounds(w, floors)
+    forward, backward = ({}, {}) if floors is None else bounds(w, floors)
     cases["forward"] |= {f"{FLOOR}{name}": whole(run) for name, run in forward.items()}
     cases["both"] |= {f"{FLOOR}{name}": whole(run) for name, run in backward.items()}
     times = {kind: rounds(group, args.rounds) for kind, group in cases.items()}
@@ -129,6 +133,8 @@ def disagreeing(token: dict[str, Callable]) -> dict[str, str]:
     from candidates import AGREE
     from rivals import LOOP
 
+    if not token:
+        return {}
     with torch.no_grad():
         first = {name: step().double() for name, step in token.items()}
     apart = {name: ((y - first[LOOP]).norm() / first[LOOP].norm()).item() for name, y in first.items()}
@@ -203,7 +209,24 @@ def rested(case: Callable[[], dict], seconds: float) -> Callable[[], dict]:
 # --- the process that asks for it -----------------------------------------------------------------------------------
 
 
-def in_own_process(threads: int, args: argparse.Namespace) -> dict:
+def in_own_processes(threads: int, args: argparse.Namespace) -> dict:
+    """`measure` in a process that has so many threads and cores, and in another one what jax takes."""
+    from candidates import NATIVE
+    from rivals import BESIDE, JAX, installed
+
+    results = in_own_process(threads, args)
+    if installed("jax") and not args.sweep:
+        other = in_own_process(threads, args, "--jax")["workloads"]
+        for spec, entry in results["workloads"].items():
+            for kind, times in other[spec]["seconds"].items():
+                names = {JAX: JAX, NATIVE: BESIDE[JAX]}
+                entry["seconds"][kind] |= {name: times[key] for key, name in names.items() if JAX in times}
+            for about in ("agreement", "missing"):
+                entry[about] |= {name: x for name, x in other[spec][about].items() if name == JAX}
+    return results
+
+
+def in_own_process(threads: int, args: argparse.Namespace, *more: str) -> dict:
     """`measure` in a process that has so many threads and cores."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "results.json"
@@ -211,6 +234,7 @@ def in_own_process(threads: int, args: argparse.Namespace) -> dict:
         command += ["--rounds", str(args.rounds), "--compile", *args.compile]
         command += ["--only", *args.only] if args.only else []
         command += ["--sweep"] if args.sweep else []
+        command += more
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
         return json.loads(file.read_text())
 
@@ -241,7 +265,7 @@ def main() -> None:
     from native_report import figures, markdown, plot
 
     threads = [] if args.first_use else args.threads
-    results = {"threads": {str(n): in_own_process(n, args) for n in threads}}
+    results = {"threads": {str(n): in_own_processes(n, args) for n in threads}}
     if args.first_use or not (args.only or args.sweep):
         results["first_use"] = first_use()
     file = args.output / "native.json"

@@ -161,6 +161,7 @@ def markdown(results: dict) -> str:
         "median of the ratios within a round.",
         "A floor is the least work that the pass must do, in C, timed in the same rounds. Outputs and gradients were "
         "compared with the float64 interpreter before anything was timed.",
+        f"Jax has a process of its own, beside `{rivals.BESIDE[rivals.JAX]}`: its runtime slows the others down.",
         "",
         f"## What must be reached ({_threads(min(processes, key=int))})",
         "",
@@ -222,6 +223,12 @@ def _section(spec: str, entries: dict[str, dict]) -> list[str]:
     return lines + [line for name, text in remarks.items() for line in ("", f"{name}: {text}.")]
 
 
+def _native(times: dict, name: str) -> str:
+    """Native code as it was timed in the rounds of another case."""
+    beside = rivals.BESIDE.get(name, NATIVE)
+    return beside if beside in times else NATIVE
+
+
 def _cell(times: dict, name: str, part: str) -> str:
     """Median, least, most and ratio. What stands for the floor of both passes is the floor of the backward one."""
     if name.startswith(FLOOR) and name in times and NATIVE + BACKWARD in times:
@@ -233,7 +240,8 @@ def _cell(times: dict, name: str, part: str) -> str:
     row = [t for t in times.get(key, ()) if t is not None]
     if not row:
         return ""
-    value = over(times, key, NATIVE + part) if name != NATIVE else None
+    alone = name in (NATIVE, *rivals.BESIDE.values())
+    value = None if alone else over(times, key, _native(times, name) + part)
     median = _median(row)
     unit = 1e6 if median < 1e-3 else 1e3
     text = f"{duration(median)} ({unit * min(row):,.4g} to {unit * max(row):,.4g})"
@@ -285,7 +293,8 @@ def _ratios(times: dict) -> dict[str, float]:
     for name in times:
         floor = name.startswith(FLOOR)
         mark = "floor" if floor else name
-        value = over(times, name, NATIVE + BACKWARD if floor and NATIVE + BACKWARD in times else NATIVE)
+        ours = _native(times, name)
+        value = over(times, name, NATIVE + BACKWARD if floor and NATIVE + BACKWARD in times else ours)
         if mark in MARKS and value is not None:
             found[mark] = value
     return found

@@ -23,6 +23,7 @@ LOOP, ADDCMUL, CHUNK = "torch loop", "torch addcmul loop", "torch chunk"
 COMPILED_SCAN, COMPILED_CHUNK = "torch.compile(scan)", "torch.compile(chunk)"
 COMPILED_CHUNKS = ("gla", "gated_delta_net")  # each takes minutes to compile: the loop over chunks is unrolled
 FLA, NN, SCIPY, JAX = "fla-core naive chunk", "torch.nn", "SciPy lfilter", "jax.lax.scan"
+BESIDE = {JAX: "recc native, beside jax"}  # what has a process of its own is compared with native code in there
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ def test_rivals_compute_what_the_spec_says(spec):
     tensors = workloads.draw(w)
     dy = torch.randn(native.output_of(w, tensors).shape, generator=torch.Generator().manual_seed(0))
     want = candidates.reference(w, tensors, dy)
-    found, missing = candidates.candidates(w, tensors, dy, compiled=())
+    found, missing = candidates.candidates(w, tensors, dy, compiled=(), jax=False)
+    if rivals.installed("jax"):
+        found += candidates.candidates(w, tensors, dy, compiled=(), jax=True)[0]
     for candidate in found:
         assert candidates.difference(candidate.results(), want) < 1e-5, candidate.name
     assert {candidates.TORCH, rivals.LOOP} <= {candidate.name for candidate in found}
@@ -71,7 +73,7 @@ def test_what_another_version_of_transformers_lacks_is_a_line_in_the_table(monke
 
 @pytest.mark.skipif(build.find_compiler() is None, reason="the floors are C")
 def test_a_report_from_measurements(monkeypatch, tmp_path):
-    args = argparse.Namespace(compile=[], rounds=2)
+    args = argparse.Namespace(compile=[], rounds=2, jax=False)
     machine = {"cpu": "a processor", "python": "3", "torch": torch.__version__, "load": 0.0, **rivals.versions()}
     found = {spec: native.workload(small(spec), floors.Floors(1), args) for spec in ("gla", "hgrn")}
     for entry in found.values():
@@ -92,6 +94,13 @@ def test_a_ratio_is_taken_within_rounds():
     times = {"a": [2.0, 9.0, None], "b": [1.0, 3.0, 1.0]}
     assert native_report.over(times, "a", "b") == 2.5
     assert native_report.over(times, "c", "b") is None
+
+
+def test_jax_is_compared_with_the_native_code_of_its_own_process():
+    beside = rivals.BESIDE[rivals.JAX]
+    times = {candidates.NATIVE: [1.0], beside: [2.0], rivals.JAX: [6.0], rivals.LOOP: [6.0]}
+    cells = {name: native_report._cell(times, name, "").partition("**")[2] for name in times}
+    assert cells == {candidates.NATIVE: "", beside: "", rivals.JAX: "3.00x**", rivals.LOOP: "6.00x**"}
 
 
 def test_memories_of_other_sizes_are_held_to_their_floors():
