@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from array import array
+from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,13 +52,13 @@ class Call:
         if not build:
             return
         if cu_seqlens is None:
-            self.offsets, lengths = None, torch.full((self.sequences,), self.time, dtype=torch.int64)
+            self.offsets, self.chunks = None, _evenly(self.sequences, -(-self.time // rows))
         else:
             self.offsets = cu_seqlens.to("cpu", torch.int64).contiguous()
-            check_bounds(self.offsets.tolist(), self.time)
-            lengths = self.offsets.diff()
-        counts = (lengths + (rows - 1)) // rows
-        self.chunks = counts.cumsum(0) - counts
+            bounds = self.offsets.tolist()
+            check_bounds(bounds, self.time)
+            counts = [-(-(end - start) // rows) for start, end in pairwise(bounds)]
+            self.chunks = array("q", accumulate(counts, initial=0))
 
     # What tasks of one head each add to, heads have parts of: such tensors have heads until `whole` adds them up.
 
@@ -86,7 +88,9 @@ class Call:
 
     def real(self, x: torch.Tensor, item: dict, lead: int) -> torch.Tensor:
         """x in the working precision, its dims contiguous."""
-        x = x.to(dtype_of(self.dtype, item)).resolve_conj()
+        dtype = dtype_of(self.dtype, item)
+        x = x if x.dtype is dtype else x.to(dtype)  # a call of torch costs a microsecond where it does nothing, too
+        x = x.resolve_conj() if x.is_complex() else x
         first = lead + ("heads" in item["axes"])
         want = 1
         for size, stride in zip(reversed(x.shape[first:]), reversed(x.stride()[first:])):
@@ -143,7 +147,7 @@ class Call:
 
     def _words(self, native: Native, direction: str, views: dict) -> list[int]:
         offsets = 0 if self.offsets is None else self.offsets.data_ptr()
-        head = [self.heads, self.time, int(self.reverse), offsets, self.chunks.data_ptr()]
+        head = [self.heads, self.time, int(self.reverse), offsets, self.chunks.buffer_info()[0]]
         head += self.groups.addresses if native.kernel.grouped else []
         return [*head, *(word for field in getattr(native.kernel, direction) for word in views[field])]
 
@@ -197,6 +201,12 @@ class Call:
     def tokens_each(self) -> int:
         """Tokens of a sequence, on average."""
         return -(-self.time // max(self.sequences, 1)) if self.offsets is not None else self.time
+
+
+@lru_cache(maxsize=256)
+def _evenly(sequences: int, chunks: int) -> array:
+    """The number of each sequence's first saved state, where each has so many chunks."""
+    return array("q", [chunks * n for n in range(max(sequences, 1))])
 
 
 def _even(tasks: int) -> bool:

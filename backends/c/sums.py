@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from recc.backends.c.arrays import Array
 from recc.backends.c.body import Body
 
 from recc.ir.node import Node
@@ -11,6 +12,17 @@ from recc.ir.ops import mul
 
 if TYPE_CHECKING:
     from recc.backends.c.writer import Writer
+
+
+def onto(writer: Writer, node: Node) -> Array | None:
+    """Where a tile's sum over its rows lies, if the tile's first term can be added to what the tiles before it left
+    there: that is one multiply-add like the others, in place of a product and an addition."""
+    loops = writer.loops
+    arrays = [target.array for target in writer.targets if target.node is node and target.array is not None]
+    alone = loops.shape == "tile" and len(arrays) == 1 and node not in writer.held and writer._many(node)
+    vectors = loops.row in node["over"] and loops.lane in node.axes and node.op != "amax"
+    summed = {axis for arg in node.args for axis in arg.axes}
+    return arrays[0] if alone and vectors and not writer._guarded("", summed) else None
 
 
 class Sum:
@@ -46,7 +58,9 @@ class Sum:
         if place not in self.found:
             name = self.found[place] = f"{self.writer.part.naming(self.node)}_{place[0]}{place[1]}a"
             if not self.separate:
-                self.lines.append(f"{self.kind} {name} = {term};")
+                there = onto(self.writer, self.node)
+                start = f"{body.load(there, self.node.axes, body.place(r, u), u)} + " if there is not None else ""
+                self.lines.append(f"{self.kind} {name} = {start}{term};")
                 return
             body.before.append(f"{self.kind} {name} = {self._start()};")
         self.lines.append(self._joined(self.found[place], term))

@@ -12,7 +12,7 @@ from recc.backends.c.body import Body
 from recc.backends.c.groups import MOVES
 from recc.backends.c.loops import Loops, Target
 from recc.backends.c.once import Once
-from recc.backends.c.sums import Sum
+from recc.backends.c.sums import Sum, onto
 
 from recc.ir.node import SEQUENCES, Axis, Node, walk
 from recc.tile.cores import REDUCTIONS
@@ -331,7 +331,7 @@ class Writer:
         held = self.held.get(node)
         own = [(t.array, t.how) for t in self.targets if t.node is node and t.array not in (None, held)]
         places = [*([(held, "store")] if held is not None else []), *own]
-        part = "most" if node.op == "amax" else "add"
+        part = "most" if node.op == "amax" else "store" if onto(self, node) is not None else "add"
         return [(array, part if self._many(node) else how) for array, how in places]
 
     def _finish(self, body: Body, node: Node, found: dict, end: list[str], across: bool, kept: list[int]) -> None:

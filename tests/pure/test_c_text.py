@@ -107,6 +107,13 @@ def test_tokens_of_a_chunk_follow_from_what_a_tile_reads():
     assert [sized("gated_delta_net", size).chunk for size in (64, 128, 256)] == [32, 16, 8]
 
 
+def test_a_tile_goes_on_from_the_sum_of_the_tiles_before_it():
+    forward, backward = source("simple_gla", Real("float", 16)).split("void simple_gla_backward(")
+    for text in (forward, backward):
+        assert re.search(r"vec dot\w+a = load\(dot\w+ .*\) \+ ", text)
+        assert not re.search(r"store\((dot\w+ [^,]*), load\(\1\)", text), "an addition that is no multiply-add"
+
+
 @pytest.mark.parametrize("name", ["lstm", "gru", "delta_product"])
 def test_the_text_is_the_same_each_time(name):
     texts, kept = set(), []
