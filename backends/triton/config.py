@@ -9,6 +9,7 @@ from typing import Any
 
 from recc.backends.triton.loops import loops
 from recc.backends.triton.nodes import dims, inner, ordered
+from recc.backends.triton.pressure import PLACES, SCANS, VECTORS, beside, room, scans
 from recc.backends.triton.schedule import SMALL, Schedule
 from recc.backends.triton.steps import Launch
 
@@ -23,13 +24,13 @@ OUTERS = (0, 256, 512, 1024)
 BLOCKS = (16, 32, 64, 128)
 WARPS = (2, 4, 8)
 STAGES = (1, 2, 3)
-SCANS = ("scan", "rscan", "pair_scan", "pair_rscan")
 
 
 @dataclass(frozen=True)
 class Tile:
     """One launch. block: how many places of the dim that its programs share one of them takes, at most; a power of two.
-    loop: the dim that a program takes block by block, if any; step: its places in a block, at most; a power of two.
+    Where scans have other dims beside it, it counts the places of a row of them all.
+    loop: the dim that a program takes block by block, if any; step: its places in a block, likewise.
     warps: of a program. stages: how many iterations of a loop are loaded ahead."""
 
     block: int = 64
@@ -133,13 +134,28 @@ def default_tile(launch: Launch, schedule: Schedule, rows: int) -> Tile:
     launches take one dim block by block, which keeps their tiles small.
     """
     if any(node.op in SCANS for node in schedule.every):
-        warps = 4 if launch.split or not launch.dims else 8
-        return Tile(loop=_looped(launch), warps=8) if _is_wide(launch) else Tile(warps=warps)
+        return _scan_tile(launch, schedule, rows)
     if launch.walks:
         return Tile(block=128, warps=8, stages=1)
     small = all(set(inner(node.axes)) <= {ROW, COL} for node in launch.stores)
     warps = 4 if small and rows < 64 else 8
     return Tile(block=128, loop=_looped(launch), step=32 if small else 16, warps=warps, stages=1)
+
+
+def cross_tile(launch: Launch, schedule: Schedule) -> Tile:
+    """The tile of a launch that takes states from outer chunk to outer chunk."""
+    return replace(CROSS, block=PLACES) if launch.split and beside(schedule, launch.split) else CROSS
+
+
+def _scan_tile(launch: Launch, schedule: Schedule, rows: int) -> Tile:
+    """The tile of a launch beside scans, which take whole rows of few columns: as many as registers hold."""
+    looped = _looped(launch) if _is_wide(launch) else None
+    shared = looped or launch.split
+    places = PLACES if shared and beside(schedule, shared) else VECTORS
+    warps = 8 if looped or (launch.dims and not launch.split) else 4
+    if scans(launch) and shared:
+        places, warps = room(launch, rows, places * 64 // rows, looped)
+    return Tile(places, looped, places, warps, stages=1) if looped else Tile(places, warps=warps)
 
 
 def _is_wide(launch: Launch) -> bool:

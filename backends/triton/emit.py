@@ -8,13 +8,14 @@ from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
 from recc.backends.triton.block_loop import LoopKernel
 from recc.backends.triton.chunk_walk import WalkKernel
-from recc.backends.triton.config import SCANS, Config, Tile, default_tile
+from recc.backends.triton.config import Config, Tile, default_tile
 from recc.backends.triton.gather import gathered
 from recc.backends.triton.kernel import Kernel, ranks
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.loops import loops
 from recc.backends.triton.nodes import dims, inner, is_matrix, reads
 from recc.backends.triton.outer import OuterText
+from recc.backends.triton.pressure import beside
 from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.steps import Host, Launch
 from recc.backends.triton.tensor import CHUNKS, FIXED, STATES, TOKENS, Tensor, Walk
@@ -327,12 +328,7 @@ class Function:
 
     def beside(self, dim: str, others: list[str]) -> list[str]:
         """The dims that stand beside `dim` and rows in the largest tile of a scan."""
-        widest: list[str] = []
-        for node in self.schedule.every:
-            here = [dim_of(axis) for axis in dims(node.axes)]
-            if node.op in SCANS and dim in here and len(here) > len(widest) + 1:
-                widest = [other for other in here if other != dim]
-        return [other for other in widest if other in others]
+        return [other for other in beside(self.schedule, dim) if other in others]
 
     # --- the host's part -------------------------------------------------------------------------------------------
 

@@ -24,7 +24,6 @@ from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_o
 
 from recc.strategies.outer import outer_chunk
 
-SCAN = 8192  # elements of the tiles that a program scans
 DOTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -99,13 +98,11 @@ class Chunks:
         return max(least, 1 << max(size - 1, 0).bit_length())
 
     def part(self, block, most, *others):
-        """How many of `block` places one program takes; `others` are the dims beside it in a tile that is scanned."""
-        if not others:
-            return min(block, most)
-        beside = self.rows
+        """How many of `block` places one program takes: `most`, with those of the dims beside it in a tile that is
+        scanned, `others`."""
         for size in others:
-            beside *= self.block(size, 1)
-        return min(block, max(1, SCAN // beside))
+            most //= self.block(size, 1)
+        return min(block, max(1, most))
 
 
 class Outer:

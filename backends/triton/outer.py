@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from recc.backends.triton.chunk_walk import CrossKernel, OwnKernel
-from recc.backends.triton.config import CROSS, default_tile
+from recc.backends.triton.config import cross_tile, default_tile
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.steps import Launch, Outer
 from recc.backends.triton.tensor import CHUNKS, Tensor, Walk
@@ -120,7 +120,9 @@ class OuterText:
             f"def {kernel.name}(" for kernel in [*function.outer_kernels, *(own for own, _ in self.kernels)]
         )
         name = function._free(role, taken)
-        usual = CROSS if kind is CrossKernel else default_tile(launch, function.schedule, function.rows)
+        schedule = function.schedule
+        cross = kind is CrossKernel
+        usual = cross_tile(launch, schedule) if cross else default_tile(launch, schedule, function.rows)
         tile = function.config.tile(name, usual)
         part = function._part(launch.split, tile.block) if launch.split else None
         self.kernels.append((function._kernel(launch, name, tile, walks, kind), part))

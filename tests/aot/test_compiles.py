@@ -57,6 +57,35 @@ def test_kernels_spill_nothing(name, size, chunk):
     assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
 
 
+@pytest.mark.parametrize("name, size", [("mamba", 64), ("mamba_signed", 16), ("s4d", 16), ("s4d", 64), ("dss", 16),
+                                        ("lru", 64), ("min_gru", 64), ("ema", 64)])  # fmt: skip
+def test_scans_spill_nothing(name, size):
+    """Their tiles are as wide as `pressure` says that registers hold."""
+    found = compiled(name, "sm_90", dict.fromkeys(SMALL, size), None)
+    assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
+
+
+@pytest.mark.parametrize("name", ["mamba", "s4d", "liquid_s4"])
+def test_scans_launch_where_shared_memory_is_least(name):
+    found = compiled(name, "gfx942", SMALL, None)
+    assert max(facts["shared"] for facts in found.values()) <= aot.SHARED["gfx942"]
+    assert not any(facts["spills"] for facts in found.values())
+
+
+@pytest.mark.parametrize("name, kernel, tile", [
+    ("hgrn", "forward_prepare", (64, 4)), ("hgrn", "backward_finish", (64, 4)),
+    ("mamba", "forward_finish", (128, 4)), ("mamba", "backward_prepare", (128, 4)),  # from row to row
+    ("mamba", "backward_finish", (128, 8)),  # scans both ways: one waits for the other
+    ("s4d", "forward_finish", (64, 2)), ("s4d", "backward_finish", (64, 8)),  # two tiles each
+    ("rwkv4", "backward_prepare", (32, 8)),
+])  # fmt: skip
+def test_the_tile_of_a_scan_follows_from_what_its_launch_holds(name, kernel, tile):
+    plan = analyse(recurrence(name))
+    forward, backward, _ = module.functions(plan, module.chosen(plan))
+    (found,) = (one.tile for one in (*forward.kernels, *backward.kernels) if one.name == kernel)
+    assert (found.block, found.warps) == tile
+
+
 @pytest.mark.parametrize("name", ["simple_gla", "gla", "delta_net", "gated_delta_net", "kda", "rwkv7"])
 def test_forward_kernels_spill_nothing_at_128(name):
     plan = analyse(recurrence(name))
