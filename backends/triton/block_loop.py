@@ -9,7 +9,7 @@ from __future__ import annotations
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.loops import Loop, has, loops, shrinks
-from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, plain, reads, sums_on
+from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, plain, reads, source, sums_on
 from recc.backends.triton.order import Order
 
 from recc.ir.node import BOOL, GRID, ROW, Node
@@ -52,8 +52,8 @@ class LoopKernel(Kernel):
         sides, others = set(), set()
         for node in loop.nodes:
             rounded = self._rounded(node)
-            sides.update(self._source(arg) for arg in rounded)
-            others.update(self._source(arg) for arg in reads(node) if arg not in rounded)
+            sides.update(source(arg) for arg in rounded)
+            others.update(source(arg) for arg in reads(node) if arg not in rounded)
         cheap = self._cheap()
         tiles = [node for node in before if len(inner(node.axes)) == 2 and node.dtype != BOOL]
         tiles = [node for node in tiles if node not in self.launch.stores]

@@ -6,6 +6,7 @@ import re
 
 from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
+from recc.backends.triton.between import between_rows
 from recc.backends.triton.block_loop import LoopKernel
 from recc.backends.triton.chunk_walk import WalkKernel
 from recc.backends.triton.config import Config, Tile, default_tile
@@ -53,10 +54,9 @@ class Function:
         self.used = set(TAKEN)
         self.tensors: dict[Node, Tensor] = {}
         self.written: dict[Node, list[Tensor]] = {}
-        if config.outer == 0:
-            for step in schedule.steps:
-                if isinstance(step, Launch):
-                    step.outer = []
+        for step in schedule.steps:
+            if isinstance(step, Launch):
+                step.rows, step.outer = self.rows, [] if config.outer == 0 else step.outer
         self.seeded = self._seeded()
         self.host: dict[Node, str] = {}
         self.arguments = [self._leaf(node) for node in self._leaves()]
@@ -234,7 +234,7 @@ class Function:
         """A launch with few accumulators in its loop, if it has one; what it stores goes where it went."""
         if not step.loop:
             return step
-        found = gathered(step, step.loop)
+        found = gathered(between_rows(step, step.loop), step.loop)
         for table in (self.written, self.words.results):
             table |= {new: table[old] for old, new in zip(step.stores, found.stores, strict=True) if old in table}
         return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.config import Tile
 from recc.backends.triton.lines import wrapped
-from recc.backends.triton.nodes import dims, inner, is_matrix, ordered, plain, reads, sums_on
+from recc.backends.triton.nodes import dims, inner, is_matrix, ordered, plain, reads, source, sums_on
 from recc.backends.triton.padding import Padding
 from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.steps import Launch
@@ -268,7 +268,7 @@ class Kernel:
         """The loads that are sides of matrix products, for which they need not be widened."""
         found = set()
         for node in self.launch.nodes:
-            found.update(map(self._source, self._rounded(node)))
+            found.update(map(source, self._rounded(node)))
         return frozenset(node for node in self.launch.loads if node in found and not self._is_wide(node))
 
     def _rounded(self, node: Node) -> tuple[Node, ...]:
@@ -276,11 +276,6 @@ class Kernel:
         if node.op in ("score_rows", "score_cols"):
             return node.args[:1]
         return node.args if node.op == "dot" and is_matrix(node, self._part(node)) else ()
-
-    @staticmethod
-    def _source(node: Node) -> Node:
-        """A tile without the transposition around it."""
-        return node.args[0] if node.op == "rename" else node
 
     def _is_wide(self, node: Node) -> bool:
         tensor = self.tensors[node]

@@ -60,6 +60,11 @@ def dims(axes: Iterable[Axis]) -> tuple[Axis, ...]:
     return tuple(axis for axis in inner(axes) if axis not in (ROW, COL, "@a", "@b"))
 
 
+def source(node: Node) -> Node:
+    """A tile without the transposition around it."""
+    return node.args[0] if node.op == "rename" else node
+
+
 def is_matrix(node: Node, over: tuple[Axis, ...]) -> bool:
     """Whether a contraction over the axes `over` is a product of two matrices."""
     ours, theirs = (inner(arg.axes) for arg in node.args)

@@ -10,7 +10,7 @@ only what a walk would otherwise compute in its loop, and triangular inverses.
 from __future__ import annotations
 
 from recc.backends.torch.binding import is_static
-from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inner, ordered, reads
+from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inner, ordered, reads, source
 from recc.backends.triton.steps import Host, Launch, Outer
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Node, dim_of
@@ -238,7 +238,7 @@ class Schedule:
         the inverse, and all that the system's right side is made of."""
         later = {arg for node in self.every if self.in_kernel(node) and node not in body for arg in reads(node)}
         for node in self.every:
-            solved = node.op == "dot" and any(_source(arg).op == "inverse" for arg in node.args)
+            solved = node.op == "dot" and any(source(arg).op == "inverse" for arg in node.args)
             if node in body and node in later and solved:
                 self.held[node], self.given[node] = self.walks[level], level
 
@@ -379,8 +379,3 @@ class Schedule:
 def _up(slot: int, kind: int) -> int:
     """The first slot from `slot` on that is one of `kind`."""
     return slot + (kind - slot) % 3
-
-
-def _source(node: Node) -> Node:
-    """A tile without the transposition around it."""
-    return node.args[0] if node.op == "rename" else node

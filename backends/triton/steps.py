@@ -17,7 +17,7 @@ class Launch:
 
     walks: the carries that it takes along a sequence's chunks, none where all chunks run at once. split: the dim that
     several programs share, in blocks; loop: the dim that a program takes block by block. outer: for a walk, what lets
-    each outer chunk be walked by programs of its own; empty where its states have no such form.
+    each outer chunk be walked by programs of its own; empty where its states have no such form. rows: of a chunk.
     """
 
     slot: int
@@ -28,6 +28,7 @@ class Launch:
     split: str | None = None
     loop: str | None = None
     outer: list[Outer] = field(default_factory=list)
+    rows: int = 64
 
     @property
     def dims(self) -> list[str]:

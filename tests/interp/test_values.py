@@ -116,6 +116,13 @@ def test_default_chunk(name, interpreted):
     assert interpreted(too_large, name, Case(70, "plain"), None) == []
 
 
+@pytest.mark.parametrize("variant", ["decay_strong", "decay_mixed", "packed_reverse"])
+def test_sums_that_wait_for_a_second_loop(variant, interpreted):
+    """In chunks of 128 tokens the last launch has two loops over keys, and the gate's gradient from sums of rows."""
+    time = sum(PACKED) if "packed" in variant else 150
+    assert interpreted(too_large, "simple_gla", Case(time, variant), None) == []
+
+
 @pytest.mark.parametrize("name", ["simple_gla", "kda"])
 @pytest.mark.parametrize("variant", ["plain", "packed_reverse"])
 def test_states_are_kept_at_longer_chunks(name, variant, interpreted):
