@@ -14,7 +14,7 @@ from recc.backends.triton.schedule import SMALL, Schedule
 from recc.backends.triton.steps import Launch
 
 from recc.analysis.plan import Affine, Plan
-from recc.ir.node import COL, ROW, dim_of
+from recc.ir.node import COL, HEADS, ROW, dim_of
 from recc.strategies import Choice
 from recc.tile.program import TileProgram
 
@@ -49,7 +49,8 @@ class Config:
     forward, backward: the schedule of each pass, one of SCHEDULES; where a program cannot be fused, it is split.
     outer: tokens in an outer chunk, each walked by programs of its own; 0: none, every sequence is walked in one go;
     None: as `recc.strategies.outer` decides for a call.
-    apart: whether results with different dims are computed by launches of their own.
+    apart: whether results with different dims are computed by launches of their own; None: where there are several
+    matrix memories, whose tiles would meet in one.
     What is None is left to `default`.
     tiles: (kernel, tile) for launches, by the name that the kernel has in the generated file; the others take the
     default of the emitter, which `tile` says.
@@ -60,7 +61,7 @@ class Config:
     forward: str | None = None
     backward: str | None = None
     outer: int | None = None
-    apart: bool = False
+    apart: bool | None = None
     tiles: tuple[tuple[str, Tile], ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -90,20 +91,24 @@ def default(program: TileProgram, choice: Choice, config: Config) -> Config:
     """`config` with what it leaves open, for the chunk of `choice`.
 
     A forward pass without scans is fused: it moves the fewest bytes. Its chunks are short, so that the state and a
-    chunk's tiles fit in registers, and states are kept for each longer chunk of the backward pass.
+    chunk's tiles fit in registers, and states are kept for each longer chunk of the backward pass. Two matrices as
+    states would not fit beside them.
     """
+    several = sum(len(dims(carry.old.axes)) > 1 for carry in program.carries) > 1
+    apart = several if config.apart is None else config.apart
     scans = any(node.op in SCANS for node in ordered(program.roots))
     small = any(node.op in SMALL for node in ordered(program.roots))
     chunk = config.chunk or choice.chunk
-    forward = config.forward or ("split" if scans else "fused")
+    forward = config.forward or ("split" if scans or several else "fused")
     inner = config.inner or min(chunk, 16 if small else 32)
-    return replace(config, chunk=chunk, inner=inner, forward=forward, backward=config.backward or "split")
+    backward = config.backward or "split"
+    return replace(config, chunk=chunk, inner=inner, forward=forward, backward=backward, apart=apart)
 
 
 def has_channel_decay(plan: Plan) -> bool:
-    """Whether a memory's keys decay channel by channel."""
+    """Whether a memory's keys or its columns decay channel by channel."""
     kinds = [component.kind for component in plan.components if isinstance(component.kind, Affine)]
-    return any(kind.log_decay is not None and kind.mixing in kind.log_decay.axes for kind in kinds)
+    return any(kind.log_decay is not None and set(kind.log_decay.axes) - {HEADS} for kind in kinds)
 
 
 def kept(plan: Plan) -> tuple[str, ...]:

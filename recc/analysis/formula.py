@@ -117,7 +117,8 @@ def normal_form(component: Component, plan: Plan, say: Writer) -> list[Line]:
     terms += [f"{say.text(write.key, atom=True)} (x) {value}" for write, value in _values(kind, say)]
     lines = [(f"{name}[t]", plus(terms), "D * S + sum of key (x) value")]
     for r, w in enumerate(kind.ranks):
-        lines.append((_y(kind, r), f"{say.text(w, atom=True)} . {name}[t-1]", f"w . S, a sum over {kind.mixing}"))
+        text = f"{say.text(w, atom=True)} . {name}[t-1]"
+        lines.append((read_name(kind, r), text, f"w . S, a sum over {kind.mixing}"))
     return lines
 
 
@@ -125,7 +126,7 @@ def _sum_of(kind: Semiring) -> str:
     return "max" if kind.kind == "max" else "logaddexp"
 
 
-def _y(kind: Affine, r: int) -> str:
+def read_name(kind: Affine, r: int) -> str:
     return "y" if len(kind.ranks) == 1 else f"y{r + 1}"
 
 
@@ -145,11 +146,11 @@ def plus(terms: Iterable[str]) -> str:
     return text or "0"
 
 
-def _value(write: Write, kind: Affine, say: Writer, read: str = "") -> str:
+def value_of(write: Write, kind: Affine, say: Writer, read: str = "") -> str:
     """What is written under a key; `read`: how the rank reads are called."""
     terms = [] if is_zero(write.const) else summands(write.const)
     for r, scale in write.of_read:
-        y = leaf("input", name=_y(kind, r).replace("y", read or "y"))
+        y = leaf("input", name=read_name(kind, r).replace("y", read or "y"))
         terms += [mul(term, y) for term in summands(scale)]
     return plus(signed(term, say) for term in terms)
 
@@ -181,7 +182,7 @@ def signed(node: Node, say: Writer) -> str:
 
 
 def _values(kind: Affine, say: Writer) -> list[tuple[Write, str]]:
-    pairs = [(write, _value(write, kind, say)) for write in kind.writes]
+    pairs = [(write, value_of(write, kind, say)) for write in kind.writes]
     return [(write, f"({text})" if " + " in text or " - " in text else text) for write, text in pairs if text != "0"]
 
 
@@ -195,75 +196,6 @@ def reads(component: Component, plan: Plan, convolved: bool = False) -> list[Rea
     return list(
         dict.fromkeys(read for read in reads_in(readers, leaves, leaves if convolved else ()) if read is not None)
     )
-
-
-def chunk_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
-    """The chunk form of one memory: the theorem with this spec's D, w, u, key and value in it."""
-    name, kind = component.states[0], component.kind
-    assert isinstance(kind, Affine) and kind.mixing is not None and kind.log_decay is not None
-    decayed = not is_zero(kind.log_decay)
-    lines: list[Line] = []
-    if decayed:
-        lines.append(("b", _cumulative(kind.log_decay, say), _SINCE))
-    channel = kind.mixing in kind.log_decay.axes
-    inner = f"sum over {kind.mixing} of x[t] y[i] exp(b[t] - b[i])" if channel else "(x[t] . y[i]) exp(b[t] - b[i])"
-    before = decayed and (kind.ranks or any(read.state["when"] == "old" for read in reads(component, plan)))
-    remarks = [_SUBBLOCKS] * channel + ["score-: b-[t] for b[t]"] * bool(before)
-    lines.append(("score(x, y)[t,i]", inner if decayed else "x[t] . y[i]", "; ".join(remarks)))
-    keys = [say.text(write.key, atom=True) for write in kind.writes]
-    us = ["U" if len(keys) == 1 else f"U{j + 1}" for j in range(len(keys))]
-    for r, w in enumerate(kind.ranks):
-        lines += _rank_lines(kind, r, say.text(w, atom=True), name, say, keys, us)
-    for write, u in zip(kind.writes, us, strict=True):
-        lines.append((u, _value(write, kind, say, "Y"), "what is written under " + say.text(write.key)))
-    for read in reads(component, plan):
-        before = read.state["when"] == "old"
-        query, b = say.text(read.query, atom=True), "b-" if before else "b"
-        terms = [f"{_faded(query, b, decayed)} {name}_start"]
-        terms += [f"{_mask(query, key, b, before, decayed)} {u}" for key, u in zip(keys, us, strict=True)]
-        lines.append((f"{query} . {name}[t{'-1' if before else ''}]", " + ".join(terms), "read"))
-    kept = "exp(b_end)" if decayed else ""
-    terms = [f"{kept} {name}_start".strip()]
-    terms += [f"{_faded(key, 'b_end - b', decayed)}^T {u}" for key, u in zip(keys, us, strict=True)]
-    return [*lines, (f"{name}_end", " + ".join(terms), "goes from chunk to chunk")]
-
-
-_SINCE = "b-: without the token's own"
-_SUBBLOCKS = "across halves, exponents <= 0"
-
-
-def _cumulative(log_decay: Node, say: Writer) -> str:
-    moving = any(node.op in ("input", "state") for node in walk(log_decay))
-    return f"cumsum({say.text(log_decay)})" if moving else f"t * {say.text(log_decay, atom=True)}"
-
-
-def _faded(vector: str, b: str, decayed: bool) -> str:
-    return f"({vector} exp({b}))" if decayed else vector
-
-
-def _mask(x: str, key: str, b: str, strict: bool, decayed: bool) -> str:
-    """Lower triangle of a score; strict: without the token's own write."""
-    mark = "-" if b == "b-" and decayed else ""
-    return f"tril(score{mark}({x}, {key}){', -1' if strict else ''})"
-
-
-def _rank_lines(kind: Affine, r: int, w: str, name: str, say: Writer, keys: list[str], us: list[str]) -> list[Line]:
-    decayed = kind.log_decay is not None and not is_zero(kind.log_decay)
-    start = f"{_faded(w, 'b-', decayed)} {name}_start"
-    y = _y(kind, r).upper()
-    if len(kind.ranks) == 1 and len(keys) == 1:
-        write = kind.writes[0]
-        scale = write.of_read[0][1]
-        triangle = _mask(w, keys[0], "b-", True, decayed)
-        right = start if is_zero(write.const) else f"{start} + {triangle} {say.text(write.const, atom=True)}"
-        text = signed(scale, say)
-        sign = "-" if text.startswith("-") else ""
-        column = triangle if is_const(scale, 1) else f"{sign}{triangle} diag({text.removeprefix('-')})"
-        solve = (f"(I - L) {y}", right, "one unit triangular solve")
-        return [("L", column, "strictly lower triangular"), solve]
-    terms = [f"{_mask(w, key, 'b-', True, decayed)} {u}" for key, u in zip(keys, us, strict=True)]
-    remark = "one unit triangular solve" if r == 0 else ""
-    return [(y, " + ".join([start, *terms]), remark)]
 
 
 def scan_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
@@ -357,6 +289,12 @@ def _frozen_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     return frozen_lines(component, plan, say)
 
 
+def _chunk_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
+    from recc.analysis.chunk_formula import chunk_lines
+
+    return chunk_lines(component, plan, say)
+
+
 def _coupled_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
     from recc.analysis.coupled_formula import coupled_lines
 
@@ -375,7 +313,7 @@ def block_lines(component: Component, plan: Plan, say: Writer) -> list[Line]:
 
 
 FORMULAS = {
-    "chunk": chunk_lines,
+    "chunk": _chunk_lines,
     "coupled": _coupled_lines,
     "scan": scan_lines,
     "block_scan": block_lines,

@@ -354,7 +354,8 @@ _op("surrogate", 2, vjp=lambda y, g: (None, g), torch="surrogate({0}, {1})", use
 # The value of the first argument, whose gradient is cut to [-limit, limit] on its way back.
 _op("clip_gradient", 2, vjp=lambda y, g: (build("minimum", build("maximum", g, neg(y.args[1])), y.args[1]), None),
     torch="clip_gradient({0}, {1})", user=True, real_only=True)  # fmt: skip
-VALUE_OF_FIRST = ("surrogate", "clip_gradient", "solution")  # what else these take is for the derivative alone
+# What else these take is for the derivative alone.
+VALUE_OF_FIRST = ("surrogate", "clip_gradient", "solution", "decayed_sum")
 _op("maximum", 2, vjp=lambda y, g: (mul(g, _larger(*y.args)), mul(g, _larger(*y.args[::-1]))),
     torch="torch.maximum({0}, {1})", real_only=True)  # fmt: skip
 _op("minimum", 2, vjp=lambda y, g: (mul(g, _larger(*y.args[::-1])), mul(g, _larger(*y.args))),

@@ -8,6 +8,11 @@ With b the inclusive cumulative log decay and y_r[t] = w_r[t] . S[t-1], a chunk 
     S0'       = exp(b_end) S0 + (key exp(b_end - b))^T U
 
 since U = V + c Y and Y = (w exp b_prev) S0 + score(w, b_prev, key, b) U.
+
+Where the columns decay and not the keys, no rank term reads them, and the decay stands on the other side of a score:
+
+    read(q)[t, m] = exp(b[t, m]) (q S0)[t, m] + sum over s <= t of (q[t] . key[s]) exp(b[t, m] - b[s, m]) U[s, m]
+    S0'           = key^T (U exp(b_end - b)) + S0 exp(b_end)
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from recc.analysis.reads import Read
 from recc.ir.node import COL, GRID, HEADS, RANK, RANK2, ROW, Axis, Node
 from recc.ir.ops import ONE, ZERO, add, build, dot, is_zero, leaf, mul, ones, rename, spread, sub
 from recc.strategies.lowering import Lowering
+from recc.tile.ops import decayed_sum
 
 
 class Chunk:
@@ -54,10 +60,20 @@ class Chunk:
                 spans.get(kind.decay, span),
                 "write it as exp(g) with `input g <= 0`",
             )
-        if set(kind.log_decay.axes) - {HEADS, kind.mixing}:
-            axes = " x ".join(kind.log_decay.axes)
-            why = f"`chunk` needs a decay that depends on {kind.mixing} at most; that of {listing} has the axes {axes}"
+        decaying = [axis for axis in kind.log_decay.axes if axis != HEADS]
+        if len(decaying) > 1:
+            axes = " x ".join(decaying)
+            why = f"`chunk` needs a decay along one axis at most; that of {listing} has the axes {axes}"
             return Reason(why, spans.get(kind.decay, span))
+        if set(decaying) - {kind.mixing}:
+            (axis,) = decaying
+            columns = [other for other in plan.recurrence.state(component.states[0]).axes if other != HEADS]
+            if kind.ranks or len(columns) > 2:
+                what = "with rank terms" if kind.ranks else f"with the axes {' x '.join(columns)}"
+                why = (
+                    f"`chunk` {what} needs a decay that depends on {kind.mixing} at most; that of {listing} has {axis}"
+                )
+                return Reason(why, spans.get(kind.decay, span))
         if any(set(c.axes) - {HEADS} for write in kind.writes for _, c in write.of_read):
             return Reason(f"`chunk` needs rank terms that treat the columns of {listing} alike", span)
         return None
@@ -86,7 +102,9 @@ class _Memory:
         self.columns = tuple(axis for axis in low.rec.state(name).axes if axis not in (HEADS, mixing))
         assert kind.log_decay is not None
         log_decay = low.lift(kind.log_decay)
-        self.channel = mixing in log_decay.axes
+        self.of_keys = mixing in log_decay.axes  # a decay for each channel of the keys, or for each column
+        self.of_columns = next((axis for axis in self.columns if axis in log_decay.axes), None)
+        self.channel = self.of_keys or self.of_columns is not None
         if not self.channel:  # a decay per channel is multiplied, never summed
             log_decay = build("bounded", log_decay)
         self.per_row = ZERO if is_zero(log_decay) else spread(log_decay, (ROW,))
@@ -117,10 +135,27 @@ class _Memory:
 
     def score(self, x: Node, bx: Node, key: Node, strict: bool) -> Node:
         """[ROW, COL]: what row t reads of what row s wrote."""
-        if self.channel:
+        if self.of_keys:
             return build("score", x, bx, key, self.b, self.levels, over=self.mixing, before=strict)
-        gram = dot(x, rename(key, {ROW: COL}), (self.mixing,))
-        return mul(gram, build("decay", bx, self.b, self.per_row, before=strict))
+        return mul(self._gram(x, key), build("decay", bx, self.b, self.per_row, before=strict))
+
+    def _gram(self, x: Node, key: Node) -> Node:
+        return dot(x, rename(key, {ROW: COL}), (self.mixing,))
+
+    def _seen(self, x: Node, bx: Node, key: Node, value: Node, strict: bool) -> Node:
+        """What each row reads of the values that the rows up to it wrote under their keys."""
+        if self.of_columns is not None:
+            value = spread(value, (ROW, self.of_columns))
+            gram, over = self._gram(x, key), self.of_columns
+            return decayed_sum(gram, bx, value, self.b, self.levels, over=over, before=strict)
+        return dot(self.score(x, bx, key, strict), rename(spread(value, (ROW,)), {ROW: COL}), (COL,))
+
+    def _of_state(self, x: Node, before: bool) -> Node:
+        """What each row reads of the state that enters the chunk."""
+        since = self._since_start(before=before)
+        if self.of_columns is not None:
+            return mul(dot(x, self.carry, (self.mixing,)), since)
+        return dot(mul(x, since), self.carry, (self.mixing,))
 
     def _solve(self, kind: Affine) -> list[Node]:
         """U: the value written under each key, rank reads of the old state included."""
@@ -191,7 +226,9 @@ class _Memory:
         until = self._until_end()
         for key, value in zip(self.keys, self.written, strict=True):
             if not is_zero(value):
-                result = add(result, dot(mul(key, until), spread(value, (ROW,)), (ROW,)))
+                value = spread(value, (ROW,))
+                sides = (key, mul(value, until)) if self.of_columns is not None else (mul(key, until), value)
+                result = add(result, dot(*sides, (ROW,)))
         return result
 
     def read(self, read: Read) -> Node:
@@ -199,11 +236,10 @@ class _Memory:
         after = read.state["when"] == "new"
         b = self.b if after else self.b_before
         query = spread(self.low.lift(read.query), (ROW, self.mixing))
-        result = dot(mul(query, self._since_start(before=not after)), self.carry, (self.mixing,))
+        result = self._of_state(query, before=not after)
         for key, value in zip(self.keys, self.written, strict=True):
             if not is_zero(value):
-                score = self.score(query, b, key, not after)
-                result = add(result, dot(score, rename(spread(value, (ROW,)), {ROW: COL}), (COL,)))
+                result = add(result, self._seen(query, b, key, value, not after))
         return result
 
     def _columns(self, value: Node) -> Node:

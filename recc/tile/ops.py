@@ -233,9 +233,10 @@ def _score_cols(a: Node, late: Node, levels: Node, *, over: Axis) -> Node:
 
 
 def _vjp_score(z: Node, g: Node) -> tuple:
-    x, _, y, _, levels, late, early = z.args
-    dx = build("score_rows", g, early, levels, over=z["over"], before=z["before"])
-    dy = build("score_cols", g, late, levels, over=z["over"])
+    x, _, y, _, levels, *_ = z.args
+    x, y = conj(x), conj(y)
+    dx = build("score_rows", g, build("early_side", y, levels), levels, over=z["over"], before=z["before"])
+    dy = build("score_cols", g, build("late_side", x, levels, before=z["before"]), levels, over=z["over"])
     to_bx, to_by = mul(x, dx), neg(mul(y, dy))
     if not z["before"]:  # a token's score with itself has no decay: it must not enter, only to cancel, the two above
         same = build("diagonal", g)
@@ -248,10 +249,37 @@ def _diagonal(a: Node) -> Node:
     return make("diagonal", (a,), [x for x in a.axes if x != COL], a.dtype)
 
 
-_register("diagonal", 1, _diagonal)
+_register("diagonal", 1, _diagonal, linear="sum")
 _register("score", 5, lambda x, bx, y, by, levels, *_, **attrs: _score(x, bx, y, by, levels, **attrs), _vjp_score)
 _register("score_rows", 3, _score_rows)
 _register("score_cols", 3, _score_cols)
+
+# Where the channels that decay are those of what is written, a decay stands between a score and the sum with it.
+
+
+def decayed_sum(a: Node, bx: Node, y: Node, by: Node, levels: Node, *, over: Axis, before: bool) -> Node:
+    """sum over s <= t of a[t, s] y[s, m] exp(bx[t, m] - by[s, m]) (s < t when `before`), m being `over`."""
+    value = build("score_rows", a, build("early_side", y, levels), levels, over=over, before=before)
+    if not before:
+        value = add(value, mul(build("diagonal", a), y))
+    return build("decayed_sum", value, a, bx, y, by, levels, over=over, before=before)
+
+
+def _decayed_sum(value: Node, *args: Node, over: Axis, before: bool) -> Node:
+    return make("decayed_sum", (value, *args), value.axes, value.dtype, over=over, before=before)
+
+
+def _vjp_decayed_sum(z: Node, g: Node) -> tuple:
+    _, a, bx, y, by, levels = z.args
+    a, y, attrs = conj(a), conj(y), {"over": z["over"], "before": z["before"]}
+    earlier = build("score_rows", a, build("early_side", y, levels), levels, **attrs)
+    dy = build("score_cols", a, build("late_side", g, levels, before=z["before"]), levels, over=z["over"])
+    to_bx, to_by = mul(g, earlier), neg(mul(y, dy))
+    dy = dy if z["before"] else add(dy, mul(build("diagonal", a), g))
+    return None, build("score", g, bx, y, by, levels, **attrs), to_bx, dy, to_by, None
+
+
+_register("decayed_sum", 6, _decayed_sum, _vjp_decayed_sum)
 
 
 # --- triangular systems -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from recc.ir.node import COMPLEX, REAL, ROW, Node, Spans, make, walk
+from recc.ir.node import COL, COMPLEX, RANK, RANK2, REAL, ROW, Node, Spans, make, walk
 from recc.ir.ops import HALF, ONE, OPS, ZERO, add, build, call, const, div, exp, is_zero, mul, neg, spread, sub, where
 from recc.tile.program import Carry, TileProgram
 
@@ -107,7 +107,7 @@ def _pair(node: Node, pairs: dict[Node, Pair]) -> Pair:
         same = all(re is arg for (re, _), arg in zip(args, node.args))
         return (node if same else build(node.op, *(re for re, _ in args), **dict(node.attrs))), ZERO
     if node.op in FUNCTIONS:
-        attrs = dict(node.attrs) if node.op in JOINT else {}
+        attrs = dict(node.attrs) if node.op in (*JOINT, *SCORES) else {}
         return FUNCTIONS[node.op](*args, **attrs)
 
     def of(*parts: Node) -> Node:
@@ -262,10 +262,55 @@ def _joint(name: str) -> Callable[..., Pair]:
     return build_pair
 
 
+def _side(name: str) -> Callable[..., Pair]:
+    """What stands with its part of a real decay."""
+
+    def build_pair(x: Pair, levels: Pair, **attrs: Any) -> Pair:
+        return tuple(part if is_zero(part) else build(name, part, levels[0], **attrs) for part in x)  # type: ignore
+
+    return build_pair
+
+
+def _scored(name: str, first: int, second: int) -> Callable[..., Pair]:
+    """What is linear in each of two arguments, the others being real."""
+
+    def build_pair(*args: Pair, **attrs: Any) -> Pair:
+        def of(x: Node, y: Node) -> Node:
+            parts = [re for re, _ in args[: 5 if name == "score" else 3]]
+            parts[first], parts[second] = x, y
+            return ZERO if is_zero(x) or is_zero(y) else build(name, *parts, **attrs)
+
+        (a, b), (c, d) = args[first], args[second]
+        return sub(of(a, c), of(b, d)), add(of(a, d), of(b, c))
+
+    return build_pair
+
+
+def _inverse(lower: Pair) -> Pair:
+    """Of a matrix of twice as many rows: those of a token's real and imaginary part, which do not read each other."""
+    if is_zero(lower[1]):
+        return build("inverse", lower[0]), ZERO
+    if RANK in lower[0].axes:  # no axis is left for the parts
+        raise NoPair(build("inverse", lower[0]))
+    re, im = (spread(part, (ROW, COL)) for part in lower)
+    rows = (build("stack", re, neg(im), axis=RANK2), build("stack", im, re, axis=RANK2))
+    columns = build("take", build("inverse", build("stack", *rows, axis=RANK)), axis=RANK2, index=0, size=2)
+    return tuple(build("take", columns, axis=RANK, index=part, size=2) for part in range(2))  # type: ignore
+
+
 JOINT = ("scan", "rscan", "span_gain", "span_sum", "span_rsum")
+SCORES: dict[str, Callable[..., Pair]] = {
+    "late_side": _side("late_side"),
+    "early_side": _side("early_side"),
+    "score": _scored("score", 0, 2),
+    "score_rows": _scored("score_rows", 0, 1),
+    "score_cols": _scored("score_cols", 0, 1),
+}
 
 FUNCTIONS: dict[str, Callable[..., Pair]] = {
     **{name: _joint(name) for name in JOINT},
+    **SCORES,
+    "inverse": _inverse,
     "complex": lambda x, y: (x[0], y[0]),
     "real": lambda x: (x[0], ZERO),
     "imag": lambda x: (x[1], ZERO),

@@ -75,6 +75,32 @@ example T = 33, heads = 3, K = 5, V = 6
 """
 
 
+# A memory whose columns decay, and a complex one whose keys do and that is solved for.
+COLUMNS = """recurrence columns
+dim K, V
+input q, k, p : K
+input v : V
+input g : V <= 0
+state S : K x V = 0
+output o : V
+S[t] = exp(g) * S[t-1] + outer(k, v) + outer(p, 1 - exp(g))
+o    = q @ S[t] + p @ S[t-1]
+example T = 33, heads = 1, K = 3, V = 5
+"""
+COMPLEX_RULE = """recurrence complex_rule
+dim K, V
+input q, k : K complex
+input v : V complex
+input g : K <= 0
+state S : K x V complex = 0
+output o : V complex
+w    = k / sqrt(1 + sum(real(k * conj(k))))
+S[t] = exp(g) * S[t-1] - outer(w, conj(w) @ S[t-1] - v)
+o    = q @ S[t]
+example T = 33, heads = 1, K = 3, V = 2
+"""
+
+
 @pytest.mark.parametrize("name", parallel())
 def test_float32(name, interpreted):
     assert interpreted(too_large, name, Case(TOKENS, "plain")) == []
@@ -177,6 +203,15 @@ def test_complex_states(variant, interpreted):
 def test_complex_values(schedule, interpreted):
     """An input, a param and an output that are complex, too."""
     assert interpreted(too_large, COMPLEX, Case(19, "plain"), 16, schedule) == []
+
+
+@pytest.mark.parametrize("case, schedule", [("plain", "fused"), ("decay_strong", "split")])
+def test_columns_that_decay(case, schedule, interpreted):
+    assert interpreted(too_large, COLUMNS, Case(TOKENS, case), 16, schedule) == []
+
+
+def test_a_complex_memory_that_is_solved_for(interpreted):
+    assert interpreted(too_large, COMPLEX_RULE, Case(20, "plain")) == []
 
 
 def test_refusals():
