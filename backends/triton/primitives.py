@@ -86,8 +86,12 @@ def tile_logaddexp(x, y):
 
 @triton.jit
 def tile_dot(a, b, DOT: tl.constexpr):
-    """a @ b in the precision of DOT, summed in float32. The longer side stands in the rows, which warps share."""
-    if b.shape[1] > a.shape[0]:
+    """a @ b in the precision of DOT, summed in float32. The longer side stands in the rows, which warps share.
+
+    Products that feed each other share rows alone among their warps, and where there are too few rows each warp has all
+    of the result. A turned product is none of those, so small ones are turned, too.
+    """
+    if b.shape[1] > a.shape[0] or a.shape[0] < 64:
         return tl.trans(tl.dot(tl.trans(b.to(DOT)), tl.trans(a.to(DOT)), input_precision="ieee"))
     return tl.dot(a.to(DOT), b.to(DOT), input_precision="ieee")
 
@@ -122,7 +126,7 @@ def tile_exact_dot(a, b):
 @triton.jit
 def tile_dot_add(a, b, more, DOT: tl.constexpr):
     """a @ b + more: the sum goes on in the registers of `more`."""
-    if b.shape[1] > a.shape[0]:
+    if b.shape[1] > a.shape[0] or a.shape[0] < 64:
         turned = tl.dot(tl.trans(b.to(DOT)), tl.trans(a.to(DOT)), tl.trans(more), input_precision="ieee")
         return tl.trans(turned)
     return tl.dot(a.to(DOT), b.to(DOT), more, input_precision="ieee")
