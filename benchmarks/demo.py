@@ -1,7 +1,7 @@
 """`make demo`: train a small byte-level language model on real text, on a CPU, with layers compiled from a spec.
 
-The mixing layers are `recc.Module`s made from `specs/gated_delta_net.rec`; the text is the source code of the
-Python standard library, which every machine has. The demo trains, measures bits per byte on files that it
+The mixing layers are `recc.Module`s made from `demo_memory.rec`, a spec in this folder; the text is the source
+code of the Python standard library, which every machine has. The demo trains, measures bits per byte on files that it
 did not train on, checks that the parallel prefill equals the token-by-token decode, generates text with the
 decode step, and times the chunked path against the sequential one.
 """
@@ -13,7 +13,7 @@ import math
 import statistics
 import sysconfig
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import recc
 
-SPEC = "gated_delta_net"
+SPEC = str(Path(__file__).with_name("demo_memory.rec"))
 console = Console(highlight=False)
 
 
@@ -53,13 +53,8 @@ def norm(width: int) -> nn.Module:
     return nn.LayerNorm(width, bias=False)  # on a CPU, torch has it as one operation, and nn.RMSNorm as several
 
 
-def unit(x: Tensor) -> Tensor:
-    """x with vectors of length 1 along its last axis; F.normalize divides instead, which takes longer."""
-    return x * x.square().sum(-1, keepdim=True).add(1e-12).rsqrt()
-
-
 class Mixer(nn.Module):
-    """Projections around the compiled recurrence: x -> gated_delta_net(q, k, v, g, beta) -> y."""
+    """Projections around the compiled recurrence, which does all else: x -> demo_memory(q, k, v, g, beta) -> y."""
 
     def __init__(self, width: int, heads: int, backend: str | None):
         super().__init__()
@@ -75,17 +70,17 @@ class Mixer(nn.Module):
         """q, k, v [..., heads, size] and g, beta [..., heads] from x [..., width]."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.size)).unbind(-3)
         g, beta = self.gates(x).unflatten(-1, (2, self.heads)).unbind(-2)
-        return unit(q), unit(k), F.silu(v), F.logsigmoid(g), torch.sigmoid(beta)
+        return q, k, v, g, beta
 
     def forward(self, x: Tensor, state=None) -> tuple[Tensor, object]:
         """x [batch, time, width], all tokens at once."""
         o, state = self.memory(*self.inputs(x), initial_state=state, return_final_state=True)
-        return self.out(self.size**0.5 * o.flatten(-2)), state
+        return self.out(o.flatten(-2)), state
 
     def step(self, x: Tensor, state) -> tuple[Tensor, object]:
         """x [batch, width], one token; the state's size does not depend on how many came before."""
         o, state = self.memory.step(*self.inputs(x), state=state)
-        return self.out(self.size**0.5 * o.flatten(-2)), state
+        return self.out(o.flatten(-2)), state
 
 
 class Block(nn.Module):
@@ -93,7 +88,9 @@ class Block(nn.Module):
         super().__init__()
         self.norm_mix, self.norm_mlp = norm(width), norm(width)
         self.mix = Mixer(width, heads, backend)
-        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 3 * width, bias=False), nn.GELU(), nn.Linear(3 * width, width, bias=False)
+        )
 
     def run(self, x: Tensor, state, mix) -> tuple[Tensor, object]:
         y, state = mix(self.norm_mix(x), state)
@@ -109,7 +106,7 @@ class LanguageModel(nn.Module):
         self.embed = nn.Embedding(256, config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.backend) for _ in range(config.layers))
         self.norm = norm(config.width)
-        self.head = nn.Linear(config.width, 256)
+        self.head = nn.Linear(config.width, 256, bias=False)
 
     def forward(self, tokens: Tensor, states=None) -> tuple[Tensor, list]:
         """tokens [batch, time] -> logits [batch, time, 256] and the state of each layer after the last token."""
@@ -164,12 +161,32 @@ def held_out_bits(model: LanguageModel, data: Tensor, config: Config) -> float:
     return sum(loss_bits(model, windows(data, s, config.length)).item() * len(s) for s in parts) / len(starts)
 
 
-def train(model: LanguageModel, data: Tensor, config: Config) -> int:
-    """Trains until the steps or the seconds are used up; returns the number of steps."""
+def optimizer_of(model: LanguageModel, rate: float) -> torch.optim.Optimizer:
     matrices = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.peak_rate, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
+
+
+def training_step(model: LanguageModel, optimizer: torch.optim.Optimizer, batch: Tensor) -> float:
+    """One step on windows [batch, length + 1]; returns the loss before it, in bits per byte."""
+    loss = loss_bits(model, batch)
+    optimizer.zero_grad()
+    (loss * math.log(2)).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def drawn(data: Tensor, config: Config, random: torch.Generator) -> Tensor:
+    """A batch of windows [batch, length + 1] from anywhere in the data."""
+    starts = torch.randint(len(data) - config.length - 1, (config.batch,), generator=random)
+    return windows(data, starts, config.length)
+
+
+def train(model: LanguageModel, data: Tensor, config: Config) -> int:
+    """Trains until the steps or the seconds are used up; returns the number of steps."""
+    optimizer = optimizer_of(model, config.peak_rate)
     random = torch.Generator().manual_seed(config.seed)
     bar = Progress(
         TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[bits]:.2f} bits/byte"),
@@ -185,15 +202,32 @@ def train(model: LanguageModel, data: Tensor, config: Config) -> int:
             rate = config.peak_rate * min(1.0, (done + 1) / 20) * max(0.02, math.cos(math.pi / 2 * progress))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            starts = torch.randint(len(data) - config.length - 1, (config.batch,), generator=random)
-            loss = loss_bits(model, windows(data, starts, config.length))
-            optimizer.zero_grad()
-            (loss * math.log(2)).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            recent += 0.1 * (loss.item() - recent)
+            recent += 0.1 * (training_step(model, optimizer, drawn(data, config, random)) - recent)
             bar.update(task, advance=1, bits=recent)
     return config.steps
+
+
+def compare(config: Config, count: int = 30) -> dict[str, list[float]]:
+    """Seconds of `count` training steps with the mixing layers as native code and on torch's backend: the same weights
+    and batches, and the steps take turns in one process. Raises SystemExit if what they learn differs."""
+    data, _ = corpus(500_000)
+    sides = {}
+    for backend in ("c", "torch"):
+        torch.manual_seed(config.seed)
+        model = LanguageModel(replace(config, backend=backend))
+        sides[backend] = model, optimizer_of(model, config.peak_rate / 10)
+    random = torch.Generator().manual_seed(config.seed)
+    times: dict[str, list[float]] = {backend: [] for backend in sides}
+    for step in range(count + 2):
+        batch, bits = drawn(data, config, random), []
+        for backend, (model, optimizer) in sides.items():
+            began = time.perf_counter()
+            bits.append(training_step(model, optimizer, batch))
+            if step >= 2:  # the first ones build and warm up
+                times[backend].append(time.perf_counter() - began)
+        if abs(bits[0] - bits[1]) > 1e-2:
+            raise SystemExit(f"after {step} steps the losses differ: {bits[0]:.4f} and {bits[1]:.4f} bits per byte")
+    return times
 
 
 @torch.no_grad()
@@ -228,7 +262,7 @@ def speed(config: Config, rounds: int = 3) -> dict[str, float]:
     def draw(*shape: int) -> Tensor:
         return torch.randn(2, length, config.heads, *shape, generator=random)
 
-    values = (draw(size), F.normalize(draw(size), dim=-1), draw(size), F.logsigmoid(draw() + 3), draw().sigmoid())
+    values = (draw(size), draw(size), draw(size), draw() + 3, draw())
     inputs = [value.requires_grad_() for value in values]
     ops = {name: recc.load(SPEC, strategy=name, K=size, V=size) for name in ("chunk", "sequential")}
     ops["trained"] = recc.load(SPEC, backend=config.backend, K=size, V=size)
@@ -250,7 +284,7 @@ def run(config: Config) -> dict[str, float]:
     model = LanguageModel(config)
     weights = sum(p.numel() for p in model.parameters())
     console.print(f"[bold]recc demo[/]: a byte-level language model, {config.layers} layers compiled from "
-                  f"specs/{SPEC}.rec, {weights:,} weights")  # fmt: skip
+                  f"benchmarks/{Path(SPEC).name}, {weights:,} weights")  # fmt: skip
     console.print(f"text: the standard library's sources, {len(data):,} bytes to train on, {len(held_out):,} held out; "
                   f"torch {torch.__version__}, {torch.get_num_threads()} threads")  # fmt: skip
     start = held_out_bits(model, held_out, config)
@@ -290,7 +324,15 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=Config.steps)
     parser.add_argument("--seconds", type=float, default=Config.seconds, help="bound on the training time")
+    parser.add_argument("--compare", action="store_true", help="only time training steps on both backends, in turns")
     args = parser.parse_args()
+    if args.compare:
+        times = compare(Config())
+        ratio = statistics.median(slow / fast for fast, slow in zip(times["c"], times["torch"]))
+        own, other = (1e3 * statistics.median(row) for row in times.values())
+        console.print(f"a training step on {torch.get_num_threads()} threads: {own:.0f} ms with native code, "
+                      f"{other:.0f} ms on torch's backend: [bold]{ratio:.2f}x[/]")  # fmt: skip
+        return
     figures = run(Config(steps=args.steps, seconds=args.seconds, backend=args.backend))
     if figures["difference"] > 1e-3:
         raise SystemExit(f"prefill and step disagree: their logits differ by {figures['difference']:.1e}")

@@ -36,6 +36,7 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--add", action="store_true", help="keep what the results' file has of other specs and threads")
     parser.add_argument("--sweep", action="store_true", help="only measure matrix memories of other sizes")
+    parser.add_argument("--layers", action="store_true", help="only measure whole layers and the demo's training step")
     parser.add_argument("--first-use", action="store_true", help="only measure how long the first use of an op takes")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # the process of one number of threads
@@ -65,9 +66,13 @@ def measure(args: argparse.Namespace) -> dict:
         return {"workloads": {spec: workload(WORKLOADS[spec], None, args) for spec in args.only or WORKLOADS}}
     floors = Floors(threads)
     results: dict = {"machine": machine() | versions(), "workloads": {}}
-    if args.sweep or not args.only:
+    if args.sweep or not (args.only or args.layers):
         results["sweep"] = sweep(floors, args.rounds)
-    for spec in [] if args.sweep else args.only or WORKLOADS:
+    if threads > 1 and (args.layers or not (args.only or args.sweep)):
+        from layers import layers
+
+        results["layers"] = layers(args.rounds)
+    for spec in [] if args.sweep or args.layers else args.only or WORKLOADS:
         results["workloads"][spec] = workload(WORKLOADS[spec], floors, args)
     results["machine_floors"] = machine_floors(floors)
     return results
@@ -215,7 +220,7 @@ def in_own_processes(threads: int, args: argparse.Namespace) -> dict:
     from rivals import BESIDE, JAX, installed
 
     results = in_own_process(threads, args)
-    if installed("jax") and not args.sweep:
+    if installed("jax") and not (args.sweep or args.layers):
         other = in_own_process(threads, args, "--jax")["workloads"]
         for spec, entry in results["workloads"].items():
             for kind, times in other[spec]["seconds"].items():
@@ -233,7 +238,7 @@ def in_own_process(threads: int, args: argparse.Namespace, *more: str) -> dict:
         command = [sys.executable, __file__, "--measure", str(file), "--threads", str(threads)]
         command += ["--rounds", str(args.rounds), "--compile", *args.compile]
         command += ["--only", *args.only] if args.only else []
-        command += ["--sweep"] if args.sweep else []
+        command += ["--sweep"] * args.sweep + ["--layers"] * args.layers
         command += more
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
         return json.loads(file.read_text())
@@ -264,9 +269,9 @@ def main() -> None:
     from first_use import first_use
     from native_report import figures, markdown, plot
 
-    threads = [] if args.first_use else args.threads
+    threads = [] if args.first_use else [n for n in args.threads if n > 1 or not args.layers]
     results = {"threads": {str(n): in_own_processes(n, args) for n in threads}}
-    if args.first_use or not (args.only or args.sweep):
+    if args.first_use or not (args.only or args.sweep or args.layers):
         results["first_use"] = first_use()
     file = args.output / "native.json"
     if args.add and file.is_file():

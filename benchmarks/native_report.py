@@ -35,6 +35,7 @@ BEST_TORCH = {
 }
 PLAIN_LOOP = {"W1": 10, "W2": 15, "W3": 20, "W4": 8, "W5": 8}
 CELLS = {"lstm": 1.5, "gru": 1.5}  # over torch.nn's at most, on all cores
+DEMO = 2  # times as long as with native code the demo's training step takes on torch's backend at least, on all cores
 CELL_LOOPS = {"para_gru": 40}  # the plain torch loop over native at least, on all cores
 TORCH_FORMS = (
     TORCH,
@@ -83,6 +84,9 @@ def figures(results: dict) -> list[dict]:
         entry = results["threads"][most]["workloads"].get(spec)
         value = entry and over(entry["seconds"]["both"], rivals.LOOP, NATIVE)
         rows.append((f"{spec}: plain torch loop over native, forward + backward, {most} threads", value, bound, "x"))
+    if trained := results["threads"][most].get("layers", {}).get("demo"):
+        value = over(trained["seconds"]["both"], TORCH, NATIVE)
+        rows.append((f"demo: a training step on torch's backend over native, {most} threads", value, DEMO, "x"))
     for spec, seconds in results["first_use"].items():
         rows.append((f"{spec}: first use, library built", 1e3 * seconds["build"], -600, "ms"))
         rows.append((f"{spec}: library loaded by a new process", 1e3 * seconds["load"], -5, "ms"))
@@ -171,7 +175,7 @@ def markdown(results: dict) -> str:
         "",
         *_machine_table(processes),
     ]
-    lines += _sizes_section(processes)
+    lines += [*_sizes_section(processes), *_layers_section(processes)]
     for spec in dict.fromkeys(spec for p in processes.values() for spec in p["workloads"]):
         lines += _section(spec, {n: p["workloads"][spec] for n, p in processes.items() if spec in p["workloads"]})
     return "\n".join(lines) + "\n"
@@ -202,6 +206,20 @@ def _sizes_section(processes: dict) -> list[str]:
                 rows.append(f"| {spec}, {entry['shape']}, {_threads(count)} | {' | '.join(cells)} |")
     head = ["", "## Matrix memories of other sizes, over the floors of multiply-adds", ""]
     return [*head, "| | forward | backward |", "|---|---|---|", *rows] if rows else []
+
+
+def _layers_section(processes: dict) -> list[str]:
+    """Whole layers and the demo's training step, on both of recc's backends."""
+    rows = []
+    for count, process in processes.items():
+        for spec, entry in process.get("layers", {}).items():
+            both = entry["seconds"]["both"]
+            apart = "" if entry["agreement"] is None else f"{entry['agreement']:.0e}"
+            cells = _cell(both, NATIVE, ""), _cell(both, TORCH, ""), apart
+            rows.append(f"| {spec}, {entry['shape']}, {_threads(count)} | {' | '.join(cells)} |")
+    head = ["", "## Layers with projections, and the demo's training step, forward + backward", ""]
+    columns = f"| | {NATIVE} | {TORCH} | largest relative difference |"
+    return [*head, columns, "|---" * 4 + "|", *rows] if rows else []
 
 
 def _section(spec: str, entries: dict[str, dict]) -> list[str]:

@@ -34,3 +34,5 @@ def test_demo_learns_and_decodes(monkeypatch):
     printed = demo.console.file.getvalue()
     for words in ("held-out bits per byte, start", "chunked over sequential", "generated with step()"):
         assert words in printed
+    times = demo.compare(config, 1)  # ends the program where backends do not learn the same
+    assert [len(times[backend]) for backend in ("c", "torch")] == [1, 1]
