@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from recc.ir.node import HEADS, Axis, Node, Spans, digest, dim_of, walk
+from recc.ir.node import COMPLEX, HEADS, Axis, Node, Spans, digest, dim_of, walk
 from recc.ir.ops import ONE, ZERO, add, build, const, div, dot, is_const, leaf, mul, neg, rename, total
 from recc.ir.printer import word
 
@@ -127,7 +127,9 @@ class Algebra:
         if not args:
             return self._atom(node)
         rebuilt = build(node.op, *(self.canon(arg) for arg in args), **dict(node.attrs))
-        if rebuilt.op == "sigmoid":  # sigmoid(x) = exp(logsigmoid(x)): gates multiply in the log domain
+        if (
+            rebuilt.op == "sigmoid" and rebuilt.dtype != COMPLEX
+        ):  # sigmoid(x) = exp(logsigmoid(x)): gates multiply in the log domain
             rebuilt = build("exp", build("logsigmoid", rebuilt.args[0]))
         return self._atom(self.spans.inherit(rebuilt, node))
 

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 
 from recc.analysis.plan import Affine, Component, Plan, Reason
 from recc.analysis.reads import Read
-from recc.ir.node import COL, GRID, HEADS, RANK, RANK2, ROW, Axis, Node
+from recc.ir.node import COL, COMPLEX, GRID, HEADS, RANK, RANK2, ROW, Axis, Node
 from recc.ir.ops import ONE, ZERO, add, build, dot, is_zero, leaf, mul, ones, rename, spread, sub
 from recc.strategies.lowering import Lowering
 from recc.tile.ops import decayed_sum
@@ -136,7 +136,7 @@ class _Memory:
     def score(self, x: Node, bx: Node, key: Node, strict: bool) -> Node:
         """[ROW, COL]: what row t reads of what row s wrote."""
         if self.of_keys:
-            return build("score", x, bx, key, self.b, self.levels, over=self.mixing, before=strict)
+            return build("score", *_alike(x, bx, key), self.b, self.levels, over=self.mixing, before=strict)
         return mul(self._gram(x, key), build("decay", bx, self.b, self.per_row, before=strict))
 
     def _gram(self, x: Node, key: Node) -> Node:
@@ -146,8 +146,8 @@ class _Memory:
         """What each row reads of the values that the rows up to it wrote under their keys."""
         if self.of_columns is not None:
             value = spread(value, (ROW, self.of_columns))
-            gram, over = self._gram(x, key), self.of_columns
-            return decayed_sum(gram, bx, value, self.b, self.levels, over=over, before=strict)
+            sides, over = _alike(self._gram(x, key), bx, value), self.of_columns
+            return decayed_sum(*sides, self.b, self.levels, over=over, before=strict)
         return dot(self.score(x, bx, key, strict), rename(spread(value, (ROW,)), {ROW: COL}), (COL,))
 
     def _of_state(self, x: Node, before: bool) -> Node:
@@ -244,3 +244,11 @@ class _Memory:
 
     def _columns(self, value: Node) -> Node:
         return value if is_zero(value) else spread(value, self.columns)
+
+
+def _alike(x: Node, b: Node, y: Node) -> tuple[Node, Node, Node]:
+    """x and y in one dtype: products of blocks of rows are of matrices of one."""
+    if x.dtype == y.dtype:
+        return x, b, y
+    x, y = (node if node.dtype == COMPLEX else build("complex", node, ZERO) for node in (x, y))
+    return x, b, y

@@ -1,4 +1,5 @@
-"""Chunk forms that no shipped spec has: columns that decay, and complex memories with a decay of each channel."""
+"""Chunk forms that no shipped spec has: columns that decay, and complex memories with a decay of each channel; and a
+complex gate, which has no logarithm of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from recc.strategies import Chunk
 MEMORY = """recurrence memory
 dim K, V
 input q, k, p : K {dtype}
-input v : V {dtype}
+input v : V {values}
 input g{g} <= 0
 input beta in [0, 1]
 state S : K x V {dtype} = 0
@@ -28,12 +29,23 @@ CASES = {
     "columns, a constant write": (" : V", "", "exp(g) * S[t-1] + outer(k, beta * ones(V))"),
     "complex keys": (" : K", "complex", WRITTEN),
     "complex columns": (" : V", "complex", WRITTEN),
+    "complex keys, real values": (" : V", "complex", WRITTEN, ""),
+    "complex keys, real reads": (" : K", "complex", "exp(g) * S[t-1] + outer(real(k), v)"),
     "complex delta rule": (" : K", "complex", DELTA),
 }
+GATED = """recurrence gated
+dim D
+input x, z : D complex
+state h : D complex = 0
+output y : D complex
+h[t] = sigmoid(z) * h[t-1] + (1 - sigmoid(z)) * x
+y = h[t]
+"""
 
 
-def memory(g: str, dtype: str, update: str):
-    return parse_text(MEMORY.format(g=g, dtype=dtype, update=update))[0]
+def memory(g: str, dtype: str, update: str, values: str | None = None):
+    values = dtype if values is None else values
+    return parse_text(MEMORY.format(g=g, dtype=dtype, values=values, update=update))[0]
 
 
 @pytest.mark.parametrize("case", ["plain T=33", "packed_reverse", "decay_strong", "decay_zero"])
@@ -42,6 +54,11 @@ def test_values_and_gradients(name, case):
     report = verify(memory(*CASES[name]), strategies=["chunk", "chunk/16"], case=case)
     assert {row.strategy for row in report.rows} == {"chunk", "chunk/16"}
     assert [row for row in report.rows if not row.ok] == []
+
+
+def test_a_complex_gate():
+    report = verify(parse_text(GATED)[0], strategies=["scan", "standalone"], case="plain T=33")
+    assert report.rows and [row for row in report.rows if not row.ok] == []
 
 
 @pytest.mark.parametrize(
