@@ -1,18 +1,20 @@
-"""What a launch of scans holds on chip at a time, and the widest tile that a program has room for.
+"""What a launch holds on chip at a time, and the widest tile that a program has room for.
 
 A scan of rows holds the tiles of its operator while it runs, and beside them every tile that was computed or loaded
 before it and is read after it. Each takes a register for each of its elements that a thread has: a tile without rows
 next to none, one that others repeat along a dim as much as they do. Where a thread has all rows of its columns, and
 scans go in one direction, values stream through it from row to row and no tile waits; once a scan runs from the last
-row to the first, what it leaves waits for the others.
+row to the first, what it leaves waits for the others. A walk over tokens holds, beside its states, what is the same at
+every token and what it sums over them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from recc.backends.triton.nodes import dims, reads
+from recc.backends.triton.nodes import dims, inner, reads
 from recc.backends.triton.schedule import Schedule
+from recc.backends.triton.statements import Loop, is_computed
 from recc.backends.triton.steps import Launch
 
 from recc.ir.node import ROW, Node, dim_of
@@ -100,13 +102,62 @@ def _same_in_every_row(items: list[Node], launch: Launch) -> set[Node]:
     return found
 
 
+def share(loops: list[Loop], usual: int) -> int:
+    """Elements of its widest tile that a warp of a walk holds: `usual`, or fewer where a thread has no registers for
+    what is there at a time. loops: one after the other, the last of which sums. Of vectors, and of rows of sequences,
+    which are multiplied with matrices, it is `usual`."""
+    nodes = [node for loop in loops for node in (*loop.nodes, *loop.loads, *(old for old, _ in loop.states))]
+    widest = max((len(inner(node.axes)) for node in nodes), default=0)
+    if widest < 2 or any(ROW in node.axes for node in nodes):
+        return usual
+    held = _held_by_walk(loops, widest)
+    while usual > WARP and APART + held * usual // WARP > REGISTERS:
+        usual //= 2
+    return usual
+
+
+def _held_by_walk(loops: list[Loop], widest: int) -> int:
+    """The most tiles of so many axes that are there at a time."""
+
+    def count(nodes: Iterable[Node]) -> int:
+        return sum(len(inner(node.axes)) == widest for node in nodes)
+
+    fixed: set[Node] = set()  # the same at every token
+    for loop in loops:
+        changing = loop.per_token
+        read = {arg for node in loop.nodes if node in changing for arg in reads(node) if arg not in changing}
+        fixed |= {node for node in read if node in loop.loads or is_computed(node)}
+    final = loops[-1]
+    most = 0
+    for loop in loops:
+        changing, most_here = loop.per_token, 0
+        items = list(_read_first([node for node in loop.nodes if node in changing], loop.loads, changing))
+        last = {arg: at for at, node in enumerate(items) if node not in loop.loads for arg in reads(node)}
+        last |= {new: len(items) for _, new in loop.states}
+        there = {old for old, _ in loop.states}
+        for at, node in enumerate(items):
+            before = count(there)
+            there = {one for one in there if last.get(one, -1) > at}
+            most_here = max(most_here, before, count([*there, node]))
+            if last.get(node, -1) > at:
+                there.add(node)
+        waiting = count(old for old, _ in final.states) if loop is not final else 0
+        most = max(most, most_here + waiting)
+    return count(fixed) + count(node for node, _ in final.sums) + most
+
+
 def _in_order(launch: Launch) -> Iterator[Node]:
     """What a launch computes, what it loads where that is first read."""
-    pending = dict.fromkeys(launch.loads)
-    for node in launch.nodes:
+    return _read_first(launch.nodes, launch.loads, launch.loads)
+
+
+def _read_first(nodes: Iterable[Node], loads: Iterable[Node], among: Iterable[Node]) -> Iterator[Node]:
+    """Nodes, and before each the loads `among` others that it is the first to read."""
+    pending = set(loads) & set(among)
+    for node in nodes:
         for arg in reads(node):
             if arg in pending:
-                del pending[arg]
+                pending.remove(arg)
                 yield arg
         yield node
 

@@ -71,20 +71,24 @@ class Tokens:
         return max(least, 1 << max(size - 1, 0).bit_length())
 
     @staticmethod
-    def part(block, *beside, least=8):
-        """How many of `block` places one program takes; beside: how many elements a tile has at each of them."""
-        return min(block, max(least, TILE // max(beside)) if beside else LINE)
+    def part(block, *beside, least=8, room=TILE):
+        """How many of `block` places one program takes; beside: how many elements a tile has at each of them; room: how
+        many it has in all, where that is no fewer than `least` places."""
+        return min(block, max(least, room // max(beside)) if beside else LINE)
 
-    def options(self, *tiles, spare=False):
-        """Compiler options for a kernel with tiles of so many elements. spare: leave registers for other values. Raises
-        TooLarge where a tile is."""
+    def options(self, *tiles, spare=False, share=None):
+        """Compiler options for a kernel with tiles of so many elements. spare: leave registers for other values; share:
+        how many elements one warp holds, where that is fewer. Raises TooLarge where a tile is."""
         if max(tiles) > MOST and self.like.device.type != "cpu":
             raise TooLarge(
                 f"{self.what}: a program that walks over tokens would have a tile of {max(tiles):,} elements, and has "
                 f'room for {MOST:,}; use backend="torch" or smaller dims'
             )
-        share, most = (TILE // 2, 2 * WARPS) if spare else (TILE, WARPS)
-        return {"num_warps": min(most, max(1, max(tiles) // share)), "num_stages": 1, "enable_fp_fusion": True}
+        usual, most = (TILE // 2, 2 * WARPS) if spare else (TILE, WARPS)
+        warps = min(most, max(1, max(tiles) // usual))
+        if share is not None:  # more than WARPS share as many registers
+            warps = max(warps, min(WARPS, max(tiles) // share))
+        return {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
 
     # --- Newton's method -----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ stay in registers; the inputs of a token are loaded while the one before it is c
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from recc.backends.triton.lines import wrapped
 from recc.backends.triton.memory import FIXED, TOKENS, Access, Memory
 from recc.backends.triton.nodes import dims, formed, inner, reads
 from recc.backends.triton.padding import ZERO
+from recc.backends.triton.pressure import share
 from recc.backends.triton.statements import Loop, Statements, is_computed
+from recc.backends.triton.tokens import TILE
 from recc.backends.triton.wording import aligned_text, static_text
 
 from recc.ir.node import ROW, Axis, Node, dim_of
@@ -324,11 +327,25 @@ class Kernel:
         """What a setting is at launch."""
         return f"call.{name}"
 
+    @property
+    def spare(self) -> bool:
+        """Whether registers are left for more than states."""
+        return self.walk.loop.backwards or not (self.walk.split or self.walk.rows)
+
+    @property
+    def _usual(self) -> int:
+        return TILE // 2 if self.spare else TILE
+
+    @functools.cached_property
+    def share(self) -> int:
+        """Elements of the widest tile that one warp holds."""
+        return share(self.walk.loops, self._usual)
+
     def _options(self, blocks: dict[str, str]) -> str:
         """The compiler's options. blocks: how many places of each dim a program has."""
-        walk = self.walk
         tiles = [" * ".join(blocks.get(dim, "call.ROWS") for dim in tile) for tile in self.largest()]
-        more = ", spare=True" if walk.loop.backwards or not (walk.split or walk.rows) else ""
+        more = ", spare=True" if self.spare else ""
+        more += f", share={self.share}" if self.share < self._usual else ""
         return f"**call.options({', '.join(tiles) or '1'}{more})"
 
 

@@ -15,6 +15,7 @@ from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, Memory
 from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, ordered
 from recc.backends.triton.statements import Loop
+from recc.backends.triton.tokens import TILE, WARPS
 from recc.backends.triton.walk import TAKEN, Kernel, Walk
 
 from recc.ir.names import free_name
@@ -147,12 +148,14 @@ class Function:
         kernels: list[str] = []
         body: list[str] = []
         self.tiles: set[tuple[str, ...]] = set()
+        self.room = TILE
         for at, launch in enumerate(self.division.launches):
             body += self._host(at)
             body += self._made(launch)
             kernel = self._kernel(at, launch)
             body += self._scratch()
             self.tiles |= set(kernel.largest())
+            self.room = min(self.room, WARPS * kernel.share)
             kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
             body += kernel.call(self._size, lambda memory: self.strides.get(memory.name, f"{memory.name}.stride()"))
         body += self._host(self.division.count)
@@ -195,7 +198,8 @@ class Function:
 
     def _part(self, split: str) -> str:
         least = [f"least={self._least(split)}"] if self._least(split) > 1 else []
-        return f"call.part({', '.join([f'block_{split}', *self._beside(split), *least])})"
+        room = [f"room={self.room}"] if self.room < TILE else []
+        return f"call.part({', '.join([f'block_{split}', *self._beside(split), *least, *room])})"
 
     def _beside(self, split: str) -> list[str]:
         """How many elements stand beside one place of the split dim, in each of the largest tiles."""
