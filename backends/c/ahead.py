@@ -170,5 +170,7 @@ def next_token(part: Part, node: Node, index: dict[Axis, str], elements: int) ->
     if not own or elements % part.work.align:  # once a line
         return []
     there = array.base in part.near
-    far, level = (f"{part.chunk} * {array.time}", 2) if there else (array.time, 3)
+    if there and part.staggered:  # the loop of the chunk before asks for it
+        return []
+    far, level = (f"{part.chunk} * {array.time}", 2) if there else (array.time, 2 if part.staggered else 3)
     return [f"__builtin_prefetch({array.at(index)} {'-' if part.backwards else '+'} {far}, 0, {level});"]

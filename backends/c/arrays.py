@@ -101,6 +101,13 @@ def block(head: str, lines: list[str]) -> list[str]:
     return [f"{head} {{".strip(), *("    " + line for line in lines), "}"]
 
 
+def nested(heads: list[str], lines: list[str]) -> list[str]:
+    """`lines` in loops within each other, the outermost one first."""
+    for head in reversed(heads):
+        lines = block(head, lines)
+    return lines
+
+
 def scope(lines: list[str]) -> list[str]:
     return block("", lines)
 

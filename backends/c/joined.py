@@ -25,10 +25,11 @@ ROWS = 1 << 13  # of a chunk's tokens along a tile's vectors, of which there are
 
 
 def tokens_held(
-    again: TileProgram, elements: Callable[[tuple], int], shared: Loops | None, real: Real, sequences: int
+    again: TileProgram, elements: Callable[[tuple], int], shared: Loops | None, real: Real, sequences: int, chunks: int
 ) -> int:
-    """Tokens of a chunk: 32; fewer where what a backward pass holds of so many would overflow a cache: of a tile of
-    states and what it reads the first-level one, of whole states the second-level one. shared: the tile's loops."""
+    """Tokens of a chunk: 32 in all chunks at hand, `chunks` of them; fewer where what a backward pass holds of so many
+    would overflow a cache: of a tile of states and what it reads the first-level one, of whole states the second-level
+    one. shared: the tile's loops."""
     kept = [dims(node) for node in again.stores.values()]
     wide = max(map(len, kept), default=0)  # what is narrower is not worth fewer tokens
     size = sum(elements(axes) for axes in kept if len(axes) == wide)
@@ -36,9 +37,9 @@ def tokens_held(
     if shared is not None:
         size, room = shared.vectors * shared.lanes, ROWS
     tokens = 32
-    while tokens > 8 and tokens * size * real.bytes > room:
+    while tokens > 8 * chunks and tokens * size * real.bytes > room:
         tokens //= 2
-    return tokens
+    return tokens // chunks
 
 
 def shared_loops(

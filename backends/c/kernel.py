@@ -15,6 +15,7 @@ from recc.backends.c.pointers import point_fixed, point_tokens
 from recc.backends.c.tasks import Tasks
 from recc.backends.c.tidy import tidied
 from recc.backends.c.totals import Totals, by_layout, zeroed
+from recc.backends.c.turns import Turns, is_staggered
 from recc.backends.c.vectors import Real, prelude
 
 from recc.analysis.plan import Plan
@@ -96,7 +97,9 @@ class File:
         self.sizes = {axis: sizes[dim_of(axis)] for axis in labels | set(sizes)}
         self.name = identifier(self.rec.name)
         self.states = list({whole_name(c.name): self.rec.state(whole_name(c.name)) for c in self.step.carries}.values())
-        self.chunk = chunk or tokens_held(self.again, self._elements, self._shared(32)[0], self.real, self.sequences)
+        self.staggered = not self.shares and is_staggered(self.again, self.back, self._size, real, registers)
+        held = self._shared(32)[0], real, self.sequences, 1 + self.staggered
+        self.chunk = chunk or tokens_held(self.again, self._elements, *held)
         self.tasks = Tasks(self.chunk, self.sequences, self.shares and sequences is not None, self.all_heads)
         self.used = 0
 
@@ -278,7 +281,8 @@ class File:
         leaves, task, chunk = self._tensor_leaves(self.step, fields)
         back, again = self.back, self.again
         layouts = self._layouts(back) or {}
-        again_leaves = dict(leaves)
+        turns = Turns(self.chunk, self.staggered)
+        again_leaves = turns.of_inputs(leaves)
         kept: dict[str, Array] = {}
         tiles: dict[str, tuple[str, int]] = {}
         self.shared, late = self._shared(self.chunk)
@@ -288,7 +292,7 @@ class File:
             again_leaves[carry.old] = work.array(f"state_{key}", layouts[carry.name])
             axes, buffer = layouts[carry.name], f"states_{key}"
             if shared is None:
-                kept[state_key(carry.name)] = work.array(buffer, axes, self.chunk)
+                kept[state_key(carry.name)] = work.array(buffer, axes, turns.tokens)
             else:
                 width = shared.vectors * shared.lanes
                 near = kept[state_key(carry.name)] = work.tile(buffer, axes, shared.rows, width, self.chunk)
@@ -298,13 +302,15 @@ class File:
             fields.append(("saved", state.name))
             field = f"saved_{identifier(state.name)}"
             outside = self._external(field, state, False)
-            load += scope([point_fixed(field, "saved"), *self._moved(outside, entered)])
+            load += block("if (before)" * self.staggered, [point_fixed(field, "saved"), *self._moved(outside, entered)])
             if not self.all_heads and not self.shares:
                 place = f"a->{field}.data + (saved ? saved - 1 : 0) * a->{field}.batch + head * a->{field}.head"
                 ahead[f"entering_{identifier(state.name)}"] = place, len(outside) * self._elements(self._axes(state))
         for name, node in again.stores.items():
             if name not in kept:
-                kept[name] = work.array(identifier(name), dims(node), self.chunk)
+                kept[name] = work.array(identifier(name), dims(node), turns.tokens)
+        made, kept = turns.of_kept(kept)
+        chunk += turns.lines
         back_leaves = {**leaves}
         self._seeds(back_leaves, fields, chunk)
         back_leaves |= {back.loads[name]: array for name, array in kept.items() if name in back.loads}
@@ -333,21 +339,17 @@ class File:
         enter, leave = [*enter, *entering], [*leave, *leaving]
         lanes = {name: axes[-1] if axes else None for name, axes in layouts.items()}
         first = Part(
-            again, work, again_leaves, kept, self.chunk, self.registers, prefix="f_", lanes=lanes, loops=shared
-        )
-        second = Part(
-            back, work, back_leaves, results, self.chunk, self.registers, backwards=True, finished=first.stored,
-            loops=shared, late=late, saved=ahead, near=first.reads(),
+            again, work, again_leaves, made, self.chunk, self.registers, prefix="f_", lanes=lanes, loops=shared,
+            staggered=self.staggered,
         )  # fmt: skip
-        lines = joined(first, second, tiles) if shared is not None else [
-            "// the states that enter each token of the chunk",
-            *first.lines,
-            "// the cotangents, from the chunk's last token to its first",
-            *second.lines,
-        ]  # fmt: skip
+        second = Part(
+            back, work, back_leaves, results, self.chunk, self.registers, backwards=True, loops=shared, late=late,
+            saved=ahead, finished=turns.finished(first), near=turns.near(first), staggered=self.staggered,
+        )  # fmt: skip
+        lines = joined(first, second, tiles) if shared is not None else turns.text(first, second)
         body = [
             *task, *totals.start, *enter, *self._once([*first.once, *second.once]),
-            *self.tasks.backwards([*chunk, *load, *lines, *totals.end]), *leave, *out,
+            *self.tasks.backwards([*chunk, *load, *lines, *totals.end], staggered=self.staggered), *leave, *out,
         ]  # fmt: skip
         return fields, self._function("backward", work, body)
 

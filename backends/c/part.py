@@ -46,7 +46,8 @@ class Part:
     shares them with another part: `before` holds the lines up to the core, `pieces` the core, `lines` what follows.
     late: loads that the other part computes in those loops. saved: the text of where each state lies that the next
     chunk starts from, and its elements, if it was saved and lies in one piece. near: where inputs lie of which another
-    part has read the chunk's tokens before.
+    part has read the chunk's tokens before. staggered: the loop over vectors of the only core is left to the caller,
+    who has another chunk's tokens take turns with those of this one.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class Part:
         late: frozenset[Node] = frozenset(),
         saved: dict[str, tuple[str, int]] | None = None,
         near: frozenset[str] = frozenset(),
+        staggered: bool = False,
     ) -> None:
         self.program, self.work, self.chunk, self.registers = program, work, chunk, registers
         self.prefix, self.backwards, self.lanes, self.saved = prefix, backwards, lanes or {}, saved or {}
-        self.finished, self.loops, self.near = finished or {}, loops, near
+        self.finished, self.loops, self.near, self.staggered = finished or {}, loops, near, staggered
         self.phases = Phases(program, late)
         self.arrays: dict[Node, Array] = dict(leaves)
         self.copies: dict[tuple[Node, Axis | None], Array] = {}  # by the axis that is contiguous
@@ -305,7 +307,11 @@ class Part:
         if len(parts) > 1:
             return [line for part in parts for line in self._group(part, time)]
         loops = Loops.of_stage(group, self.work.size, self.work.lanes, self.registers, near)
-        return Writer(loops, self, list(states), group, time).text()
+        writer = Writer(loops, self, list(states), group, time)
+        if self.staggered and states:
+            self.pieces = [], *writer.pieces()
+            return []
+        return writer.text()
 
     def _core(self, core: Core) -> list[str]:
         targets = self.targets.get(core, [])
@@ -313,7 +319,11 @@ class Part:
         loops, own = self.loops_of(core), [node for node in self.phases.nodes if self.phases.owner(node) is core]
         said = [core_comment(core, loops, self.backwards), *notes(self.program, [*(c.new for c, _ in states), *own])]
         if core in self.aside:
-            return [*said, *self._token(core, states, targets)]
+            lines = [*said, *self._token(core, states, targets)]
+            if not self.staggered:
+                return lines
+            self.before, self.pieces, self.lines = self.lines, (said, *self.pieces[1:]), []
+            return []
         present = {target.node for target in targets}
         targets = targets + [Target(node, None) for node in core.consumed if node not in present]
         writer = Writer(loops, self, states, targets, True)

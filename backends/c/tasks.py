@@ -101,23 +101,28 @@ class Tasks:
         head = f"for (long begin = {self.first}; begin < {self.end}; begin += {self.chunk}, saved++)"
         return [f"long saved = {self._saved(done)};", *block(head, [*self._chunk(), *lines])]
 
-    def backwards(self, lines: list[str], saved: bool = True) -> list[str]:
-        """The chunks from the last to the first. saved: whether their states are read."""
+    def backwards(self, lines: list[str], saved: bool = True, staggered: bool = False) -> list[str]:
+        """The chunks from the last to the first. saved: whether their states are read. staggered: those of the chunk
+        before, of `before` tokens, whose number is `saved`; so a chunk without tokens comes first."""
         end, chunk = self.end, self.chunk
+        late = f" + {chunk}" if staggered else ""
         some = f"{end} > {self.first}" if self.first != "0" else end
         head = (
-            f"for (long begin = {some} ? ({end} - 1) / {chunk} * {chunk} : -1; begin >= {self.first};"
+            f"for (long begin = {some} ? ({end} - 1) / {chunk} * {chunk}{late} : -1; begin >= {self.first};"
             f" begin -= {chunk}{', saved--' * saved})"
         )
         own = [f"long saved = {self._saved(f' + ({end} + {chunk - 1}) / {chunk} - 1')};"] if saved else []
-        return [*own, *block(head, [*self._chunk(), *lines])]
+        return [*own, *block(head, [*self._chunk(staggered), *lines])]
 
     def _saved(self, later: str) -> str:
         return f"(a->chunks ? a->chunks[sequence] : 0){later}" if later else "a->chunks ? a->chunks[sequence] : 0"
 
-    def _chunk(self) -> list[str]:
+    def _chunk(self, staggered: bool = False) -> list[str]:
         end, chunk = self.end, self.chunk
+        count = f"{end} - begin < {chunk} ? {end} - begin : {chunk}"
+        before = f"begin > {end} ? {end} - begin + {chunk} : {chunk}"
         return [
-            f"long c = {end} - begin < {chunk} ? {end} - begin : {chunk};",
+            f"long c = begin < {end} ? {count} : 0;" if staggered else f"long c = {count};",
+            *([f"long before = begin == {self.first} ? 0 : {before};"] if staggered else []),
             "long token = a->reverse ? start + length - 1 - begin : start + begin;",
         ]

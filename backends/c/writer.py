@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from recc.backends.c.ahead import next_token, of_strip, of_tile
-from recc.backends.c.arrays import TIME, Array, block, variable
+from recc.backends.c.arrays import TIME, Array, block, nested, variable
 from recc.backends.c.body import Body
 from recc.backends.c.groups import MOVES
 from recc.backends.c.loops import Loops, Target
@@ -50,6 +50,8 @@ class Writer:
         self.totals = [target for target in targets if target.gathers and set(self.index) <= set(target.node.axes)]
         self.totals = self.totals if loops.shape == "tile" else []
         self.once = Once(self)
+        one = loops.shape == "whole" and list(self.index) == [loops.lane]
+        self.flat = one and self.passes == 1 and not time  # one loop over vectors
 
     def _depths(self) -> dict[Node, int]:
         """The pass in which a value is known: a sum over this token's values is known one pass later."""
@@ -71,9 +73,7 @@ class Writer:
 
     def text(self) -> list[str]:
         clear, heads, lines = self.pieces()
-        for head in reversed(heads):
-            lines = block(head, lines)
-        return [*clear, *lines]
+        return [*clear, *nested(heads, lines)]
 
     def pieces(self) -> tuple[list[str], list[str], list[str]]:
         """What stands before the loops, the heads of those around time, and what they contain."""
@@ -94,6 +94,7 @@ class Writer:
             heads += [self._head(loops.lane, loops.vectors * loops.lanes)]
             lines = [*before, *(self.once.start() if self.once else []), *block(tokens, body)]
         else:
+            heads += [self._head(loops.lane, loops.vectors * loops.lanes)] if self.flat else []
             lines = block(tokens, body) if self.time else body if self.index else block("", body)
         return clear, heads, lines
 
@@ -169,7 +170,7 @@ class Writer:
     def _passes(self) -> list[str]:
         loops, lines = self.loops, []
         body = self._body()
-        inner = [loops.lane] if loops.shape == "whole" and loops.lane is not None else []
+        inner = [loops.lane] if loops.shape == "whole" and loops.lane is not None and not self.flat else []
         self._hold()
         for node, array in self.held.items():
             if self._many(node) and array.time is None:

@@ -288,7 +288,7 @@ build.library = functools.partial(build.library, mode="sanitize", extra_flags=("
 calls.cores, calls.LARGE = lambda: 1, 0  # sequences go side by side, few and small as they are
 packed = [0, 0, 33, 34, 40, 75, 108, 140]
 for name, sizes in (("gated_delta_net", {"K": 9, "V": 33}), ("gla", {"K": 33, "V": 9}), ("mamba", {"D": 5, "N": 3}),
-                    ("lstm", {"D": 5})):
+                    ("para_lstm", {"D": 515}), ("lstm", {"D": 5})):
     for time, batch, offsets in ((35, 1, None), (33, 3, None), (140, 1, packed)):
         call = Call(name, time=time, batch=batch, grad=True, **sizes)
         results = call(cu_seqlens=None if offsets is None else torch.tensor(offsets), reverse=offsets is not None)
