@@ -1,9 +1,10 @@
 """Every parallel spec's kernels compiled for GPUs that need not be there: `make aot`, or `python -m benchmarks.aot`.
 
 Each case is one spec, target and size of dims, forward and backward in bfloat16; a process of its own compiles it and
-is ended after a time limit. What a case uses is kept in the user's cache under a digest of its text, so a run that was
-interrupted goes on where it stopped, and only what has changed is compiled again. The table of all cases that are
-known is written to benchmarks/results/aot.md; nothing is timed on a device.
+is ended after a time limit. What a case uses is kept in the user's cache under a digest of its text with all that it
+calls, and of how it is launched, so a run that was interrupted goes on where it stopped, and only what has changed is
+compiled again. The table of all cases that are known is written to benchmarks/results/aot.md; nothing is timed on a
+device.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def compiled(case: Case) -> dict[str, Any]:
     import torch
     import triton
     from recc.backends.triton import aot
-    from recc.backends.triton.module import chosen, generate
+    from recc.backends.triton.module import chosen, generate, text_of
 
     from recc import library
     from recc.analysis import analyse
@@ -81,13 +82,15 @@ def compiled(case: Case) -> dict[str, Any]:
 
     plan = analyse(parse_text(*map(str, library.find(case.spec)))[0])
     generated = generate(plan, chosen(plan))
-    key = f"{generated.functions} {case} {triton.__version__}"
+    sizes = {dim: case.size for dim, size in plan.recurrence.dims.items() if not size}
+    launches = aot.launches(generated, sizes, torch.bfloat16)
+    decided = [(launch.name, launch.options, _numbers(launch.arguments)) for launch in launches]
+    key = f"{text_of(generated)} {decided} {case} {triton.__version__}"
     path = cache.folder("aot") / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    sizes = {dim: case.size for dim, size in plan.recurrence.dims.items() if not size}
     found: dict[str, Any] = {}
-    for launch in aot.launches(generated, sizes, torch.bfloat16):
+    for launch in launches:
         facts = aot.facts(aot.compile_launch(launch, case.target))
         own = found.setdefault(launch.name.partition("_")[0], {"launches": 0})
         own["launches"] += 1
@@ -96,6 +99,11 @@ def compiled(case: Case) -> dict[str, Any]:
         own["matrix"] = own.get("matrix", 0) + facts["matrix"]
     cache.write(path, json.dumps(found).encode())
     return found
+
+
+def _numbers(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a launch is compiled for beside its text: sizes, blocks and settings."""
+    return {name: value for name, value in arguments.items() if value is None or not hasattr(value, "stride")}
 
 
 def _work(case: Case, answer: Connection) -> None:

@@ -175,15 +175,19 @@ def _walking(plan: Plan) -> Any:
         return None
 
 
+def text_of(generated: Generated) -> str:
+    """The text that is executed: the generated functions, and what they call of the libraries."""
+    users = [generated.functions]
+    for part in reversed(KERNELS):  # a library may call those before it
+        users = [called(support_text("triton", part), users), *users]
+    return "\n\n".join([IMPORTS, *users])
+
+
 def namespace(generated: Generated) -> dict[str, Any]:
     """What the generated functions and kernels are called, by name."""
     from recc.backends.torch import primitives
 
-    digest = generated.meta["digest"]
-    users = [generated.functions]
-    for part in reversed(KERNELS):  # a library may call those before it
-        users = [called(support_text("triton", part), users), *users]
-    text = "\n\n".join([IMPORTS, *users])
+    digest, text = generated.meta["digest"], text_of(generated)
     name = f"<recc {generated.meta['name']} {digest}>"
     linecache.cache[name] = len(text), None, text.splitlines(True), name  # Triton reads the source of its kernels
     space = {**vars(primitives), "__name__": f"recc_triton_{digest}"}
