@@ -106,7 +106,7 @@ class LanguageModel(nn.Module):
         self.embed = nn.Embedding(256, config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.backend) for _ in range(config.layers))
         self.norm = norm(config.width)
-        self.head = nn.Linear(config.width, 256, bias=False)
+        self.head = nn.Linear(config.width, 256)
 
     def forward(self, tokens: Tensor, states=None) -> tuple[Tensor, list]:
         """tokens [batch, time] -> logits [batch, time, 256] and the state of each layer after the last token."""

@@ -96,7 +96,7 @@ def of_tile(loops: Loops, part: Part) -> tuple[list[str], list[str]]:
             before += [f"const long {name}_step = {f'{idle}0 : ' * bool(idle)}{step};"]
             fetch.append(lines.fetch(name, f"{name}_step"))
     asked, own = _saved(part, "share", turns)
-    return ([*fetch, *own], [*before, *asked]) if fetch or own else ([], [])
+    return ([*fetch, *own], [*before, *asked]) if fetch or own or asked else ([], [])
 
 
 def _slots(pieces: list[Piece], turns: int) -> list[list[tuple[int, int, Piece]]]:
@@ -136,7 +136,9 @@ def _saved(part: Part, share: str, turns: int) -> tuple[list[str], list[str]]:
         own = -(-size // (turns * line)) * line
         each = -(-own // part.chunk)
         before.append(f"const real *const {name} = {base}{f' + {share} * {own}' * (turns > 1)};")
-        if each > line:
+        if own == line:  # one a turn
+            before.append(f"__builtin_prefetch({name}, 0, 2);")
+        elif each > line:
             each = -(-each // line) * line
             head = f"for (long n = 0; n < {each}; n += {line}) "
             fetch.append(f"{head}__builtin_prefetch({name} + t * {each} + n, 0, 2);")

@@ -14,11 +14,12 @@ from recc.tile.cores import REDUCTIONS, Core, Phases, dims, span
 @dataclass(frozen=True)
 class Target:
     """A node to compute and where it goes: stored, added up over tokens, or copied there from where it lies. Without an
-    array it is used in the loop."""
+    array it is used in the loop. along: the axis of the vectors, if what it reads lies in memory so."""
 
     node: Node
     array: Array | None
     how: str = "store"
+    along: Axis | None = None
 
     @property
     def gathers(self) -> bool:
@@ -115,7 +116,7 @@ class Loops:
         inner = [axis for axis in axes if axis != SEQUENCES]
         own = [axis for axis in (target.array.axes if target.array else dims(node)) if axis in inner]
         summed = [axis for axis in inner if axis not in own]
-        lane = own[-1] if own else summed[-1] if summed else None
+        lane = target.along or (own[-1] if own else summed[-1] if summed else None)
         return tuple(axes), lane, target.array if target.gathers else None
 
     @classmethod
@@ -134,7 +135,10 @@ class Loops:
         if row is None or (gathers is None and row not in summed):
             near = 4 if near == 1 and lane in summed else near  # one sum across lanes for so many vectors
             vectors = 1 if lane is None else _divisor(-(-sizes(lane) // lanes), near)
-            return cls((*turns, *outer), row, 1, lane, vectors, "whole", sizes, lanes)
+            rows = (
+                _divisor(sizes(row), 4) if row is not None and lane in summed else 1
+            )  # across lanes
+            return cls((*turns, *outer), row, rows, lane, vectors, "whole", sizes, lanes)
         count = 1 if lane in summed else -(-sizes(lane) // lanes)
         if turns and gathers is None and lane not in summed:
             return cls._side_by_side(outer, row, lane, len(sums), sizes, lanes, registers)

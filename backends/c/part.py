@@ -242,8 +242,18 @@ class Part:
             self.stored[node] = there
             return
         array = self.work.array(self.naming(node) + "s", axes, None if invariant else self.chunk)
-        self.targets.setdefault(owner, []).append(Target(node, array))
+        self.targets.setdefault(owner, []).append(Target(node, array, along=self._along(node)))
         self.stored[node] = array
+
+    def _along(self, node: Node) -> Axis | None:
+        """The axis that a stage's sum goes over, if a state that it reads lies in memory along it: vectors along any
+        other one would be gathered number by number."""
+        if node.op not in ("dot", "sum") or isinstance(self.phases.owner(node), Core):
+            return None
+        arrays = [self.arrays.get(arg) for arg in node.args if arg.op == "tile"]
+        last = {array.axes[-1] for array in arrays if array is not None and len(array.axes) > 1}
+        found = [axis for axis in last if axis in node["over"] and self.work.size(axis) >= self.work.lanes]
+        return found[0] if len(last) == 1 and found and SEQUENCES not in span(node) else None
 
     def _layout(self, node: Node) -> tuple[Axis, ...]:
         """The order of a stored value's axes: last the one along which its readers run."""

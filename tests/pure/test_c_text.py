@@ -107,6 +107,13 @@ def test_tokens_of_a_chunk_follow_from_what_a_tile_reads():
     assert [sized("gated_delta_net", size).chunk for size in (64, 128, 256)] == [32, 16, 8]
 
 
+@pytest.mark.parametrize("name", ["gated_delta_net_layer", "gla_layer"])
+def test_a_sum_over_states_of_a_chunk_runs_along_them(name):
+    """Behind the memory stands a norm, so the backward pass reads the memory of each token before its own loop."""
+    backward = source(name, Real("float", 16)).split(f"void {name}_backward(")[1]
+    assert re.search(r"load\(states_S", backward) and not re.search(r"gather\(states_S", backward)
+
+
 def test_a_tile_goes_on_from_the_sum_of_the_tiles_before_it():
     forward, backward = source("simple_gla", Real("float", 16)).split("void simple_gla_backward(")
     for text in (forward, backward):
