@@ -135,9 +135,7 @@ class Loops:
         if row is None or (gathers is None and row not in summed):
             near = 4 if near == 1 and lane in summed else near  # one sum across lanes for so many vectors
             vectors = 1 if lane is None else _divisor(-(-sizes(lane) // lanes), near)
-            rows = (
-                _divisor(sizes(row), 4) if row is not None and lane in summed else 1
-            )  # across lanes
+            rows = _divisor(sizes(row), 4) if row is not None and lane in summed else 1  # across lanes
             return cls((*turns, *outer), row, rows, lane, vectors, "whole", sizes, lanes)
         count = 1 if lane in summed else -(-sizes(lane) // lanes)
         if turns and gathers is None and lane not in summed:
