@@ -6,11 +6,15 @@ again, and tiles are as narrow as matrix products take them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.loops import Loop, has, loops, shrinks
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, plain, reads, source, sums_on
 from recc.backends.triton.order import Order
+from recc.backends.triton.tail import COLUMNS, Tail, in_blocks, tail_of
 
 from recc.ir.node import BOOL, GRID, ROW, Node
 
@@ -29,15 +33,51 @@ class LoopKernel(Kernel):
         pending = [node for node in self.launch.loads if not has(node, dim)]
         parts = loops(self.launch, dim) or []
         self.text.summed = self._on_top({node for part in parts for node in part.sums})
+        tail = tail_of(self.launch, parts, dim)
+        if tail is not None:
+            parts[-1] = replace(parts[-1], before=tail.before)
+            loads = {node for node in tail.held if node in self.launch.loads and not self._is_wide(node)}
+            self._keep_narrow(self.narrow | loads)
         for place, loop in enumerate(parts):
             before = self._again(loop, dim, place) if place else loop.before
             if loop.nodes:
-                self.narrow |= self._crossing(loop, before, parts[place + 1 :])
-                self.text.narrow = self.narrow
+                self._keep_narrow(self.narrow | self._crossing(loop, before, parts[place + 1 :]))
             lines += self._computed(self._ordered(before, loop, pending), pending, "    ")
             lines += self._loop(loop, dim, pending) if loop.nodes else []
             self._forget(pending)
-        return lines
+        return lines + (self._tail(tail, pending) if tail is not None else [])
+
+    def _keep_narrow(self, nodes: Iterable[Node]) -> None:
+        """Says which variables are as narrow as they lie in memory."""
+        self.narrow = self.text.narrow = frozenset(nodes)
+
+    def _tail(self, tail: Tail, pending: list[Node]) -> list[str]:
+        """What follows the loop, block by block. What is there throughout is as narrow as products take it."""
+        lines, dim = [], tail.dim
+        sides = {source(arg) for node in tail.nodes for arg in self._rounded(node)}
+        wide = [node for node in self.launch.nodes if node in self.variables and node not in self.narrow]
+        narrowed = [node for node in wide if len(inner(node.axes)) == 2 and (node in sides or node in tail.held)]
+        lines += [f"    {self.variables[node]} = {self.variables[node]}.to(DOT)" for node in narrowed]
+        body = []
+        for node in [*tail.held, *tail.again]:
+            whole = self.variables.pop(node, None)
+            del self.spelled[node]
+            if node in tail.held:
+                text = f"tile_columns({whole}, part_{dim})"
+                text = f"{text}.to(tl.float32)" if node in self.narrow or node in narrowed else text
+                if len(inner(node.axes)) == 1:  # where it is read
+                    self.variables[node] = text
+                    continue
+                body.append(f"        {self._claim(node, f'{whole}_part')} = {text}")
+        self._keep_narrow({*self.narrow, *narrowed} - {*tail.held, *tail.again})
+        body += self._computed(Order(tail.nodes, pending, tail.held).best(), pending, "        ")
+        return [
+            *lines,
+            f"    for at_{dim} in tl.range(0, BLOCK_{dim}, {COLUMNS}, disable_licm=True):",
+            f"        part_{dim} = at_{dim} + tl.arange(0, {COLUMNS})",
+            f"        in_part_{dim} = part_{dim} < {dim}",
+            *in_blocks(body, dim),
+        ]
 
     def _ordered(self, nodes: list[Node], loop: Loop, pending: list[Node]) -> list[Node]:
         """What stands before a loop, in an order that keeps few tiles."""

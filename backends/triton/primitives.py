@@ -154,6 +154,16 @@ def tile_at_row(x, rows, row):
 
 
 @triton.jit
+def tile_columns(x, columns):
+    """Some columns of a tile, or places of a vector."""
+    if len(x.shape) == 1:
+        found = tl.gather(x, columns, 0)
+    else:
+        found = tl.gather(x, tl.broadcast_to(columns[None, :], (x.shape[0], columns.shape[0])), 1)
+    return found
+
+
+@triton.jit
 def tile_shift(x, init, rows):
     """Rows moved down by one, `init` in front."""
     above = tl.gather(x, tl.broadcast_to(tl.maximum(rows - 1, 0), x.shape), 0)

@@ -48,7 +48,7 @@ def test_every_target(name, target):
 SPILL_NOTHING = [("simple_gla", 32, None), ("simple_gla", 64, None), ("simple_gla", 128, 64),
                  ("hgrn", 32, None), ("gdn2", 128, None),
                  *((name, size, None) for name in ("gla", "kda", "delta_net", "gated_delta_net") for size in (64, 128)),
-                 ("delta_net", 32, None), ("gated_delta_net", 32, None)]  # fmt: skip
+                 ("delta_net", 32, None), ("gated_delta_net", 32, None), ("rwkv7", 64, None)]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, size, chunk", SPILL_NOTHING)

@@ -10,6 +10,7 @@ from recc.backends.triton import module
 from recc.backends.triton.config import Config
 from recc.backends.triton.schedule import Unserved
 
+from recc import library
 from recc.analysis import analyse
 from recc.runtime.cases import PACKED, Case
 
@@ -147,6 +148,16 @@ def test_sums_that_wait_for_a_second_loop(variant, interpreted):
     """In chunks of 128 tokens the last launch has two loops over keys, and the gate's gradient from sums of rows."""
     time = sum(PACKED) if "packed" in variant else 150
     assert interpreted(too_large, "simple_gla", Case(time, variant), None) == []
+
+
+@pytest.mark.parametrize(
+    "variant, dtype", [("plain", "float16"), ("decay_strong", "float32"), ("packed_reverse", "float32")]
+)
+def test_gradients_by_blocks_of_channels(variant, dtype, interpreted):
+    """Two blocks of 16 channels, of which the second has 5: what follows the loop of the last launch."""
+    time = sum(PACKED) if "packed" in variant else TOKENS
+    text = library.find("rwkv7")[0].replace("K = 8", "K = 21")
+    assert interpreted(too_large, text, Case(time, variant), 16, "split", dtype) == []
 
 
 @pytest.mark.parametrize("name", ["simple_gla", "kda"])
