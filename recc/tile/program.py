@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from recc.ir.names import free_name
 from recc.ir.node import GRID, ROW, Node, Spans, rebuild, walk
 from recc.ir.ops import VALUE_OF_FIRST, is_zero, leaf
 from recc.tile import filters  # noqa: F401 - registers its operations
@@ -73,12 +74,20 @@ def tile(name: str, axes: Iterable[str], dtype: str, rows: bool) -> Node:
 def differentiate(program: TileProgram, keep: tuple[str, ...] = DEAR) -> tuple[TileProgram, TileProgram]:
     """`program` with what it keeps, and its backward pass. keep: the ops whose tiles it keeps."""
     dear = [node for node in walk(*program.roots) if node.op in keep and GRID in node.axes]
-    program = replace(program, kept={f"kept.{place}": node for place, node in enumerate(dear)})
+    program = replace(program, kept=kept_names(dear, program))
     backward = adjoint(program)
     used = {node["name"] for node in walk(*backward.roots) if node.op == "tile"}
     kept = {name: node for name, node in program.kept.items() if name in used}
     loads = {name: node for name, node in backward.loads.items() if name in kept or name not in program.kept}
     return replace(program, kept=kept), replace(backward, loads=loads)
+
+
+def kept_names(nodes: Iterable[Node], program: TileProgram) -> dict[str, Node]:
+    """What is kept for the backward pass, under the spec's names where it has one."""
+    found: dict[str, Node] = {}
+    for place, node in enumerate(nodes):
+        found[free_name(f"kept.{program.names.get(node, place)}", found)] = node
+    return found
 
 
 def adjoint(program: TileProgram, placed: bool = False) -> TileProgram:

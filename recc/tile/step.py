@@ -16,7 +16,7 @@ from recc.tile.alone import one_head
 from recc.tile.contract import contract
 from recc.tile.cores import REDUCTIONS, Core, Phases, dims
 from recc.tile.pairs import in_real_numbers
-from recc.tile.program import TileProgram, adjoint, finish, state_key
+from recc.tile.program import TileProgram, adjoint, finish, kept_names, state_key
 
 
 def step_program(plan: Plan) -> TileProgram:
@@ -69,7 +69,7 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     own = [node for node in phases.nodes if isinstance(phases.owner(node), Core)]
     small = [n for n in own if n.op in REDUCTIONS and (len(dims(n)) < wide or wide < 2)]
     small += [node for node in own if OPS[node.op].curve and terms and wide < 2]
-    kept = {f"kept.{place}": node for place, node in enumerate(small)}
+    kept = kept_names(small, step)
     back = adjoint(replace(step, kept=kept), placed=terms)
     back = contracted(_of_each_token(back) if terms else back)
     used = {node["name"] for node in walk(*back.roots) if node.op == "tile"}
