@@ -30,6 +30,7 @@ WARP = 32
 SHARED = 64 << 10  # bytes of shared memory that every target has; a scan may take its whole operands through it
 PLACES, VECTORS = 128, 64  # of a row, in the widest tile of a scan: where other dims stand beside it, and where none do
 WARPS = (2, 4, 8)
+FLOWING = 1.5  # tiles that a thread holds of what streams through it, where values are complex; in a loop both ways
 
 
 def beside(schedule: Schedule, dim: str) -> list[str]:
@@ -52,14 +53,17 @@ def room(launch: Launch, rows: int, places: int, loop: str | None) -> tuple[int,
     the fewest warps. loop: the dim that a program takes block by block, if any."""
     held, waiting = held_at_once(launch, loop)
     streams = loop is None and _one_way(launch)
-    operands = 4 * max(_operands(node) for node in launch.nodes if node.op in OPERATORS)
+    is_complex = any(node.op.startswith("pair_") for node in launch.nodes)
+    operands = 16 if is_complex else 8  # bytes of an element of a scan's tiles
+    flowing = FLOWING * is_complex
+    held += 0 if loop is None else 2 * flowing
     first, apart = (4, APART) if loop is None else (8, IN_LOOP)
     most = rows * places // (WARP * first)  # elements of a thread
     while places > 1:
         elements = rows * places
         for warps in WARPS:
             own = elements // (WARP * warps)
-            tiles = waiting if streams and places >= WARP * warps else held
+            tiles = waiting + flowing if streams and places >= WARP * warps else held
             if own <= most and operands * elements <= SHARED and apart + tiles * own <= REGISTERS:
                 return places, warps
         places //= 2
@@ -172,10 +176,6 @@ def _source(node: Node, launch: Launch) -> Node:
 def _operator(node: Node) -> int:
     wide = node.op.startswith("pair_") and len(dims(node.axes)) > 1
     return OPERATORS[node.op] * (2 if wide else 1)
-
-
-def _operands(node: Node) -> int:
-    return 4 if node.op.startswith("pair_") else 2
 
 
 def _one_way(launch: Launch) -> bool:
