@@ -64,10 +64,7 @@ class Once:
         return [*named, *block("", [*body.before, *block(writer._head(loops.row, loops.rows), body.inside), *end])]
 
     def _sums(self, body: Body, end: list[str]) -> list[Sum]:
-        sums = [Sum(self.writer, body, node, end, True) for node in self.sums]
-        for each in sums:
-            each.chains = self.chains
-        return sums
+        return [Sum(self.writer, body, node, end, True) for node in self.sums]
 
     def _named(self, each: Sum) -> list[str]:
         return [f"{self.name(each.node, u)} = {text};" for (_, u), text in each.joined().items()]

@@ -41,7 +41,8 @@ class Sum:
         over = loops.innermost in node["over"]
         self.end = after if over or loops.innermost not in wide else self.lines
         self.separate = over and in_loop  # a loop adds to each: more chains than one
-        self.chains = loops.rows if self.separate else 1
+        most = writer.once.chains if writer.once else loops.rows  # side by side, with the next token's sums
+        self.chains = min(loops.rows, most) if self.separate else 1
         # A long row of vectors is added up in parts, none of which waits long for its own last addition.
         self.ways = max(1, min(loops.vectors // 4, 4 // loops.rows)) if self.over_lane else 1
         self.found: dict[tuple[int, int], str] = {}
