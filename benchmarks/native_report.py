@@ -54,6 +54,8 @@ MARKS = {
 }  # fmt: skip
 
 
+Rows = list[tuple[str, float | None, float, str]]  # what, how much, the least (or minus the most) that must be, unit
+
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
@@ -66,16 +68,20 @@ def over(times: dict, above: str, below: str) -> float | None:
 
 
 def figures(results: dict) -> list[dict]:
-    """What must be reached, from the process with the fewest threads: no floor depends on a second core."""
-    least = min(results["threads"], key=int)
-    work = {study: results["threads"][least]["workloads"].get(spec) for study, spec in STUDY.items()}
-    rows: list[tuple[str, float | None, float, str]] = []
-    for study, entry in work.items():
-        if entry is not None:
-            rows += _of_workload(study, STUDY[study], entry["seconds"])
+    """What must be reached: over floors and of one token in the process with the fewest threads, since no floor depends
+    on a second core; over what others take in that one, and on all cores."""
+    least, most = (end(results["threads"], key=int) for end in (min, max))
+    rows: Rows = []
+    for study, spec in STUDY.items():
+        entries = {count: results["threads"][count]["workloads"].get(spec) for count in dict.fromkeys((least, most))}
+        if entries[least] is not None:
+            rows += _of_workload(study, spec, entries[least]["seconds"])
+        for count, entry in entries.items():
+            if entry is not None:
+                said = "" if count == least else f", {_threads(count)}"
+                rows += [(what + said, *rest) for what, *rest in _over_others(study, spec, entry["seconds"])]
     for spec, sizes in results["threads"][least].get("sweep", {}).items():
         rows += [row for size, entry in sizes.items() for row in _of_size(spec, size, entry["seconds"])]
-    most = max(results["threads"], key=int)
     for spec, bound in CELLS.items():
         entry = results["threads"][most]["workloads"].get(spec)
         value = entry and over(entry["seconds"]["both"], NATIVE, rivals.NN)
@@ -93,23 +99,13 @@ def figures(results: dict) -> list[dict]:
     return [target(what, value, bound, unit) for what, value, bound, unit in rows if value is not None]
 
 
-def _of_workload(study: str, spec: str, seconds: dict) -> list[tuple[str, float | None, float, str]]:
+def _of_workload(study: str, spec: str, seconds: dict) -> Rows:
     forward, both, decode = (seconds[kind] for kind in KINDS)
     label = f"{study} {spec}: "
     rows = [(f"{label}forward over its floor", over(forward, NATIVE, _floor(forward)), -FLOORS["forward"][study], "x")]
     if study in FLOORS[BACKWARD]:
         value = over(both, NATIVE + BACKWARD, _floor(both))
         rows.append((f"{label}backward over its floor", value, -FLOORS[BACKWARD][study], "x"))
-    for kind, times in (("forward", forward), ("both", both)):
-        name, value = _best(times, TORCH_FORMS)
-        rows.append(
-            (f"{label}best torch form ({name}) over native, {KINDS[kind]}", value, BEST_TORCH[kind][study], "x")
-        )
-    plain = over(both, rivals.LOOP, NATIVE)
-    rows.append((f"{label}plain torch loop over native, forward + backward", plain, PLAIN_LOOP[study], "x"))
-    if spec == "gated_delta_net":
-        chunk = over(both, fallbacks.NAME, NATIVE)
-        rows.append((f"{label}transformers' fallback over native, forward + backward", chunk, 5, "x"))
     if spec in ("gla", "gated_delta_net") and decoding.BOUND in decode:
         rows.append((f"{label}decode step, bound", 1e6 * _median(decode[decoding.BOUND]), -10, "us"))
         name, value = _best(decode, (rivals.LOOP, decoding.IN_PLACE), of=decoding.BOUND)
@@ -117,7 +113,21 @@ def _of_workload(study: str, spec: str, seconds: dict) -> list[tuple[str, float 
     return rows
 
 
-def _of_size(spec: str, size: str, seconds: dict) -> list[tuple[str, float | None, float, str]]:
+def _over_others(study: str, spec: str, seconds: dict) -> Rows:
+    label = f"{study} {spec}: "
+    rows = []
+    for kind, bounds in BEST_TORCH.items():
+        name, value = _best(seconds[kind], TORCH_FORMS)
+        rows.append((f"{label}best torch form ({name}) over native, {KINDS[kind]}", value, bounds[study], "x"))
+    plain = over(seconds["both"], rivals.LOOP, NATIVE)
+    rows.append((f"{label}plain torch loop over native, forward + backward", plain, PLAIN_LOOP[study], "x"))
+    if spec == "gated_delta_net":
+        chunk = over(seconds["both"], fallbacks.NAME, NATIVE)
+        rows.append((f"{label}transformers' fallback over native, forward + backward", chunk, 5, "x"))
+    return rows
+
+
+def _of_size(spec: str, size: str, seconds: dict) -> Rows:
     """Of a memory of another size than the study's, whose floors it may miss by so much more."""
     (study,) = (name for name, other in STUDY.items() if other == spec)
     passes = {"forward": ("forward", NATIVE), "backward": ("both", NATIVE + BACKWARD)}
@@ -167,7 +177,7 @@ def markdown(results: dict) -> str:
         "compared with the float64 interpreter before anything was timed.",
         f"Jax has a process of its own, beside `{rivals.BESIDE[rivals.JAX]}`: its runtime slows the others down.",
         "",
-        f"## What must be reached ({_threads(min(processes, key=int))})",
+        f"## What must be reached ({_threads(min(processes, key=int))} where no other number stands)",
         "",
         *targets_table(results["figures"]),
         "",

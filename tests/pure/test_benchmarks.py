@@ -90,6 +90,18 @@ def test_a_report_from_measurements(monkeypatch, tmp_path):
     assert "## gla (W2)" in text and "B=2 T=64 H=4 K=8 V=16" in text
 
 
+def test_others_are_compared_on_all_cores_too():
+    """Floors are not."""
+    both = {candidates.NATIVE: [1.0], rivals.LOOP: [9.0]}
+    slow, fast = ({"forward": {}, "both": {**both, rivals.LOOP: [time]}, "decode": {}} for time in (9.0, 12.0))
+    threads = {count: {"workloads": {"hgrn": {"seconds": x}}} for count, x in (("1", slow), ("2", fast))}
+    rows = native_report.figures({"threads": threads, "first_use": {}})
+    plain = {row["what"]: row["met"] for row in rows if "plain torch loop" in row["what"]}
+    what = "W1 hgrn: plain torch loop over native, forward + backward"
+    assert plain == {what: False, f"{what}, 2 threads": True}
+    assert not any("floor" in row["what"] for row in rows)
+
+
 def test_a_ratio_is_taken_within_rounds():
     times = {"a": [2.0, 9.0, None], "b": [1.0, 3.0, 1.0]}
     assert native_report.over(times, "a", "b") == 2.5
