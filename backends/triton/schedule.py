@@ -227,11 +227,13 @@ class Schedule:
 
     def _hold_local(self) -> None:
         """A fused pass is handed only what depends on no state and is small but takes long: triangular inverses, and
-        scores that are made of the same inputs."""
+        scores that are made of the same inputs; not what an inverse alone is made of."""
         self.held, self.stored = dict.fromkeys(self.held, WALK), dict.fromkeys(self.stored, WALK)
         small = [node for node in self.every if node.op in SMALL and GRID in node.axes and self.in_kernel(node)]
         if any(node.op == "inverse" for node in small):
-            self.held |= {node: KERNEL for node in small if self.stage[node] == 0}
+            local = {node for node in small if self.stage[node] == 0}
+            walked = [*self.held, *self.stored, *(carry.new for carry in self.program.carries)]
+            self.held |= {node: KERNEL for node in ordered(walked, local) if node in local}
 
     def _give(self, level: int, body: set[Node]) -> None:
         """What a walk has solved passes through memory where launches after it read it: else each of these would hold

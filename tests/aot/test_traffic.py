@@ -57,6 +57,14 @@ def _leaves(plan):
     return [node for node in walk(*program.stores.values()) if node.op == "tile"]
 
 
+@pytest.mark.parametrize("name", ["rwkv7", "kda", "delta_net"])
+def test_the_walk_reads_all_that_it_is_handed(name):
+    """The score that an inverse alone is made of is not written."""
+    plan = analyse(recurrence(name))
+    prepare, walk = traffic.passes(plan, chosen(plan))[0].kernels
+    assert set(prepare.launch.stores) <= set(walk.launch.loads)
+
+
 def test_what_is_read_again_counts_again():
     plan = analyse(recurrence("simple_gla"))
     (narrow,), (wide,) = (traffic.moved(traffic.passes(plan, chosen(plan), _blocks(size))[0], {}) for size in (64, 128))
