@@ -10,10 +10,8 @@ has below its diagonal times b, and the diagonal times b.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from recc.backends.triton.loops import sums_over
-from recc.backends.triton.nodes import ordered
+from recc.backends.triton.rebuilt import rebuilt, users_of
 from recc.backends.triton.steps import Launch
 
 from recc.ir.node import COL, ROW, Node
@@ -25,17 +23,14 @@ TURNED, BACK = {ROW: COL}, {COL: ROW}
 def between_rows(launch: Launch, dim: str) -> Launch:
     """The launch with sums between rows taken from those that add up over `dim`. What it stores stands at the same
     place in `stores`."""
-    users: dict[Node, list[Node]] = {}
-    for node in launch.nodes:
-        for arg in dict.fromkeys(node.args):
-            users.setdefault(arg, []).append(node)
+    users = users_of(launch)
     new: dict[Node, Node] = {}
     for node in launch.nodes:
         if node.op == "sum_between" and not node["before"] and node.args[0].op == "mul":
             for weight, score in (node.args[0].args, node.args[0].args[::-1]):
                 if sums_over(score, dim) and not {weight, node.args[0]} & set(launch.stores):
                     new |= _of_rows(node, weight, score, users)
-    return rebuilt(launch, new) if new else launch
+    return rebuilt(launch, new)
 
 
 def _of_rows(between: Node, weight: Node, score: Node, users: dict[Node, list[Node]]) -> dict[Node, Node]:
@@ -49,26 +44,9 @@ def _of_rows(between: Node, weight: Node, score: Node, users: dict[Node, list[No
     strict = mul(weight, build("decay", ZERO, ZERO, ZERO, before=True))
     same = build("diagonal", weight)
     rows, columns = dot(strict, b, (COL,)), dot(strict, a, (ROW,))
-    sums = dot(a, rows, score["over"]), rename(dot(b, columns, score["over"]), BACK)
+    sums = dot(a, rows, score["over"]), dot(rename(b, BACK), rename(columns, BACK), score["over"])
     return {
         across: add(rows, mul(same, rename(b, BACK))),
         along: add(columns, mul(rename(same, TURNED), rename(a, TURNED))),
         between: build("rcumsum", sub(*sums)),
     }
-
-
-def rebuilt(launch: Launch, new: dict[Node, Node]) -> Launch:
-    """The launch with other nodes in place of some of its own, each made of what the launch has."""
-    loads = set(launch.loads)
-    done: dict[Node, Node] = {node: node for node in loads}
-
-    def renewed(node: Node) -> Node:
-        args = tuple(done[arg] if arg in done else arg for arg in node.args)
-        return node if args == node.args else build(node.op, *args, **dict(node.attrs))
-
-    for node in launch.nodes:
-        for part in ordered([new.get(node, node)], set(done)):
-            done.setdefault(part, renewed(part))
-        done[node] = done[new.get(node, node)]
-    stores = [done[node] for node in launch.stores]
-    return replace(launch, nodes=[node for node in ordered(stores, loads) if node not in loads], stores=stores)

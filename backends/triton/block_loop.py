@@ -16,7 +16,7 @@ from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, p
 from recc.backends.triton.order import Order
 from recc.backends.triton.tail import COLUMNS, Tail, in_blocks, tail_of
 
-from recc.ir.node import BOOL, GRID, ROW, Node
+from recc.ir.node import BOOL, ROW, Node
 
 # What takes more than the operands of its elements.
 FORMED = (*CONTRACTIONS, "score", "score_rows", "score_cols", "channel_since", "channel_tail")
@@ -28,6 +28,7 @@ class LoopKernel(Kernel):
     def _body(self) -> list[str]:
         dim, lines = self.launch.loop, []
         assert dim is not None
+        self.negative: set[Node] = set()  # what a loop subtracts
         for node in self.launch.loads:
             self._claim(node, self.tensors[node].name)
         pending = [node for node in self.launch.loads if not has(node, dim)]
@@ -61,7 +62,7 @@ class LoopKernel(Kernel):
         body = []
         for node in [*tail.held, *tail.again]:
             whole = self.variables.pop(node, None)
-            del self.spelled[node]
+            self.spelled.pop(node, None)
             if node in tail.held:
                 text = f"tile_columns({whole}, part_{dim})"
                 text = f"{text}.to(tl.float32)" if node in self.narrow or node in narrowed else text
@@ -111,9 +112,8 @@ class LoopKernel(Kernel):
                 del self.variables[node]
 
     def _cheap(self) -> set[Node]:
-        """What follows from vectors by other operations than contractions, and vectors in memory."""
-        found = {node for node in self.launch.loads
-                 if GRID in node.axes and len(inner(node.axes)) == 1 and ROW in node.axes}  # fmt: skip
+        """What follows from vectors of rows by other operations than contractions, and those and numbers in memory."""
+        found = {node for node in self.launch.loads if set(inner(node.axes)) <= {ROW}}
         for node in self.launch.nodes:
             from_vectors = all(arg in found or is_static(arg) or arg.op in CONSTANT for arg in reads(node))
             if from_vectors and node.op not in CONTRACTIONS and node not in self.launch.stores and reads(node):
@@ -151,10 +151,10 @@ class LoopKernel(Kernel):
                 lines += self._load_before(reads(node), inside, "        ")
                 name = self.variables[node]
                 sum_on = {"dot": self.text._op_dot, "score": self.text._op_score}.get(node.op)
-                if sum_on and (node.op == "score" or sums_on(node, self._part(node))):
+                if sum_on and (node.op == "score" or self._is_product(node)):
                     lines.append(f"        {name} = {sum_on(node, name)}")
                 else:
-                    lines.append(f"        {name} += {self.text.define(node)}")
+                    lines.append(f"        {name} {'-' if node in self.negative else '+'}= {self.text.define(node)}")
             else:
                 lines += self._computed([node], inside, "        ")
         for node in [*loop.nodes, *dict.fromkeys(gathers.values())]:
@@ -165,17 +165,24 @@ class LoopKernel(Kernel):
         return lines
 
     def _gathers(self, loop: Loop) -> dict[Node, Node]:
-        """Products that add up in one tile, each with the sum of all of them."""
-        single = {node for node in loop.sums if sums_on(node, self._part(node)) and self._alone(node)}
+        """Products that add up in one tile, or sums of rows in one vector, each with the sum of all of them; what is
+        subtracted is in `self.negative`."""
+        single = {node for node in loop.sums if self._alone(node) and (self._is_product(node) or _is_vector(node))}
         found: dict[Node, Node] = {}
         parts: dict[Node, set[Node]] = {node: {node} for node in single}
         for node in self.launch.nodes:
-            if node.op == "add" and all(arg in parts and arg.axes == node.axes for arg in node.args):
-                parts[node] = parts[node.args[0]] | parts[node.args[1]]
+            signed = node.op == "add" or (node.op == "sub" and _is_vector(node))
+            if signed and all(arg in parts and arg.axes == node.axes for arg in node.args):
+                first, second = node.args
+                self.negative ^= parts[second] if node.op == "sub" else set()
+                parts[node] = parts[first] | parts[second]
                 found |= dict.fromkeys(parts[node], node)
                 if not self._alone(node):
                     del parts[node]
         return found
+
+    def _is_product(self, node: Node) -> bool:
+        return sums_on(node, self._part(node))
 
     def _on_top(self, sums: set[Node]) -> set[Node]:
         """Products that are summed on top of what a loop has added up: its tile is there."""
@@ -193,8 +200,13 @@ class LoopKernel(Kernel):
         return self.users.get(node) == 1 and node not in self.launch.stores
 
 
+def _is_vector(node: Node) -> bool:
+    return inner(node.axes) == (ROW,)
+
+
 def soon(loop: Loop, loads: list[Node]) -> list[Node]:
-    """The body of a loop, what is smaller than what it is made of as soon as that is there: no tile waits for it."""
+    """The body of a loop, what is smaller than what it is made of as soon as that is there: no tile waits for it. One
+    that is computed is wider than one that is loaded, so it does not wait for a load either."""
     waiting = [node for node in loop.nodes if node in loop.sums or shrinks(node)]
     done: dict[Node, None] = {}
     there: set[Node] = set()
@@ -212,6 +224,7 @@ def soon(loop: Loop, loads: list[Node]) -> list[Node]:
             found = ordered([small], {*done, *loads})
             needed = [one for one in found if one in loop.nodes and one not in done]
             read = {arg for one in needed for arg in reads(one) if arg in loads}
-            if read <= there and not any(one.op in FORMED for one in needed[:-1]):
+            freed = any(arg in done and len(inner(arg.axes)) == 2 for one in needed for arg in reads(one))
+            if (read <= there or freed) and not any(one.op in FORMED for one in needed[:-1]):
                 place(needed)
     return list(done)

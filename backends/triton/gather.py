@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from recc.backends.triton.loops import sums_over
 from recc.backends.triton.nodes import inner, ordered, sums_on
+from recc.backends.triton.rebuilt import users_of
 from recc.backends.triton.steps import Launch
 
 from recc.ir.node import ROW, Axis, Node
@@ -50,11 +51,9 @@ def gathered(launch: Launch, dim: str) -> Launch:
 class _Gathering:
     def __init__(self, launch: Launch, dim: str) -> None:
         self.launch, self.dim = launch, dim
-        self.users: dict[Node, list[Node]] = {}
+        self.users = users_of(launch)
         self.late: set[Node] = set()  # what follows from a sum over the loop
         for node in launch.nodes:
-            for arg in dict.fromkeys(node.args):
-                self.users.setdefault(arg, []).append(node)
             if any(arg in self.late or sums_over(arg, dim) for arg in node.args):
                 self.late.add(node)
         self.contractions: dict[Node, Contraction] = {}
