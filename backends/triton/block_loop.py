@@ -29,6 +29,7 @@ class LoopKernel(Kernel):
         dim, lines = self.launch.loop, []
         assert dim is not None
         self.negative: set[Node] = set()  # what a loop subtracts
+        self.partial: set[Node] = set()  # sums of some of what adds up in one tile: no variable is theirs
         for node in self.launch.loads:
             self._claim(node, self.tensors[node].name)
         pending = [node for node in self.launch.loads if not has(node, dim)]
@@ -123,7 +124,7 @@ class LoopKernel(Kernel):
     def _again(self, loop: Loop, dim: str, place: int) -> list[Node]:
         """What is computed before a later loop, with what was forgotten."""
         sums = {node for node in self.launch.nodes if node in self.variables}
-        wanted = [*loop.before, *loop.nodes]
+        wanted = [node for node in [*loop.before, *loop.nodes] if node not in self.partial]
         needed = set(ordered([*wanted], sums | set(self.launch.loads)))
         inside = set(loop.nodes)
         return [node for node in self.launch.nodes if node in needed and node not in inside and node not in sums]
@@ -176,6 +177,7 @@ class LoopKernel(Kernel):
                 first, second = node.args
                 self.negative ^= parts[second] if node.op == "sub" else set()
                 parts[node] = parts[first] | parts[second]
+                self.partial |= {first, second} - single
                 found |= dict.fromkeys(parts[node], node)
                 if not self._alone(node):
                     del parts[node]
