@@ -102,7 +102,7 @@ def test_kernels_begin_with_the_default():
     space = GpuSpace(analyse(parse_text(*library.find("gla"))[0]), "triton")
     quick, full = space.starts("quick"), space.starts("full")
     assert quick[0] == {"backend": "triton"} and all(form["backend"] == "triton" for form in full)
-    usual = {"backend": "triton", "chunk": 32, "inner": 16, "forward": "fused", "backward": "split"}
+    usual = {"backend": "triton", "chunk": 32, "inner": 16, "forward": "fused", "backward": "split", "apart": False}
     assert usual | {"chunk": 64} in quick and usual | {"forward": "split"} in quick
     assert usual not in full  # the default under another name
     assert usual | {"chunk": 16, "backward": "fused"} in full
