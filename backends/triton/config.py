@@ -84,6 +84,7 @@ class Config:
 
 
 DEFAULT = Config()
+BESIDE_SCANS = 32  # tokens in a chunk of a memory beside which other states are scanned
 CROSS = Tile(block=32, stages=1)  # of what takes states from outer chunk to outer chunk, which reads a matrix for each
 
 
@@ -123,13 +124,17 @@ def kept(plan: Plan) -> tuple[str, ...]:
 def default_chunk(plan: Plan, choice: Choice) -> int:
     """Tokens in a chunk of the backward pass, where nobody says: the longer it is, the fewer states are read and
     written. What a chunk needs on chip grows with it: triangular systems of a row for each rank and token, and for a
-    decay of each channel tiles of the keys at each level of the chunk's halves, which spill in chunks of 64."""
-    if any(choice.name(component) != "chunk" for component in plan.components):
+    decay of each channel tiles of the keys at each level of the chunk's halves, which spill in chunks of 64. What is
+    scanned beside a memory waits in its launches, too."""
+    chunked = [choice.name(component) == "chunk" for component in plan.components]
+    if not any(chunked):
         return choice.chunk
     channel = has_channel_decay(plan)
     kinds = [component.kind for component in plan.components if isinstance(component.kind, Affine)]
-    ranks = max((len(kind.ranks) for kind in kinds), default=0)
-    return (64 if channel else 128) >> max(ranks.bit_length(), int(channel))
+    ranks = max((len(kind.ranks) for kind in kinds), default=0).bit_length()
+    if not all(chunked):
+        return min(choice.chunk, max(CHUNKS[0], BESIDE_SCANS >> ranks))
+    return (64 if channel else 128) >> max(ranks, int(channel))
 
 
 def default_tile(launch: Launch, schedule: Schedule, rows: int) -> Tile:
