@@ -32,6 +32,7 @@ def _one(w: Workload, floors, rounds: int) -> dict:
     import torch
     from candidates import AGREE, NATIVE, Candidate, difference, op_on, reference
     from native import FLOOR, bounds, parts
+    from rivals import Rival
     from workloads import draw
 
     from recc.tuning.measure import rounds as timed
@@ -42,7 +43,7 @@ def _one(w: Workload, floors, rounds: int) -> dict:
     def candidate(w: Workload) -> Candidate:
         tensors = draw(w)
         dy = torch.randn(tensors["v"].shape, generator=torch.Generator().manual_seed(1))
-        return Candidate(NATIVE, run, tensors, dy)
+        return Candidate(Rival(NATIVE, run), tensors, dy)
 
     short, full = candidate(replace(w, time=CHECKED)), candidate(w)
     error = difference(short.results(), reference(w, short.tensors, short.dy))

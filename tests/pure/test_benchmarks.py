@@ -21,6 +21,7 @@ sys.path.insert(0, str(FOLDER))
 import candidates  # noqa: E402
 import fallbacks  # noqa: E402
 import floors  # noqa: E402
+import layers  # noqa: E402
 import native  # noqa: E402
 import native_report  # noqa: E402
 import rivals  # noqa: E402
@@ -113,6 +114,17 @@ def test_jax_is_compared_with_the_native_code_of_its_own_process():
     times = {candidates.NATIVE: [1.0], beside: [2.0], rivals.JAX: [6.0], rivals.LOOP: [6.0]}
     cells = {name: native_report._cell(times, name, "").partition("**")[2] for name in times}
     assert cells == {candidates.NATIVE: "", beside: "", rivals.JAX: "3.00x**", rivals.LOOP: "6.00x**"}
+
+
+@pytest.mark.skipif(build.find_compiler() is None, reason="the floors are C")
+def test_memories_of_other_sizes_and_layers_are_measured(monkeypatch):
+    found = sweep._one(small("gla"), floors.Floors(1), 1)
+    assert found["agreement"][candidates.NATIVE] < 1e-5
+    assert {candidates.NATIVE, "floor: multiply-adds"} <= set(found["seconds"]["forward"])
+    monkeypatch.setattr(layers, "TIME", 16)
+    monkeypatch.setattr(layers, "WIDTH", 8)
+    found = layers._one("gla_layer", {"heads": 2, "D": 8, "K": 4, "V": 4}, 1)
+    assert found["agreement"] < 1e-5 and set(found["seconds"]["both"]) == {candidates.NATIVE, candidates.TORCH}
 
 
 def test_memories_of_other_sizes_are_held_to_their_floors():
