@@ -245,10 +245,14 @@ def in_own_process(threads: int, args: argparse.Namespace, *more: str) -> dict:
 
 
 def added(old: dict, new: dict) -> dict:
-    """The old results, with what the new ones have of machines, workloads and floors in place of their own."""
+    """The old results, with what the new ones have of machines, workloads and floors in place of their own. What is not
+    installed now was there when the old ones were measured."""
     for threads, found in new["threads"].items():
         kept = old["threads"].get(threads, {"workloads": {}})
-        old["threads"][threads] = {**kept, **found, "workloads": {**kept["workloads"], **found["workloads"]}}
+        there = {name: value for name, value in found["machine"].items() if value != "not installed"}
+        machine = {**found["machine"], **kept.get("machine", {}), **there}
+        workloads = {**kept["workloads"], **found["workloads"]}
+        old["threads"][threads] = {**kept, **found, "machine": machine, "workloads": workloads}
     return {**old, **{key: value for key, value in new.items() if key != "threads"}}
 
 
