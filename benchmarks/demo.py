@@ -88,9 +88,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm_mix, self.norm_mlp = norm(width), norm(width)
         self.mix = Mixer(width, heads, backend)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 3 * width, bias=False), nn.GELU(), nn.Linear(3 * width, width, bias=False)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
 
     def run(self, x: Tensor, state, mix) -> tuple[Tensor, object]:
         y, state = mix(self.norm_mix(x), state)
