@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from recc.backends.triton.loops import sums_over
+from recc.backends.triton.loops import after_sums, sums_over
 from recc.backends.triton.nodes import inner, ordered, sums_on
 from recc.backends.triton.rebuilt import users_of
 from recc.backends.triton.steps import Launch
@@ -52,10 +52,7 @@ class _Gathering:
     def __init__(self, launch: Launch, dim: str) -> None:
         self.launch, self.dim = launch, dim
         self.users = users_of(launch)
-        self.late: set[Node] = set()  # what follows from a sum over the loop
-        for node in launch.nodes:
-            if any(arg in self.late or sums_over(arg, dim) for arg in node.args):
-                self.late.add(node)
+        self.late = after_sums(launch, dim)
         self.contractions: dict[Node, Contraction] = {}
         self.sums: dict[Node, list[Term]] = {}  # by the outermost node
         self.inside: set[Term] = set()  # the terms that are gathered

@@ -34,6 +34,15 @@ def has(node: Node, dim: str) -> bool:
     return any(dim_of(axis) == dim for axis in dims(node.axes))
 
 
+def after_sums(launch: Launch, dim: str) -> set[Node]:
+    """What of a launch follows from a sum over `dim`."""
+    found: set[Node] = set()
+    for node in launch.nodes:
+        if any(arg in found or sums_over(arg, dim) for arg in node.args):
+            found.add(node)
+    return found
+
+
 def loops(launch: Launch, dim: str) -> list[Loop] | None:
     """The loops over `dim` that compute a launch; None where it is needed whole. The last may have no body.
 

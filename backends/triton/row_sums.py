@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recc.backends.triton.loops import has, sums_over
+from recc.backends.triton.loops import after_sums, has, sums_over
 from recc.backends.triton.nodes import inner
 from recc.backends.triton.rebuilt import rebuilt, users_of
 from recc.backends.triton.steps import Launch
@@ -41,10 +41,7 @@ class _RowSums:
     def __init__(self, launch: Launch, dim: str) -> None:
         self.launch, self.dim = launch, dim
         self.users = users_of(launch)
-        self.late: set[Node] = set()  # what follows from a sum over the loop
-        for node in launch.nodes:
-            if any(arg in self.late or sums_over(arg, dim) for arg in node.args):
-                self.late.add(node)
+        self.late = after_sums(launch, dim)
         vectors = [node for node in launch.nodes if node.op in ("add", "sub") and inner(node.axes) == (ROW,)]
         within = {arg for node in launch.nodes if node.op in ("add", "sub") for arg in node.args if self._alone(arg)}
         self.vectors = [node for node in vectors if node not in within]  # the outermost ones

@@ -25,7 +25,7 @@ from recc.analysis.reads import Read
 from recc.ir.node import COL, COMPLEX, GRID, HEADS, RANK, RANK2, ROW, Axis, Node
 from recc.ir.ops import ONE, ZERO, add, build, dot, is_zero, leaf, mul, ones, rename, spread, sub
 from recc.strategies.lowering import Lowering
-from recc.tile.ops import decayed_sum
+from recc.tile.channels import decayed_sum
 
 
 class Chunk:

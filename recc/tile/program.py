@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from recc.ir.names import free_name
 from recc.ir.node import GRID, ROW, Node, Spans, rebuild, walk
 from recc.ir.ops import VALUE_OF_FIRST, is_zero, leaf
-from recc.tile import filters  # noqa: F401 - registers its operations
+from recc.tile import channels, filters  # noqa: F401 - they register their operations
 from recc.tile.adjoint import cotangents
 from recc.tile.blocks import leave_blocks
 from recc.tile.ops import leave
