@@ -31,6 +31,7 @@ from recc.analysis.plan import Plan, Reason
 from recc.ir.node import HEADS
 from recc.ir.program import Recurrence
 from recc.strategies import STRATEGIES, Choice, choose, cost
+from recc.tile.first_rows import first_rows
 from recc.tile.outside import outside
 from recc.tile.pairs import declared
 from recc.tile.program import TileProgram
@@ -105,7 +106,7 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
             f"use the torch backend; `recc explain {rec.name}` says what keeps it from `chunk` and `scan`",
         )
     program, backward, step = programs(plan, choice, keep=kept(plan))
-    program, backward = in_reals(outside(program)), in_reals(outside(backward))
+    program, backward = in_reals(outside(program)), first_rows(in_reals(outside(backward)))
     config, split = default(program, choice, config), split_axis(program)
     first, second = (
         Schedule(part, split, kind == "fused", config.apart)

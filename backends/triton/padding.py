@@ -11,8 +11,8 @@ from recc.ir.node import Axis, Node, dim_of
 
 ZERO, FINITE, ANY = 0, 1, 2  # what is known of the padding along an axis
 _OF_ZERO = ("neg", "stopgrad", "sin", "tanh", "silu", "gelu", "relu", "erf", "abs", "sign", "floor", "until_end",
-            "cumsum", "rcumsum", "unshift", "end", "first", "put_end", "put_first", "sum_before", "diagonal", "expm1",
-            "take", "put", "log1p")  # fmt: skip
+            "cumsum", "rcumsum", "unshift", "end", "first", "at_row", "if_end", "put_end", "put_first", "sum_before",
+            "diagonal", "expm1", "take", "put", "log1p")  # fmt: skip
 _OF_FINITE = ("exp", "sigmoid", "cos", "softplus", "logsigmoid", "bounded", "since", "channel_since", "channel_tail",
               "tail", "lt", "le", "gt", "ge", "eq", "ne", "maximum", "minimum", "ones", "iota")  # fmt: skip
 

@@ -75,9 +75,8 @@ class Schedule:
         self.carried = {carry.old for carry in program.carries}
         self.partial = {node for node in self.every if self._is_partial(node)}
         self.host: set[Node] = set()
-        for node in self.every:
-            if node in self.partial or self._is_host(node):
-                self.host.add(node)
+        for node in self.every:  # those before it first
+            self.host |= {node} if node in self.partial or self._is_host(node) else set()
         self._move_views()
         self.slot: dict[Node, int] = {}
         self.walks: dict[int, int] = {}  # the slot of each level's loop
@@ -213,14 +212,12 @@ class Schedule:
             for node in ordered([c.new for c in carries_of(program, level)]):
                 if node not in body and self._is_operand(node, body, level):
                     self._settle(node, self.walks[level])
+            self._lead(level, body)
             self._give(level, body)
         while True:
             launches = [step for step in self._steps() if isinstance(step, Launch)]
-            often = [
-                node
-                for node in self.every
-                if node.op == "inverse" and node not in self.held and sum(node in x.nodes for x in launches) > 1
-            ]
+            free = [node for node in self.every if node.op == "inverse" and node not in self.held]
+            often = [node for node in free if sum(node in launch.nodes for launch in launches) > 1]
             if not often:
                 return
             self.held |= {node: self.slot[node] for node in often}
@@ -257,6 +254,21 @@ class Schedule:
             return
         for arg in reads(node):
             self._settle(arg, at)
+
+    def _lead(self, level: int, body: set[Node]) -> None:
+        """A walk of vectors after one of matrices computes no products of tiles in its loop: what these lead to passes
+        through memory, as far as no later walk adds to it."""
+        order = levels(self.program)
+        before = [at for at in order if at < level and any(map(_is_matrix, carries_of(self.program, at)))]
+        carries = carries_of(self.program, level)
+        if not before or any(map(_is_matrix, carries)):
+            return
+        stage, slot = order.index(before[-1]) + 1, _up(self.walks[before[-1]], KERNEL)
+        later = {node for node in self.every if self.stage[node] > stage or node in body}
+        for node in ordered([carry.new for carry in carries], set(self.every) - later):
+            found = ordered([node], set(self.held)) if node not in later and self.in_kernel(node) else []
+            if any(one.op == "dot" and self.in_kernel(one) for one in found):
+                self.held.setdefault(node, max(slot, self.slot[node]))
 
     # --- steps -------------------------------------------------------------------------------------------
 
@@ -376,6 +388,11 @@ class Schedule:
                 }
         free = sorted(present - bound)
         return self.split if self.split in free else free[-1] if free else None
+
+
+def _is_matrix(carry: Carry) -> bool:
+    """Whether a state is a matrix."""
+    return len(dims(carry.old.axes)) > 1
 
 
 def _up(slot: int, kind: int) -> int:

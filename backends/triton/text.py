@@ -92,7 +92,8 @@ class TileText:
             arg = reads(node)[0]
             axes = (ROW, *(axis for axis in node.axes if axis != ROW)) if node.op.startswith("put_") else arg.axes
             full = sort_axes(axes)
-            return ALONG_ROWS[node.op].format(self._aligned(arg, full), self.vector(ROW, full)), ATOM
+            along = self.vector(ROW, full) if ROW in full else ""
+            return ALONG_ROWS[node.op].format(self._aligned(arg, full), along, **dict(node.attrs)), ATOM
         text, binds = ELEMENTWISE[node.op]
         parts = []
         for place, arg in enumerate(node.args):

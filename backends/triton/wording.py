@@ -53,12 +53,14 @@ ELEMENTWISE: dict[str, tuple[str, int]] = {
     "ne": ("{0} != {1}", LOOSE),
 }
 
-# The text of what acts along the rows of one tile: {0} the tile, {1} `rows` aligned with it.
+# The text of what acts along the rows of one tile: {0} the tile, {1} `rows` aligned with it, and its attributes.
 ALONG_ROWS = {
     "cumsum": "tile_cumsum({0})",
     "rcumsum": "tile_rcumsum({0})",
     "end": "tile_at_row({0}, {1}, end)",
     "first": "tile_at_row({0}, {1}, 0)",
+    "at_row": "tile_at_row({0}, {1}, {at})",
+    "if_end": "tl.where(end == {at}, {0}, 0.0)",
     "put_end": "tl.where({1} == end, {0}, 0.0)",
     "put_first": "tl.where({1} == 0, {0}, 0.0)",
     "until_end": "tl.where({1} <= end, {0}, 0.0)",

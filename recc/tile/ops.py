@@ -60,10 +60,10 @@ def _along_rows(name: str) -> Any:
 
 
 def _drop_row(name: str) -> Any:
-    def construct(a: Node) -> Node:
+    def construct(a: Node, **attrs: Any) -> Node:
         if ROW not in a.axes:
             return a
-        return make(name, (a,), [x for x in a.axes if x != ROW], a.dtype)
+        return make(name, (a,), [x for x in a.axes if x != ROW], a.dtype, **attrs)
 
     return construct
 
@@ -92,6 +92,8 @@ _register("end", 1, _drop_row("end"), lambda y, g: (build("put_end", g),), "sum"
 _register("put_end", 1, _add_row("put_end"), lambda y, g: (build("end", g),), "sum")
 _register("first", 1, _drop_row("first"), lambda y, g: (build("put_first", g),), "sum")
 _register("put_first", 1, _add_row("put_first"), lambda y, g: (build("first", g),), "sum")
+_register("at_row", 1, _drop_row("at_row"), None, "sum")  # row `at`, zero where there is none
+_register("if_end", 1, _along_rows("if_end"), None, "sum")  # row `at` of `put_end`
 _register("until_end", 1, _along_rows("until_end"), lambda y, g: (build("until_end", g),), "sum")
 
 

@@ -9,8 +9,10 @@ pytest.importorskip("triton")
 import torch
 from kernels import has_complex_state, parallel, recurrence
 from recc.backends.triton import aot, module
+from recc.backends.triton.nodes import inner
 
 from recc.analysis import analyse
+from recc.ir.node import ROW
 
 SMALL = dict.fromkeys(("K", "V", "N", "P", "D"), 16)
 
@@ -115,6 +117,17 @@ def test_a_system_is_solved_once_for_its_values_and_once_for_their_cotangents(na
 
 def _solves(node) -> bool:
     return any((arg.args[0] if arg.op == "rename" else arg).op == "inverse" for arg in node.args)
+
+
+@pytest.mark.parametrize("name", ["mamba2_window", "gated_delta_net_layer", "mlstm"])
+def test_a_walk_of_vectors_after_that_of_a_memory_computes_no_products(name):
+    """What it reads of them is a vector for each chunk: no rows pass through memory for a delay of a delay."""
+    plan = analyse(recurrence(name))
+    _, backward, _ = module.functions(plan, module.chosen(plan))
+    walks = [kernel.launch for kernel in backward.kernels if kernel.launch.walks]
+    after = [walk for walk in walks[1:] if not any(len(inner(carry.old.axes)) > 1 for carry in walk.walks)]
+    assert after and not any(node.op == "dot" for walk in after for node in walk.nodes)
+    assert not any(ROW in node.axes for walk in after for node in walk.loads)
 
 
 def test_products_over_a_loop_add_up_in_one_tile():
