@@ -13,7 +13,7 @@ WORKERS ?= $(CORES)
 THREADS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test bench accuracy tasks gpu aot readme lint format clean
+.PHONY: help setup demo test bench accuracy tasks gpu aot fitted readme lint format clean
 
 help:
 	@echo 'make demo    train a small language model with layers compiled from a spec (under 4 minutes on 2 cores)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make accuracy  errors of nonlinear cells against float64, mild to chaotic, up to 100,000 tokens; a table and a plot'
 	@echo 'make gpu     on a machine with a GPU, within 9 minutes: the gpu tests, a quick tune, times beside other kernels'
 	@echo 'make aot     compile the kernels of every parallel spec for four GPUs that need not be there; a table of what they use'
+	@echo 'make fitted  search for configurations of kernels where the default spills registers; what ships with recc'
 	@echo 'make tasks   what each class of recurrence learns; redraws docs/tasks.png'
 	@echo 'make readme  regenerate the tables of specs in README.md and docs/specs.md'
 	@echo 'make lint    ruff; make format rewrites'
@@ -64,6 +65,10 @@ gpu:
 # Compiles; nothing runs, and no GPU is needed. What is compiled already is kept.
 aot: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.aot --jobs $(WORKERS) $(AOT_ARGS)
+
+# Compiles likewise. After kernels have changed, and before `make aot`.
+fitted: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fitted --jobs $(WORKERS) $(FITTED_ARGS)
 
 tasks: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tasks

@@ -12,18 +12,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from benchmarks.isolated import isolated, progress
 
 PAGE = Path(__file__).parent / "results" / "aot.md"
 SMALL, LARGE = 16, 64  # of dims without a size
@@ -72,7 +69,7 @@ def compiled(case: Case) -> dict[str, Any]:
     """The facts of a case's launches by pass, from the cache where they are known."""
     import torch
     import triton
-    from recc.backends.triton import aot
+    from recc.backends.triton import aot, fitted
     from recc.backends.triton.module import chosen, generate, text_of
 
     from recc import library
@@ -81,8 +78,9 @@ def compiled(case: Case) -> dict[str, Any]:
     from recc.runtime import cache
 
     plan = analyse(parse_text(*map(str, library.find(case.spec)))[0])
-    generated = generate(plan, chosen(plan))
-    sizes = {dim: case.size for dim, size in plan.recurrence.dims.items() if not size}
+    sizes = {dim: size or case.size for dim, size in plan.recurrence.dims.items()}
+    config = fitted.config_of(plan.recurrence, sizes, case.target)
+    generated = generate(plan, chosen(plan, None, config.chunk), config)
     launches = aot.launches(generated, sizes, torch.bfloat16)
     decided = [(launch.name, launch.options, _numbers(launch.arguments)) for launch in launches]
     key = f"{text_of(generated)} {decided} {case} {triton.__version__}"
@@ -104,46 +102,6 @@ def compiled(case: Case) -> dict[str, Any]:
 def _numbers(arguments: dict[str, Any]) -> dict[str, Any]:
     """What a launch is compiled for beside its text: sizes, blocks and settings."""
     return {name: value for name, value in arguments.items() if value is None or not hasattr(value, "stride")}
-
-
-def _work(case: Case, answer: Connection) -> None:
-    os.setsid()  # with the compilers that it starts
-    try:
-        answer.send(compiled(case))
-    except Exception as error:  # a compiler's own words are the finding
-        answer.send(" ".join(f"{type(error).__name__}: {error}".split())[-160:])
-
-
-def outcome(case: Case, limit: float) -> dict[str, Any] | str:
-    """The facts of a case, or why there are none."""
-    started = multiprocessing.get_context("spawn")
-    ours, theirs = started.Pipe(duplex=False)
-    process = started.Process(target=_work, args=(case, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv() if ours.poll(limit) else f"not compiled within {limit:.0f} s"
-    except EOFError:
-        return "the process ended"
-    finally:
-        if process.is_alive():
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                process.kill()
-        process.join()
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Any]:
-    """A bar on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        row = bar.add_task("compiling", total=total)
-        yield lambda case: bar.update(row, advance=1, description=f"{case.spec} {case.target}"[:40])
 
 
 def page(found: dict[Case, dict[str, Any] | str], total: int) -> str:
@@ -182,14 +140,14 @@ def main() -> int:
 
         def one(case: Case) -> dict[str, Any] | str | None:
             late = args.budget is not None and time.monotonic() - began > args.budget
-            return None if late else outcome(case, args.limit)
+            return None if late else isolated(compiled, case, args.limit)
 
         try:
             waiting = {pool.submit(one, case): case for case in wanted}
             for done in as_completed(waiting):
                 if done.result() is not None:
                     found[waiting[done]] = done.result()
-                advance(waiting[done])
+                advance(f"{waiting[done].spec} {waiting[done].target}")
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
     PAGE.write_text(page(found, len(wanted)), encoding="utf-8")

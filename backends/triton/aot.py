@@ -19,6 +19,8 @@ from recc.backends.triton.tokens import Decoder, TokenPasses, Tokens
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from recc.strategies.outer import PROCESSORS
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -100,6 +102,16 @@ def launches(generated: Generated, sizes: dict[str, int], dtype: torch.dtype, ba
         call = Tokens(batch, 1, heads, None, False, inputs[0], 1)
         decoder.step((call, {**known, "heads": heads}), [*(x[:, 0] for x in inputs), *params], states)
     return found
+
+
+def every_launch(generated: Generated, sizes: dict[str, int], dtype: torch.dtype) -> list[Recorded]:
+    """What calls of a recurrence in chunks launch: where there are programs enough for the device, and where outer
+    chunks make more of them."""
+    found = {}
+    for processors in (1, max(PROCESSORS.values())):
+        for launch in launches(generated, sizes, dtype, processors=processors):
+            found.setdefault((launch.name, launch.arguments.get("OUTER", False)), launch)
+    return list(found.values())
 
 
 def target_of(arch: str) -> GPUTarget:

@@ -7,6 +7,7 @@ import linecache
 from dataclasses import replace
 from typing import Any
 
+import torch
 from recc.backends.torch.emit import step_function
 from recc.backends.torch.module import (
     TILES,
@@ -20,10 +21,10 @@ from recc.backends.torch.module import (
     saved_item,
     support_text,
 )
-from recc.backends.triton import newton, room, sequential
+from recc.backends.triton import fitted, newton, room, sequential
 from recc.backends.triton.config import DEFAULT, Config, default, default_chunk, kept
 from recc.backends.triton.emit import Function
-from recc.backends.triton.paired import PairedOp, SolvedOp
+from recc.backends.triton.paired import PairedOp, SolvedOp, present
 from recc.backends.triton.schedule import Schedule, Unserved, in_reals, split_axis
 
 from recc.analysis import analyse
@@ -143,14 +144,16 @@ def load(generated: Generated) -> Any:
     return op
 
 
-def op(plan: Plan, strategy: str | None = None, config: Config = DEFAULT) -> Any:
-    """The op of a plan, and beside it, where nothing was asked for, another one for the calls that it serves better;
-    see `paired`. Raises Unserved and strategies.Refused."""
+def op(plan: Plan, strategy: str | None = None, config: Config = DEFAULT, target: str | None = None) -> Any:
+    """The op of a plan, and beside it, where nothing was asked for, others for the calls that they serve better; see
+    `paired`. target: the device that it is for, by default the one that is there. Raises Unserved and
+    strategies.Refused."""
     choice = chosen(plan, strategy, config.chunk)
     made = load(generate(plan, choice, config))
     asked = strategy is not None or config != DEFAULT
     if isinstance(made, PairedOp):
         made.walking, made.few = lambda: _walking(plan), not asked
+        made.fitted = () if asked else _fitted(plan, target or present())
     elif not asked and isinstance(made, SolvedOp) and solvable(plan):
         made.solving = lambda: load(newton.generate(plan, choose(plan, "newton")))
         made.pays = functools.lru_cache(maxsize=4096)(functools.partial(cost.solves, plan.components[0], plan))
@@ -166,6 +169,16 @@ def solvable(plan: Plan) -> bool:
     except Unserved:
         return False
     return True
+
+
+def _fitted(plan: Plan, target: str | None) -> tuple[tuple[dict[str, int], torch.dtype, Any], ...]:
+    """The ops of the configurations that ship with recc for a plan on a device, with the sizes and dtype of each."""
+    made: dict[Config, Any] = {}
+    entries = fitted.entries(plan.recurrence, target) if target is not None else []
+    for entry in entries:
+        if entry.config not in made:
+            made[entry.config] = load(generate(plan, chosen(plan, None, entry.config.chunk), entry.config))
+    return tuple((dict(entry.dims), getattr(torch, entry.dtype), made[entry.config]) for entry in entries)
 
 
 def _walking(plan: Plan) -> Any:

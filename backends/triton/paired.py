@@ -1,8 +1,9 @@
-"""Ops with another one of the same recurrence beside them, which serves some calls better: by their shapes.
+"""Ops with others of the same recurrence beside them, which serve some calls better: by their shapes.
 
-Beside kernels of chunks that is the walk over tokens, for single tokens, by one launch, and calls of few; see
-`recc.strategies.few`. Beside the walk of a nonlinear recurrence it is Newton's method, for few channels and many
-tokens, as long as it converges; see `recc.strategies.cost` and `watch`.
+Beside kernels of chunks that is the walk over tokens, for single tokens, by one launch, and calls of few (see
+`recc.strategies.few`), and chunks and tiles of other sizes where those of the default would spill registers (see
+`fitted`). Beside the walk of a nonlinear recurrence it is Newton's method, for few channels and many tokens, as long as
+it converges; see `recc.strategies.cost` and `watch`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 import triton
+from recc.backends.torch.layout import dim_of
 from recc.backends.torch.passes import ArgumentError
 from recc.backends.triton.launch import KernelOp, processors_of
 from recc.backends.triton.tokens import TokenOp, TooLarge
@@ -23,10 +25,12 @@ from recc.strategies.few import walks_tokens
 
 class PairedOp(KernelOp):
     """An op in chunks. walking: makes the op that walks over tokens, None where these kernels cannot; few: whether that
-    one serves calls of few tokens, too."""
+    one serves calls of few tokens, too. fitted: ops with other configurations, and the sizes of dims and the dtype that
+    each is for."""
 
     walking: Callable[[], TokenOp | None] | None = None
     few = False
+    fitted: tuple[tuple[dict[str, int], torch.dtype, KernelOp], ...] = ()
 
     @functools.cached_property
     def walk(self) -> TokenOp | None:
@@ -50,14 +54,34 @@ class PairedOp(KernelOp):
         return self.walk.bind(*tensors, state=state, **named)
 
     def _forward_for(self, *tensors: Any) -> Any:
-        """The registered forward pass for these tensors, by their shapes alone."""
+        """The registered forward pass for these tensors, by their shapes and dtype alone."""
+        own = self._of_sizes(tensors)
         if not self.few or torch.compiler.is_compiling() or not has_kernels(tensors[0]):
-            return self._forward
+            return own._forward
         heads = (x.shape[2] for x, item in zip(tensors, self.inputs) if "heads" in item["axes"])
         batch, time = tensors[0].shape[:2]
-        chunks = (self.meta["inner"], self.rows), self.meta["launches"]
+        chunks = (own.meta["inner"], own.rows), own.meta["launches"]
         wanted = walks_tokens(time, batch * next(heads, 1), *chunks, processors_of(tensors[0].device))
-        return self.walk._forward_for(*tensors) if wanted and self.walk is not None else self._forward
+        return self.walk._forward_for(*tensors) if wanted and self.walk is not None else own._forward
+
+    @functools.cached_property
+    def _places(self) -> list[tuple[str, int, int]]:
+        """Of every dim, a tensor that has it, and where."""
+        found = {}
+        leads = [2] * len(self.inputs) + [0] * len(self.params) + [1] * len(self.states)
+        for at, (item, lead) in enumerate(zip((*self.inputs, *self.params, *self.states), leads)):
+            for axis, name in enumerate(item["axes"]):
+                found.setdefault(dim_of(name), (at, lead + axis))
+        return [(dim, *place) for dim, place in found.items()]
+
+    def _of_sizes(self, tensors: tuple[Any, ...]) -> KernelOp:
+        """The op whose configuration is for tensors of these sizes: this one, unless there is another."""
+        if self.fitted:
+            sizes = {dim: tensors[at].shape[axis] for dim, at, axis in self._places}
+            for dims, dtype, other in self.fitted:
+                if tensors[0].dtype == dtype and all(sizes[dim] == size for dim, size in dims.items()):
+                    return other
+        return self
 
 
 class SolvedOp(TokenOp):
@@ -110,6 +134,11 @@ def architecture(device: torch.device) -> str:
     if torch.version.hip:
         return torch.cuda.get_device_properties(device).gcnArchName.partition(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def present() -> str | None:
+    """The architecture of the GPU that is there, if one is."""
+    return architecture(torch.device("cuda")) if torch.cuda.is_available() else None
 
 
 def has_kernels(x: torch.Tensor) -> bool:

@@ -112,23 +112,38 @@ def _kernels(args: argparse.Namespace) -> str:
 
     rec, plan, _ = _derived(args)
     try:
+        from recc.backends.triton import fitted
+        from recc.backends.triton.config import DEFAULT
         from recc.backends.triton.module import chosen, generate, standalone
+        from recc.backends.triton.room import TYPICAL
         from recc.backends.triton.schedule import Unserved
     except ImportError as error:
         raise common.Usage(f"`--emit {args.emit}` needs `{error.name}`", "pip install 'recc[triton]'") from None
+    target, config = _target(args), DEFAULT
+    if target is not None and args.strategy is None and args.chunk is None:
+        config = fitted.config_of(rec, {dim: size or TYPICAL for dim, size in rec.dims.items()}, target)
     try:
-        generated = generate(plan, chosen(plan, args.strategy, args.chunk))
+        generated = generate(plan, chosen(plan, args.strategy, args.chunk or config.chunk), config)
     except Unserved as error:
         raise common.Usage(error.problem, error.help) from None
     if args.emit == "triton":
         return standalone(generated, rec)
+    from recc.backends.triton.aot import assembly
+
+    return assembly(generated, target, args.emit)
+
+
+def _target(args: argparse.Namespace) -> str | None:
+    """The GPU that kernels are compiled for; None for a file of Python, which is for none in particular."""
+    from recc.cli import common
+
+    if args.emit == "triton":
+        return None
     targets = TARGETS[args.emit]
     target = args.target or targets[0]
     if target not in targets:
         raise common.Usage(f"`--target {target}` has no {args.emit}", f"there are {', '.join(targets)}")
-    from recc.backends.triton.aot import assembly
-
-    return assembly(generated, target, args.emit)
+    return target
 
 
 EMITTERS = {

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from recc.analysis.plan import Plan
     from recc.backends.triton.aot import Decided
+    from recc.backends.triton.config import Config
     from recc.strategies import Choice
     from recc.tuning.tune import Task
 
@@ -53,19 +54,22 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
     import torch
 
     from recc.analysis.work import TYPICAL
-    from recc.backends.triton import traffic
+    from recc.backends.triton import fitted, traffic
     from recc.backends.triton.aot import compile_launch, facts, launches
+    from recc.backends.triton.config import DEFAULT
     from recc.backends.triton.schedule import Unserved
     from recc.strategies.outer import PROCESSORS
 
     checked(target)
     processors = PROCESSORS.get(target, PROCESSORS["sm_90"])
+    sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
+    usual = strategy is None and chunk is None
+    config = fitted.config_of(plan.recurrence, sizes, target) if usual else DEFAULT
     try:
-        choice, generated, decided = _taken(plan, strategy, chunk, target, time, batch * heads, processors)
-        parts = traffic.passes(plan, choice) if generated.meta["chunk"] > 1 else ()
+        choice, generated, decided = _taken(plan, strategy, chunk, config, target, time, batch * heads, processors)
+        parts = traffic.passes(plan, choice, config) if generated.meta["chunk"] > 1 else ()
     except Unserved as error:
         return {"target": target, "served": False, "reason": f"{error.problem}; {error.help}"}
-    sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
     noted: list[Decided] = []
     made = launches(generated, {}, torch.bfloat16, batch, time, heads, processors, noted)
     walks = [kernel for part in parts for kernel in part.kernels if kernel.launch.walks]
@@ -88,14 +92,14 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
             "launches": rows}  # fmt: skip
 
 
-def _taken(plan: Plan, strategy: str | None, chunk: int | None, target: str, time: int, programs: int, processors: int
-           ) -> tuple[Choice, Any, dict[str, Any]]:  # fmt: skip
+def _taken(plan: Plan, strategy: str | None, chunk: int | None, config: Config, target: str, time: int, programs: int,
+           processors: int) -> tuple[Choice, Any, dict[str, Any]]:  # fmt: skip
     """The kernels that serve a call: the choice, what is generated, and what was decided by the call's size."""
     from recc.backends.triton.module import chosen, generate, solvable
     from recc.strategies import choose
 
-    choice, other, decided = chosen(plan, strategy, chunk), None, {"few": None, "newton": None}
-    generated = generate(plan, choice)
+    choice, other, decided = chosen(plan, strategy, chunk or config.chunk), None, {"few": None, "newton": None}
+    generated = generate(plan, choice, config)
     if strategy is None and chunk is None and choice.parallel:
         decided["few"] = _few(generated.meta, time, programs, processors)
         other = "sequential" if decided["few"]["walks"] else None

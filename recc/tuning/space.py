@@ -64,7 +64,7 @@ class GpuSpace:
 
     def _schedules(self, effort: str) -> Iterator[Form]:
         try:
-            from recc.backends.triton import config
+            from recc.backends.triton import config, fitted
             from recc.backends.triton.module import chosen, functions
             from recc.backends.triton.schedule import Unserved
 
@@ -72,6 +72,8 @@ class GpuSpace:
         except (ImportError, Unserved):
             return
         yield {"backend": "triton"}
+        known = dict.fromkeys(entry.config for entry in fitted.entries(self.plan.recurrence))
+        yield from ({"backend": "triton", **config.view(found)} for found in known)
         near = (usual.chunk // 2, usual.chunk, 2 * usual.chunk)
         yield from ({"backend": "triton", "outer": outer} for outer in config.OUTERS)
         for found in config.schedules():

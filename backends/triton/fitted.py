@@ -1,0 +1,67 @@
+"""Configurations that spill no registers, by the sizes of dims, the dtype and the device: what ships with recc.
+
+`fit.py` finds them by compiling; nothing is timed. Where the emitter's own default spills nothing, there is no entry,
+and none is needed for a recurrence that is not in the file: its default stands.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recc.backends.triton import config
+from recc.backends.triton.config import DEFAULT, Config
+
+from recc.ir.program import Recurrence
+
+FILE = Path(__file__).with_name("fitted.json")
+DTYPES = ("bfloat16",)  # what has been compiled
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """name: what the recurrence is called; specs: its fingerprints, with dims of any size and with `dims` fixed.
+    dims: of every dim, its size. moved: bytes that both passes move per token and head; usual: with the emitter's
+    default, which spills."""
+
+    name: str
+    specs: tuple[str, ...]
+    target: str
+    dtype: str
+    dims: tuple[tuple[str, int], ...]
+    config: Config
+    moved: int
+    usual: int
+
+    def view(self) -> dict[str, Any]:
+        return {**vars(self), "specs": list(self.specs), "dims": dict(self.dims), "config": config.view(self.config)}
+
+    @staticmethod
+    def of(view: Mapping[str, Any]) -> Fitted:
+        dims, own = tuple(sorted(view["dims"].items())), config.of(**view["config"])
+        return Fitted(**{**view, "specs": tuple(view["specs"]), "dims": dims, "config": own})
+
+    def fits(self, sizes: Mapping[str, Any], dtype: str) -> bool:
+        """Whether it holds for tensors of these sizes, which may have more than the dims'."""
+        return self.dtype == dtype and all(sizes.get(dim) == size for dim, size in self.dims)
+
+
+@functools.cache
+def everything(path: Path = FILE) -> tuple[Fitted, ...]:
+    """All entries of a file."""
+    return tuple(map(Fitted.of, json.loads(path.read_text(encoding="utf-8"))))
+
+
+def entries(rec: Recurrence, target: str | None = None) -> list[Fitted]:
+    """What is known of a recurrence on a device, or on any."""
+    own = [entry for entry in everything() if rec.fingerprint in entry.specs]
+    return [entry for entry in own if target in (None, entry.target)]
+
+
+def config_of(rec: Recurrence, sizes: Mapping[str, int], target: str, dtype: str = "bfloat16") -> Config:
+    """The configuration that a call takes where nothing was asked for and nothing tuned. sizes: of every dim."""
+    return next((entry.config for entry in entries(rec, target) if entry.fits(sizes, dtype)), DEFAULT)
