@@ -85,7 +85,8 @@ class OuterText:
         for one in step.crossings:
             state = self.function.walks[one.carry.old]
             walks[one.carry.old] = replace(state, entering=self.at[one.carry.old])
-        self._walked(step.cross, "cross", CrossKernel, walks)
+        for launch in step.cross:
+            self._walked(launch, "cross", CrossKernel, {carry.old: walks[carry.old] for carry in launch.walks})
 
     def _memory(self, one: Crossing) -> None:
         function, name = self.function, self.function.walks[one.carry.old].name

@@ -14,7 +14,7 @@ from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inn
 from recc.backends.triton.steps import Host, Launch, Outer
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Node, dim_of
-from recc.tile.outer import crossing
+from recc.tile.outer import Crossing, crossing
 from recc.tile.pairs import NoPair, in_real_numbers
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
 from recc.tile.program import Carry, TileProgram
@@ -335,17 +335,21 @@ class Schedule:
             for one in crossings:
                 if one.transition is not None:
                     (dense if one.dense else own).append(one.transition)
-            tiles = [tile for one in crossings for tile in (one.own, one.total) if tile is not None]
-            cross = [Carry(one.carry.name, one.carry.old, one.leaving, level) for one in crossings]
             found.append(
                 Outer(
                     crossings,
                     self._launch(walk.slot, [c.new for c in own], own, []),
                     self._launch(walk.slot, [c.new for c in dense], dense, []) if len(dense) > len(before) else None,
-                    self._launch(walk.slot, [c.new for c in cross], cross, [], tiles),
+                    [self._cross(walk.slot, group) for group in _alike(crossings)],
                 )
             )
         return found
+
+    def _cross(self, slot: int, crossings: list[Crossing]) -> Launch:
+        """Takes states from outer chunk to outer chunk."""
+        carries = [Carry(one.carry.name, one.carry.old, one.leaving, one.carry.level) for one in crossings]
+        tiles = [tile for one in crossings for tile in (one.own, one.total) if tile is not None]
+        return self._launch(slot, [carry.new for carry in carries], carries, [], tiles)
 
     def _launch(self, slot: int, roots: list[Node], walks: list[Carry], stores: list[Node],
                 tiles: list[Node] | None = None) -> Launch:  # fmt: skip
@@ -393,6 +397,19 @@ class Schedule:
 def _is_matrix(carry: Carry) -> bool:
     """Whether a state is a matrix."""
     return len(dims(carry.old.axes)) > 1
+
+
+def _alike(crossings: list[Crossing]) -> list[list[Crossing]]:
+    """States that share a launch from outer chunk to outer chunk: those whose dims one of them has. Others would be
+    whole in each of its programs. No state depends on another of its level there."""
+    groups: list[list[Crossing]] = []
+    for one in sorted(crossings, key=lambda one: -len(dims(one.carry.old.axes))):
+        own = set(dims(one.carry.old.axes))
+        group = next((group for group in groups if own <= set(dims(group[0].carry.old.axes))), None)
+        groups += [[one]] if group is None else []
+        if group is not None:
+            group.append(one)
+    return groups
 
 
 def _up(slot: int, kind: int) -> int:

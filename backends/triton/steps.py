@@ -41,16 +41,16 @@ class Launch:
 @dataclass
 class Outer:
     """How the states of one level cross outer chunks. own: walks each outer chunk from nothing, and with it transitions
-    that act elementwise; dense: walks the others; cross: takes the states from outer chunk to outer chunk."""
+    that act elementwise; dense: walks the others; cross: each takes some states from outer chunk to outer chunk."""
 
     crossings: list[Crossing]
     own: Launch
     dense: Launch | None
-    cross: Launch
+    cross: list[Launch]
 
     @property
     def launches(self) -> list[Launch]:
-        return [self.own, *([self.dense] if self.dense else []), self.cross]
+        return [self.own, *([self.dense] if self.dense else []), *self.cross]
 
 
 @dataclass
