@@ -9,6 +9,7 @@ from typing import Any
 
 from recc.backends.triton.loops import loops
 from recc.backends.triton.nodes import dims, inner, ordered
+from recc.backends.triton.order import numbers
 from recc.backends.triton.pressure import PLACES, SCANS, VECTORS, beside, room, scans
 from recc.backends.triton.schedule import SMALL, Schedule
 from recc.backends.triton.steps import Launch
@@ -175,13 +176,15 @@ def _is_wide(launch: Launch) -> bool:
 
 
 def _looped(launch: Launch) -> str | None:
-    """The dim that a launch takes block by block: that which needs fewest loops, then one that scores contract."""
+    """The dim that a launch takes block by block: that which needs fewest loops, then one that scores contract, then
+    the one whose loops load least: each loads its tiles again."""
     scored = {dim_of(node["over"]) for node in launch.nodes if node.op in ("score", "score_rows", "score_cols")}
     counts = {}
     for dim in launch.dims:
         found = loops(launch, dim)
         if found is not None:
-            counts[dim] = (sum(bool(one.nodes) for one in found), dim not in scored, dim)
+            loaded = sum(numbers(node, launch.rows) for one in found for node in one.loads)
+            counts[dim] = (sum(bool(one.nodes) for one in found), dim not in scored, loaded, dim)
     return min(counts, key=counts.__getitem__, default=None)
 
 

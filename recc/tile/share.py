@@ -29,4 +29,9 @@ def share(roots: list[Node], spans: Spans | None = None) -> list[Node]:
                         return mul(there, second)
         return None
 
-    return rebuild(roots, rule, spans)
+    found = {node: new for node in walk(*roots) if (new := rule(node)) is not None}
+    while True:  # a factor may be such a product itself
+        within = dict(zip(found, rebuild(found.values(), found.get, spans), strict=True))
+        if within == found:
+            return rebuild(roots, found.get, spans)
+        found = within

@@ -101,7 +101,7 @@ def test_forward_kernels_spill_nothing_at_128(name):
     )
 
 
-@pytest.mark.parametrize("name", ["delta_net", "kda", "delta_product"])
+@pytest.mark.parametrize("name", ["delta_net", "kda", "delta_product", "mom"])
 def test_a_system_is_solved_once_for_its_values_and_once_for_their_cotangents(name):
     """Its derivative is made of these two: the backward pass multiplies with an inverse nowhere else, and the launches
     after the walk read what the walk has solved. With a decay of each channel the values are the forward pass's."""
