@@ -13,7 +13,7 @@ from recc.backends.torch.binding import is_static
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inner, ordered, reads, source
 from recc.backends.triton.steps import Host, Launch, Outer
 
-from recc.ir.node import COL, GRID, HEADS, ROW, Node, dim_of
+from recc.ir.node import COL, GRID, HEADS, ROW, Node, dim_of, walk
 from recc.tile.outer import Crossing, crossing
 from recc.tile.pairs import NoPair, in_real_numbers
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
@@ -284,11 +284,22 @@ class Schedule:
                 steps += [self._launch(slot, group, [], group) for group in self._groups(roots)]
             else:
                 for level, at in self.walks.items():
-                    if at == slot:
-                        carries = carries_of(self.program, level)
-                        left = [node for node in self.every if self.given.get(node) == level]
+                    for carries in self._together(level) if at == slot else ():
+                        own = {carry.old for carry in carries}
+                        left = [node for node in self.every if self.given.get(node) == level and own & set(walk(node))]
                         steps.append(self._launch(slot, [*left, *(c.new for c in carries)], carries, left))
         return steps
+
+    def _together(self, level: int) -> list[list[Carry]]:
+        """The states of a level that share a walk: all of them, unless they come in groups that share no product."""
+        carries = carries_of(self.program, level)
+        groups = alike(carries)
+        made = [self._launch(self.walks[level], [c.new for c in group], group, []).nodes for group in groups]
+        taken = [{node for node in nodes if node.op in ("dot", *EXPENSIVE)} for nodes in made]
+        common = any(one & other for at, one in enumerate(taken) for other in taken[:at])
+        olds = [{c.old for c in carries} - {c.old for c in group} for group in groups]
+        depends = any(old & set(walk(*(c.new for c in group))) for old, group in zip(olds, groups))
+        return [carries] if common or depends else groups
 
     def _groups(self, roots: list[Node]) -> list[list[Node]]:
         """What one launch computes each: everything, or, `apart`, what has the same dims."""
@@ -323,12 +334,12 @@ class Schedule:
         """Whether a later launch reads the states that enter chunks."""
         return any(carry.old in step.loads for step in self.steps if isinstance(step, Launch))
 
-    def _outer(self, walk: Launch) -> list[Outer]:
+    def _outer(self, walked: Launch) -> list[Outer]:
         """What a walk needs for outer chunks, level by level: those of a level are walked with the levels before it."""
         found = []
-        for level in sorted({carry.level for carry in walk.walks}):
-            crossings = [crossing(carry, self.program) for carry in walk.walks if carry.level == level]
-            before = [carry for carry in walk.walks if carry.level < level]
+        for level in sorted({carry.level for carry in walked.walks}):
+            crossings = [crossing(carry, self.program) for carry in walked.walks if carry.level == level]
+            before = [carry for carry in walked.walks if carry.level < level]
             if any(one is None for one in crossings):
                 return []
             own, dense = before + [one.carry for one in crossings], list(before)
@@ -338,17 +349,18 @@ class Schedule:
             found.append(
                 Outer(
                     crossings,
-                    self._launch(walk.slot, [c.new for c in own], own, []),
-                    self._launch(walk.slot, [c.new for c in dense], dense, []) if len(dense) > len(before) else None,
-                    [self._cross(walk.slot, group) for group in _alike(crossings)],
+                    self._launch(walked.slot, [c.new for c in own], own, []),
+                    self._launch(walked.slot, [c.new for c in dense], dense, []) if len(dense) > len(before) else None,
+                    [self._cross(walked.slot, group, crossings) for group in alike([one.carry for one in crossings])],
                 )
             )
         return found
 
-    def _cross(self, slot: int, crossings: list[Crossing]) -> Launch:
-        """Takes states from outer chunk to outer chunk."""
-        carries = [Carry(one.carry.name, one.carry.old, one.leaving, one.carry.level) for one in crossings]
-        tiles = [tile for one in crossings for tile in (one.own, one.total) if tile is not None]
+    def _cross(self, slot: int, group: list[Carry], crossings: list[Crossing]) -> Launch:
+        """Takes the states of a group from outer chunk to outer chunk, where none depends on another."""
+        own = [one for one in crossings if one.carry in group]
+        carries = [Carry(one.carry.name, one.carry.old, one.leaving, one.carry.level) for one in own]
+        tiles = [tile for one in own for tile in (one.own, one.total) if tile is not None]
         return self._launch(slot, [carry.new for carry in carries], carries, [], tiles)
 
     def _launch(self, slot: int, roots: list[Node], walks: list[Carry], stores: list[Node],
@@ -399,16 +411,16 @@ def _is_matrix(carry: Carry) -> bool:
     return len(dims(carry.old.axes)) > 1
 
 
-def _alike(crossings: list[Crossing]) -> list[list[Crossing]]:
-    """States that share a launch from outer chunk to outer chunk: those whose dims one of them has. Others would be
-    whole in each of its programs. No state depends on another of its level there."""
-    groups: list[list[Crossing]] = []
-    for one in sorted(crossings, key=lambda one: -len(dims(one.carry.old.axes))):
-        own = set(dims(one.carry.old.axes))
-        group = next((group for group in groups if own <= set(dims(group[0].carry.old.axes))), None)
-        groups += [[one]] if group is None else []
+def alike(carries: list[Carry]) -> list[list[Carry]]:
+    """Matrices by their dims, each with those that have no others: beside it another would be whole in each program
+    that takes a block of it. Vectors go with the first."""
+    groups: list[list[Carry]] = []
+    for carry in sorted(carries, key=lambda carry: -len(dims(carry.old.axes))):
+        own = set(dims(carry.old.axes))
+        group = next((group for group in groups if len(own) < 2 or own <= set(dims(group[0].old.axes))), None)
+        groups += [[carry]] if group is None else []
         if group is not None:
-            group.append(one)
+            group.append(carry)
     return groups
 
 
