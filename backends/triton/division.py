@@ -137,6 +137,8 @@ class Division:
         """Whether only torch computes a node: over heads, or a matrix product with tokens or params. So is one that
         goes along a dim which no state has: the model's, say."""
         over = _over(node)
+        if node.op == "take":  # of a param: one place of it is a view
+            return GRID not in node.axes
         if node.op not in CONTRACTIONS:
             return False
         fixed = [arg for arg in node.args if GRID not in arg.axes]
@@ -148,7 +150,8 @@ class Division:
                 return False
             a, b = (set(inner(arg.axes)) for arg in node.args)
             outer = bool(a - b) and bool(b - a)
-            return not all(GRID in arg.axes for arg in node.args) or (outer and not inner(over))
+            apart = self.again is None or not inner(over)  # else a factor may be a state that is not saved
+            return not all(GRID in arg.axes for arg in node.args) or (outer and apart)
         if HEADS in over:
             return True
         if GRID not in node.axes:

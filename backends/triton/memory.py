@@ -11,8 +11,9 @@ from recc.backends.triton.wording import aligned_text
 from recc.ir.node import ROW, Axis, dim_of
 
 TOKENS, STATES, FIXED, CHUNKS, SCRATCH, SUMS = "tokens", "states", "fixed", "chunks", "scratch", "sums"
+AGAIN = "again"  # as FIXED, but read at every token
 # The leading axes of each layout: [batch, time, (heads,) dims] and so on. A block axis may stand before all of them.
-LEADS = {TOKENS: ("batch", "time"), STATES: ("sequence",), FIXED: (), CHUNKS: ("chunk",),
+LEADS = {TOKENS: ("batch", "time"), STATES: ("sequence",), FIXED: (), AGAIN: (), CHUNKS: ("chunk",),
          SCRATCH: ("sequence", "place"), SUMS: ("program",)}  # fmt: skip
 INDEX = {"batch": "batch", "time": "token", "sequence": "sequence", "chunk": "saved", "place": "place",
          "program": "tl.program_id(0)", "block": "block", "heads": "head"}  # fmt: skip
@@ -24,6 +25,7 @@ class Memory:
     """A tensor. axes: a tile's, which say what stands after the leading axes of the layout.
 
     block: a leading axis counts the blocks of the split dim. once: all blocks hold the same, the first one writes it.
+    dense: the dims lie one behind the other, so that tensors with the same dims share the places of their elements.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Memory:
     headed: bool
     block: bool = False
     once: bool = False
+    dense: bool = False
 
     @property
     def leads(self) -> tuple[str, ...]:
@@ -47,9 +50,18 @@ class Memory:
 
     @property
     def strides(self) -> list[str]:
-        """The names of the strides, one for each axis of the tensor."""
-        own = [axis.replace("'", "_").replace("@", "") for axis in self.dims]
+        """The names of the strides that a kernel is handed: one for each axis, or of dense tensors each leading one."""
+        own = [] if self.dense else [axis.replace("'", "_").replace("@", "") for axis in self.dims]
         return [f"{self.name}_{axis}" for axis in (*self.leads, *own)]
+
+    @property
+    def steps(self) -> list[str]:
+        """What lies between two places of each dim, in elements."""
+        if not self.dense:
+            return self.strides[len(self.leads) :]
+        sizes = [dim_of(axis) for axis in self.dims]
+        later = [" * ".join(sizes[place + 1 :]) for place in range(len(sizes))]
+        return [f"({text})" if "*" in text else text or "1" for text in later]
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ class Access:
 
     def _here(self, memory: Memory) -> str:
         """Which rows of a tensor this program has, if it takes rows."""
-        if not self.rows or memory.layout in (FIXED, SUMS):
+        if not self.rows or memory.layout in (FIXED, AGAIN, SUMS):
             return ""
         return "in_rows" if self.single or memory.layout == STATES else "valid"
 
@@ -123,8 +135,11 @@ class Access:
             of_row = self.rows and ROW in tile and lead in self.of_row
             (of_rows if of_row else parts).append(f"{index} * {memory.name}_{lead}")
         parts += [self._sum(of_rows, tile)] if of_rows else []
-        for axis, stride in zip(memory.dims, memory.strides[len(memory.leads) :]):
-            parts.append(f"{aligned_text(self.place(axis), 0, (axis,), tile)} * {stride}")
+        places = []
+        for axis, step in zip(memory.dims, memory.steps):
+            place = aligned_text(self.place(axis), 0, (axis,), tile)
+            places.append(place if step == "1" else f"{place} * {step}")
+        parts += [f"({' + '.join(places)})"] if memory.dense and len(places) > 1 else places
         return parts
 
     def _sum(self, terms: list[str], tile: tuple[Axis, ...]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from recc.backends.triton.memory import TOKENS
 from recc.backends.triton.nodes import dims, inner, reads
 from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.statements import Loop, is_computed
@@ -27,6 +28,7 @@ OPERATORS = {"scan": 2, "rscan": 2, "span_sum": 2, "span_gain": 1, "span_rsum": 
 REGISTERS = 255  # of a thread
 APART, IN_LOOP = 32, 30  # of them for addresses, masks and what has no rows; fewer where a loop makes some anew
 WARP = 32
+VECTOR = 0.25  # of the registers of a tile: warps that share its rows hold all of its columns
 SHARED = 64 << 10  # bytes of shared memory that every target has; a scan may take its whole operands through it
 PLACES, VECTORS = 128, 64  # of a row, in the widest tile of a scan: where other dims stand beside it, and where none do
 WARPS = (2, 4, 8)
@@ -120,11 +122,26 @@ def share(loops: list[Loop], usual: int) -> int:
     return usual
 
 
-def _held_by_walk(loops: list[Loop], widest: int) -> int:
-    """The most tiles of so many axes that are there at a time."""
+def crowded(loops: list[Loop], usual: int) -> bool:
+    """Whether a thread of a walk has no registers for what is there at a time, vectors and the inputs of the next token
+    among it, where a warp holds `usual` elements of the widest tile."""
+    nodes = [node for loop in loops for node in (*loop.nodes, *loop.loads, *(old for old, _ in loop.states))]
+    if max((len(inner(node.axes)) for node in nodes), default=0) != 2 or any(ROW in node.axes for node in nodes):
+        return False
+    ahead = max(sum(_tiles(node) for node, memory in loop.loads.items() if memory.layout == TOKENS) for loop in loops)
+    return APART + (_held_by_walk(loops, 2, VECTOR) + ahead) * usual // WARP > REGISTERS
 
-    def count(nodes: Iterable[Node]) -> int:
-        return sum(len(inner(node.axes)) == widest for node in nodes)
+
+def _tiles(node: Node) -> float:
+    return (0, VECTOR, 1)[len(inner(node.axes))]
+
+
+def _held_by_walk(loops: list[Loop], widest: int, vector: float = 0) -> float:
+    """The most tiles of so many axes that are there at a time; one of an axis less counts as `vector` of them."""
+
+    def count(nodes: Iterable[Node]) -> float:
+        wide = [len(inner(node.axes)) for node in nodes]
+        return wide.count(widest) + vector * wide.count(widest - 1)
 
     fixed: set[Node] = set()  # the same at every token
     for loop in loops:
@@ -132,9 +149,9 @@ def _held_by_walk(loops: list[Loop], widest: int) -> int:
         read = {arg for node in loop.nodes if node in changing for arg in reads(node) if arg not in changing}
         fixed |= {node for node in read if node in loop.loads or is_computed(node)}
     final = loops[-1]
-    most = 0
+    most = 0.0
     for loop in loops:
-        changing, most_here = loop.per_token, 0
+        changing, most_here = loop.per_token, 0.0
         items = list(_read_first([node for node in loop.nodes if node in changing], loop.loads, changing))
         last = {arg: at for at, node in enumerate(items) if node not in loop.loads for arg in reads(node)}
         last |= {new: len(items) for _, new in loop.states}
@@ -145,9 +162,9 @@ def _held_by_walk(loops: list[Loop], widest: int) -> int:
             most_here = max(most_here, before, count([*there, node]))
             if last.get(node, -1) > at:
                 there.add(node)
-        waiting = count(old for old, _ in final.states) if loop is not final else 0
+        waiting = count([old for old, _ in final.states]) if loop is not final else 0
         most = max(most, most_here + waiting)
-    return count(fixed) + count(node for node, _ in final.sums) + most
+    return count(fixed) + count([node for node, _ in final.sums]) + most
 
 
 def _in_order(launch: Launch) -> Iterator[Node]:

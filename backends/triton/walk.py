@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recc.backends.triton.lines import wrapped
-from recc.backends.triton.memory import FIXED, TOKENS, Access, Memory
-from recc.backends.triton.nodes import dims, formed, inner, reads
+from recc.backends.triton.memory import AGAIN, FIXED, SCRATCH, TOKENS, Access, Memory
+from recc.backends.triton.nodes import dims, formed, inner, ordered, reads
 from recc.backends.triton.padding import ZERO
-from recc.backends.triton.pressure import share
+from recc.backends.triton.pressure import crowded, share
 from recc.backends.triton.statements import Loop, Statements, is_computed
 from recc.backends.triton.tokens import TILE
 from recc.backends.triton.wording import aligned_text, static_text
@@ -62,6 +62,10 @@ class Kernel:
         self.walk = walk
         if walk.split not in self.dims():  # nothing in this kernel has the dim that others share
             walk.split = None
+        self.crowded = not walk.single and crowded(walk.loops, self._usual)
+        if self.crowded:
+            for loop in walk.loops:
+                self._read_again(loop)
         self.values = Statements(walk.loops, spell, TAKEN | taken)
         self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place)
         self.body = [f"{INDENT}{line}" for line in self._body()]
@@ -73,6 +77,18 @@ class Kernel:
         who = "One head of a block of sequences" if self.walk.rows else "One sequence and head"
         which = f"{who}, one block of {self.walk.split}" if self.walk.split else who
         return [*lines, f'    """{which}: {self.walk.purpose}."""', *self.prologue, *self.body]
+
+    def _read_again(self, loop: Loop) -> None:
+        """Where registers are scarce: params are read at every token, but not those of which something is made that is
+        the same at all; and what the walk keeps of a chunk lies so that its tiles share their places."""
+        changing = loop.per_token
+        used = {arg for node in loop.nodes if node not in changing and node.op != "rename" for arg in reads(node)}
+        for node, memory in loop.loads.items():
+            if memory.layout == FIXED and memory.dims and node not in used:
+                loop.loads[node] = replace(memory, layout=AGAIN)
+            elif memory.layout == SCRATCH:
+                loop.loads[node] = replace(memory, dense=True)
+        loop.stores = [(node, replace(memory, dense=memory.layout == SCRATCH)) for node, memory in loop.stores]
 
     # --- the body ------------------------------------------------------------------------------------------------
 
@@ -127,7 +143,7 @@ class Kernel:
     def _tokens(self, loop: Loop, chunked: bool) -> list[str]:
         """The loop over all tokens, or those of a chunk; t is a token's place in its sequence, `place` in its chunk."""
         back, rows = loop.backwards, self.walk.rows
-        early = [(self.values.variables[node], m) for node, m in loop.loads.items() if m.layout == TOKENS]
+        early = [(self.values.variables[node], loop.loads[node]) for node in self._early(loop)]
         count, at, turn = ("count", "place", "j") if chunked else ("steps", "t", "i")
         before, inside = [], []
         if early:
@@ -149,6 +165,11 @@ class Kernel:
         if self.walk.again is None and self.blocked():
             inside += [f"if {turn if back else at} % {BLOCK} == {BLOCK - 1}:", *(INDENT + x for x in self._added(True))]
         return [*before, *(f"{INDENT}{line}" for line in inside)]
+
+    def _early(self, loop: Loop) -> list[Node]:
+        """The inputs that are loaded one token early; where registers are scarce, vectors alone."""
+        found = [(node, memory) for node, memory in loop.loads.items() if memory.layout == TOKENS]
+        return [node for node, memory in found if not (self.crowded and len(memory.tile) > 1)]
 
     def _added(self, more: bool) -> list[str]:
         """Adds what a block of tokens has summed to the sums over all: so the rounding of many tokens grows with the
@@ -182,10 +203,15 @@ class Kernel:
         """The work of one token: loads that were not early, values, stores, and the next states."""
         walk, values, lines = self.walk, self.values, []
         users, per_token, known = loop.users, loop.per_token, set(values.variables)
-        early = () if walk.single else (TOKENS,)
-        pending = [node for node, memory in loop.loads.items() if memory.layout not in (FIXED, *early)]
+        early = () if walk.single else self._early(loop)
+        pending = [node for node, memory in loop.loads.items() if memory.layout != FIXED and node not in early]
+        wide = {node for node in pending if self.crowded and len(loop.loads[node].tile) > 1}
 
         def load(*nodes: Node) -> list[str]:
+            """Where registers are scarce, a tile that lies in memory is loaded again once others were read."""
+            here = {node for node in ordered(nodes, set(values.variables) - wide | set(loop.loads)) if node in wide}
+            if here & set(pending):
+                pending.extend(node for node in wide - here if node not in pending)
             return values.loads(nodes, loop, pending, self.access.load)
 
         if walk.again is None and walk.saved:
@@ -313,7 +339,7 @@ class Kernel:
         lead = ["call.sequences"] if walk.single else ["call.bounds", "call.sequences", "call.time"]
         lead += self.BESIDE
         for memory in self.memory():
-            lead += [memory.name, f"*{strides(memory)}"]
+            lead += [memory.name, f"*{strides(memory)}{f'[:{len(memory.leads)}]' if memory.dense else ''}"]
         blocks = {dim: f"part_{dim}" if dim == walk.split else f"block_{dim}" for dim in self.dims()}
         keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={block}" for dim, block in blocks.items()]
         keys += [f"{name}={static_text(node, sizes)}" for node, name in self.values.statics.items()]

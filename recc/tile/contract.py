@@ -8,7 +8,7 @@ of vectors, and terms that occur in several cotangents are the same node and are
 from __future__ import annotations
 
 from recc.ir.node import GRID, HEADS, Axis, Node, Spans, digest, walk
-from recc.ir.ops import ONE, add, build, dot, is_zero, mul, neg, spread, sub, total
+from recc.ir.ops import ONE, add, build, div, dot, is_zero, mul, neg, spread, sub, total
 
 MOST = 12  # terms; beyond that the sum stays as it is
 
@@ -35,7 +35,7 @@ def _contracted(node: Node) -> Node:
     terms = _expand(node.args[0])
     for arg in node.args[1:]:
         terms = _product(terms, _expand(arg))
-    if terms is None or (len(terms) == 1 and len(terms[0][1]) == 1):
+    if terms is None or (len(terms) == 1 and len(terms[0][1]) == 1) or _multiplies(node, terms):
         return node
     found = None
     for negative, factors in terms:
@@ -44,11 +44,20 @@ def _contracted(node: Node) -> Node:
     return spread(found, node.axes)
 
 
+def _multiplies(node: Node, terms: list[Term]) -> bool:
+    """Whether a product of two matrices would become several: one of a sum is cheaper than a sum of them."""
+    over = set(node["over"])
+    if node.op != "dot" or not all(_dims(a) - _dims(b) for a, b in (node.args, node.args[::-1])):
+        return False
+    sides = [_sides([factor for factor in factors if over & set(factor.axes)]) for _, factors in terms]
+    return sum(all(any(len(_dims(factor)) > 1 for factor in side) for side in pair) for pair in sides) > 1
+
+
 def _expand(node: Node) -> list[Term] | None:
-    """The terms of a wide value; what is no wider than a vector is a factor as it is."""
+    """The terms of a wide value; what is no wider than a vector, or the same at every token, is a factor as it is."""
     if is_zero(node):
         return []
-    if len(_dims(node)) < 2:
+    if len(_dims(node)) < 2 or GRID not in node.axes:
         return [(False, (node,))]
     match node.op:
         case "neg":
@@ -62,6 +71,8 @@ def _expand(node: Node) -> list[Term] | None:
             return first + [(negative != flip, factors) for negative, factors in second]
         case "mul":
             return _product(_expand(node.args[0]), _expand(node.args[1]))
+        case "div" if len(_dims(node.args[1])) < 2:
+            return _product(_expand(node.args[0]), [(False, (div(ONE, node.args[1]),))])
     return [(False, (node,))]
 
 
