@@ -11,11 +11,13 @@ from dataclasses import replace
 
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.kernel import Kernel
+from recc.backends.triton.levels import Together, lines_of, together
 from recc.backends.triton.loops import Loop, has, loops, shrinks
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, plain, reads, source, sums_on
 from recc.backends.triton.order import Order
 from recc.backends.triton.tail import COLUMNS, Tail, in_blocks, tail_of
 
+from recc.ir.names import free_name
 from recc.ir.node import BOOL, ROW, Node
 
 # What takes more than the operands of its elements.
@@ -72,7 +74,11 @@ class LoopKernel(Kernel):
                     continue
                 body.append(f"        {self._claim(node, f'{whole}_part')} = {text}")
         self._keep_narrow({*self.narrow, *narrowed} - {*tail.held, *tail.again})
-        body += self._computed(Order(tail.nodes, pending, tail.held).best(), pending, "        ")
+        for part in together(Order(tail.nodes, pending, tail.held).best(), filter(self._alone, tail.nodes)):
+            if isinstance(part, Together):
+                body += self._levels(part, pending, "        ")
+            else:
+                body += self._computed([part], pending, "        ")
         return [
             *lines,
             f"    for at_{dim} in tl.range(0, BLOCK_{dim}, {COLUMNS}, disable_licm=True):",
@@ -80,6 +86,20 @@ class LoopKernel(Kernel):
             f"        in_part_{dim} = part_{dim} < {dim}",
             *in_blocks(body, dim),
         ]
+
+    def _levels(self, group: Together, pending: list[Node], indent: str) -> list[str]:
+        """Sums over pairs of tokens in one loop."""
+        lines = self._load_before([arg for node in group.terms for arg in reads(node)], pending, indent)
+        names = {total: self._claim(total, self.words.name(total)) for total in [*group.sums, *group.since]}
+        lines += [f"{indent}{line}" for line in lines_of(group, names, self.text, self._free)]
+        stored = [node for node in group.sums if node in self.launch.stores]
+        return lines + [f"{indent}{self._store(node, tensor)}" for node in stored for tensor in self.written[node]]
+
+    def _free(self, wish: str) -> str:
+        """A name that nothing has."""
+        name = free_name(wish, self.used)
+        self.used.add(name)
+        return name
 
     def _ordered(self, nodes: list[Node], loop: Loop, pending: list[Node]) -> list[Node]:
         """What stands before a loop, in an order that keeps few tiles."""

@@ -16,7 +16,7 @@ from recc.backends.triton.order import Order
 from recc.backends.triton.tensor import Tensor
 from recc.backends.triton.wording import aligned_text
 
-from recc.ir.node import GRID, dim_of
+from recc.ir.node import dim_of
 from recc.tile.program import Carry
 
 # Nothing is computed ahead of a loop to save it inside: addresses that stay the same would take registers all the time.
@@ -46,13 +46,9 @@ class WalkKernel(Kernel):
         lines = [f"    {self._begin(carry)}" for carry in self.launch.walks]
         for node in self.launch.loads:
             self._claim(node, self.tensors[node].name)
-        fixed = [node for node in self.launch.loads if GRID not in node.axes]
-        lines += [
-            f"    {self.variables[node]} = {self._load(self.tensors[node], node in self.narrow)}" for node in fixed
-        ]
         lines += self._counted()
         inside = [f"        {self._entered(carry)}" for carry in self.entering]
-        pending = [node for node in self.launch.loads if node not in fixed]
+        pending = list(self.launch.loads)  # also what is the same for all chunks: vectors take registers all the time
         walks = self.launch.walks
         order = Order(self.launch.nodes, pending, (carry.old for carry in walks), (carry.new for carry in walks))
         inside += self._computed(order.best(), pending, "        ")

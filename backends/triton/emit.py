@@ -12,6 +12,7 @@ from recc.backends.triton.chunk_walk import WalkKernel
 from recc.backends.triton.config import Config, Tile, default_tile
 from recc.backends.triton.gather import gathered
 from recc.backends.triton.kernel import Kernel, ranks
+from recc.backends.triton.levels import paired_sums
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.loops import loops
 from recc.backends.triton.nodes import dims, inner, is_matrix, reads
@@ -235,7 +236,7 @@ class Function:
         """A launch with few accumulators in its loop, if it has one; what it stores goes where it went."""
         if not step.loop:
             return step
-        found = row_sums(gathered(between_rows(step, step.loop), step.loop), step.loop)
+        found = paired_sums(row_sums(gathered(between_rows(step, step.loop), step.loop), step.loop))
         for table in (self.written, self.words.results):
             table |= {new: table[old] for old, new in zip(step.stores, found.stores, strict=True) if old in table}
         return found

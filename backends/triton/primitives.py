@@ -234,7 +234,7 @@ def tile_diagonal(a, rows):
 
 
 @triton.jit
-def _tile_merge(down, up, step, half):
+def tile_merge(down, up, step, half):
     """`down` and `up` of blocks of 2 * half rows from those of blocks of `half` rows, a power of two."""
     rows = tl.arange(0, step.shape[0])
     late = (rows & half) != 0
@@ -245,7 +245,7 @@ def _tile_merge(down, up, step, half):
 
 
 @triton.jit
-def _tile_pairs(rows, half):
+def tile_pairs(rows, half):
     """[t, s]: whether t is in the later and s in the earlier half of one block of 2 * half rows, a power of two."""
     t, s = rows[:, None], rows[None, :]
     return ((t ^ s) < 2 * half) & ((t & half) != 0) & ((s & half) == 0)
@@ -257,7 +257,7 @@ def tile_since_start(log_decay, before: tl.constexpr, levels: tl.constexpr):
     step = tl.exp(log_decay)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
     for level in range(levels):
-        down, up = _tile_merge(down, up, step, 1 << level)
+        down, up = tile_merge(down, up, step, 1 << level)
     return down if before else down * step
 
 
@@ -267,7 +267,7 @@ def tile_until_last(log_decay, rows, end, levels: tl.constexpr):
     step = tl.where(rows <= end, tl.exp(log_decay), 1.0)
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
     for level in range(levels):
-        down, up = _tile_merge(down, up, step, 1 << level)
+        down, up = tile_merge(down, up, step, 1 << level)
     return tl.where(rows <= end, up, 0.0)
 
 
@@ -280,8 +280,8 @@ def tile_score(x, y, log_decay, rows, before: tl.constexpr, levels: tl.constexpr
     for level in range(levels):
         late = x * down if before else x * down * step
         pairs = tile_dot(late, tl.trans((y * up).to(DOT)), DOT)
-        found += tl.where(_tile_pairs(rows, 1 << level), pairs, 0.0)
-        down, up = _tile_merge(down, up, step, 1 << level)
+        found += tl.where(tile_pairs(rows, 1 << level), pairs, 0.0)
+        down, up = tile_merge(down, up, step, 1 << level)
     if not before:
         found += tl.where(rows[:, None] == rows[None, :], tl.sum(x * y, 1)[:, None], 0.0)
     return found
@@ -294,10 +294,10 @@ def tile_score_rows(a, y, log_decay, rows, before: tl.constexpr, levels: tl.cons
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
     found = tl.zeros(y.shape, tl.float32) + more
     for level in range(levels):
-        pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
+        pairs = tl.where(tile_pairs(rows, 1 << level), a, 0.0)
         part = tile_dot(pairs, y * up, DOT)
         found += part * (down if before else down * step)
-        down, up = _tile_merge(down, up, step, 1 << level)
+        down, up = tile_merge(down, up, step, 1 << level)
     return found
 
 
@@ -308,10 +308,10 @@ def tile_score_cols(a, x, log_decay, rows, before: tl.constexpr, levels: tl.cons
     down, up = tl.full(step.shape, 1.0, step.dtype), tl.full(step.shape, 1.0, step.dtype)
     found = tl.zeros(x.shape, tl.float32) + more
     for level in range(levels):
-        pairs = tl.where(_tile_pairs(rows, 1 << level), a, 0.0)
+        pairs = tl.where(tile_pairs(rows, 1 << level), a, 0.0)
         late = x * down if before else x * down * step
         found += tile_dot(tl.trans(pairs.to(DOT)), late, DOT) * up
-        down, up = _tile_merge(down, up, step, 1 << level)
+        down, up = tile_merge(down, up, step, 1 << level)
     return found
 
 
@@ -324,9 +324,9 @@ def tile_unit_inverse(lower, first: tl.constexpr, levels: tl.constexpr):
     """
     rows = tl.arange(0, lower.shape[0])
     inverse = tl.where(rows[:, None] == rows[None, :], 1.0, 0.0)
-    inverse += tl.where(_tile_pairs(rows, first), lower, 0.0)
+    inverse += tl.where(tile_pairs(rows, first), lower, 0.0)
     for level in range(1, levels):
-        corner = tl.where(_tile_pairs(rows, first << level), lower, 0.0)
+        corner = tl.where(tile_pairs(rows, first << level), lower, 0.0)
         corner = tile_exact_dot(inverse, corner)
         inverse += tile_exact_dot(corner, inverse)
     return inverse

@@ -318,11 +318,14 @@ class TileText:
         return self._contracted("tile_score_cols", node, node.args[1]["before"])
 
     def _contracted(self, function: str, node: Node, before: bool) -> str:
+        return f"{function}({', '.join(self.paired(node))}, rows, {before}, LEVELS, DOT)"
+
+    def paired(self, node: Node) -> tuple[str, str, str]:
+        """Of a sum over pairs of tokens: its pairs, the side that they are multiplied with, and the log decay."""
         a, side, log_decay = reads(node)
         channel = (ROW, node["over"])
         first = self._side(a) if inner(a.axes) == (ROW, COL) else self._whole(a, (ROW, COL))
-        parts = f"{first}, {self._whole(side, channel)}, {self._whole(log_decay, channel)}"
-        return f"{function}({parts}, rows, {before}, LEVELS, DOT)"
+        return first, self._whole(side, channel), self._whole(log_decay, channel)
 
     def _op_channel_since(self, node: Node) -> str:
         (log_decay,) = reads(node)
