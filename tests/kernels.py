@@ -37,10 +37,12 @@ def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
     """The op of a spec, in small chunks: a short sequence has several. schedule: `sequential` walks over tokens, of
     which `chunk` are between the states that are saved, where not all are; `newton` solves `chunk` tokens at a time;
     `two_level` walks outer chunks of two chunks, in the default schedule, and `two_level split` and `two_level fused`
-    in those."""
+    in those; in `narrow` programs that share a dim take a place of another at a time."""
     plan = analyse(recurrence(spec))
     if schedule == "newton":
         return module.load(module.generate(plan, module.chosen(plan, "newton"), Config(chunk)))
+    if schedule == "narrow":
+        return module.load(module.generate(plan, module.chosen(plan), _narrow(plan, chunk)))
     if schedule != "sequential":
         words = (schedule or "").split()
         kind = next((word for word in words if word != "two_level"), None)
@@ -52,6 +54,17 @@ def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
     if meta["checkpoint"] > 1:
         meta |= {"checkpoint": chunk, "digest": f"{meta['digest']}_{chunk}"}
     return module.load(replace(generated, meta=meta))
+
+
+def _narrow(plan, chunk: int) -> Config:
+    """A configuration in which the loops of programs that share another dim have several turns."""
+    config = Config(chunk)
+    forward, backward, _ = module.functions(plan, module.chosen(plan), config)
+    for kernel in (*forward.kernels, *backward.kernels):
+        if kernel.launch.loop and kernel.launch.split:
+            config = config.with_tile(kernel.name, replace(kernel.tile, block=4, step=2))
+    assert config.tiles
+    return config
 
 
 def too_large(

@@ -15,6 +15,7 @@ from recc.backends.triton.levels import Together, lines_of, together
 from recc.backends.triton.loops import Loop, has, loops, shrinks
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, inner, ordered, plain, reads, source, sums_on
 from recc.backends.triton.order import Order
+from recc.backends.triton.pressure import OPERATORS
 from recc.backends.triton.tail import COLUMNS, Tail, in_blocks, tail_of
 
 from recc.ir.names import free_name
@@ -44,11 +45,13 @@ class LoopKernel(Kernel):
             self._keep_narrow(self.narrow | loads)
         for place, loop in enumerate(parts):
             before = self._again(loop, dim, place) if place else loop.before
+            again, before, after = self._around(loop, before) if self.launch.split else ([], before, [])
             if loop.nodes:
                 self._keep_narrow(self.narrow | self._crossing(loop, before, parts[place + 1 :]))
             lines += self._computed(self._ordered(before, loop, pending), pending, "    ")
-            lines += self._loop(loop, dim, pending) if loop.nodes else []
+            lines += self._loop(loop, dim, pending, again) if loop.nodes else []
             self._forget(pending)
+            lines += self._computed(after, pending, "    ")
         return lines + (self._tail(tail, pending) if tail is not None else [])
 
     def _keep_narrow(self, nodes: Iterable[Node]) -> None:
@@ -132,12 +135,28 @@ class LoopKernel(Kernel):
             else:
                 del self.variables[node]
 
+    def _around(self, loop: Loop, before: list[Node]) -> tuple[list[Node], list[Node], list[Node]]:
+        """What stands before a loop where programs share another dim: what each of its turns computes for itself, what
+        is computed before it, and after it. Tiles have few columns there, and threads all rows of one: they would hold
+        throughout the loop what it reads of each token."""
+        if not loop.nodes:
+            return [], before, []
+        needed = set(ordered(loop.nodes))
+        rest = set(ordered([node for node in before if node not in needed]))
+        cheap = self._cheap()
+        again = [node for node in before if node in needed and node in cheap]
+        ahead = [node for node in before if node in needed and node not in cheap]
+        return again, ahead, [node for node in before if node in rest and node not in ahead]
+
     def _cheap(self) -> set[Node]:
-        """What follows from vectors of rows by other operations than contractions, and those and numbers in memory."""
-        found = {node for node in self.launch.loads if set(inner(node.axes)) <= {ROW}}
+        """What follows from vectors of rows by other operations than contractions, and those and numbers in memory;
+        where programs share another dim, from any tile in memory that the loop does not go over."""
+        dim, split = self.launch.loop or "", self.launch.split
+        found = {node for node in self.launch.loads if set(inner(node.axes)) <= {ROW} or (split and not has(node, dim))}
         for node in self.launch.nodes:
             from_vectors = all(arg in found or is_static(arg) or arg.op in CONSTANT for arg in reads(node))
-            if from_vectors and node.op not in CONTRACTIONS and node not in self.launch.stores and reads(node):
+            formed = node.op in (*CONTRACTIONS, *OPERATORS) or has(node, dim)
+            if from_vectors and not formed and node not in self.launch.stores and reads(node):
                 found.add(node)
         return found
 
@@ -149,9 +168,9 @@ class LoopKernel(Kernel):
         inside = set(loop.nodes)
         return [node for node in self.launch.nodes if node in needed and node not in inside and node not in sums]
 
-    def _loop(self, loop: Loop, dim: str, pending: list[Node]) -> list[str]:
-        """A loop over the blocks of a dim."""
-        lines = self._load_before(loop.nodes, pending, "    ")
+    def _loop(self, loop: Loop, dim: str, pending: list[Node], again: list[Node]) -> list[str]:
+        """A loop over the blocks of a dim. again: what each turn computes for itself."""
+        lines = [] if self.launch.split else self._load_before(loop.nodes, pending, "    ")
         gathers = self._gathers(loop)
         for node in loop.nodes:
             if node in gathers and gathers[node] in self.variables:
@@ -166,8 +185,10 @@ class LoopKernel(Kernel):
             f"        offs_{dim} = at_{dim} + tl.arange(0, BLOCK_{dim})",
             f"        in_{dim} = offs_{dim} < {dim}",
         ]
-        inside = [node for node in self.launch.loads if has(node, dim)]
+        inside = [node for node in self.launch.loads if has(node, dim) or self.launch.split]
         for node in soon(loop, inside):
+            first = [one for one in ordered([node], set(self.variables) - set(again)) if one in again]
+            lines += self._computed([one for one in first if one not in self.variables], inside, "        ")
             if node in loop.sums:
                 lines += self._load_before(reads(node), inside, "        ")
                 name = self.variables[node]

@@ -166,7 +166,19 @@ def _scan_tile(launch: Launch, schedule: Schedule, rows: int) -> Tile:
     warps = 8 if looped or (launch.dims and not launch.split) else 4
     if scans(launch) and shared:
         places, warps = room(launch, rows, places * 64 // rows, looped)
-    return Tile(places, looped, places, warps, stages=1) if looped else Tile(places, warps=warps)
+    if looped:
+        return Tile(places, looped, places, warps, stages=1)
+    inside = _inside(launch, schedule) if scans(launch) else None
+    return Tile(places, inside, VECTORS, warps, stages=1) if inside else Tile(places, warps=warps)
+
+
+def _inside(launch: Launch, schedule: Schedule) -> str | None:
+    """The dim beside that which programs share which one of them takes block by block: one that needs one loop."""
+    for dim in beside(schedule, launch.split) if launch.split else ():
+        found = loops(launch, dim) if dim in launch.dims else None
+        if found is not None and sum(bool(one.nodes) for one in found) == 1:
+            return dim
+    return None
 
 
 def _is_wide(launch: Launch) -> bool:

@@ -8,6 +8,7 @@ from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
 from recc.backends.triton.between import between_rows
 from recc.backends.triton.block_loop import LoopKernel
+from recc.backends.triton.blocks import Blocks
 from recc.backends.triton.chunk_walk import WalkKernel
 from recc.backends.triton.config import Config, Tile, default_tile
 from recc.backends.triton.gather import gathered
@@ -139,20 +140,20 @@ class Function:
         tensor = self.tensors.get(node)
         if tensor is not None and not tensor.parts:
             return []
-        partial = node in self.schedule.partial
+        partial, blocked = node in self.schedule.partial, self._by_blocks(node)
         axes = node.axes if not partial else self._part_axes(node)
         by_token = GRID in node.axes and ROW in axes and COL not in axes and self._of_host(node)
         name = self._claim(f"{self.words.name(node)}_parts" if partial else self.words.name(node))
         wide = partial or by_token or GRID not in axes or self._is_wide(node) or self._of_host(node)
         wide = wide or len(inner(axes)) < 2
         tensor = Tensor(name, TOKENS if by_token else CHUNKS if GRID in axes else FIXED, axes,
-                        not partial and node in self.seeded, partial, wide)  # fmt: skip
+                        not partial and node in self.seeded, blocked, wide)  # fmt: skip
         self.written.setdefault(node, []).append(tensor)
         if not partial:
             self.tensors[node] = tensor
         self.parts[node] = tensor
         tile = ", ".join(self._extent(axis, by_token) for axis in axes if axis not in (GRID,))
-        lead = [f"triton.cdiv({self._split_of(node)}, {part})" if part else "1"] if partial else []
+        lead = [f"triton.cdiv({self._split_of(node)}, {part})"] if blocked else []
         lead += ["batch" if by_token else "chunks.count"] if GRID in axes else []
         summed = GRID in axes and not by_token and self._of_host(node)
         make = "summed" if summed else "wide" if wide else "empty"
@@ -171,6 +172,11 @@ class Function:
             if isinstance(step, Launch) and node in step.stores:
                 return step.split
         return None
+
+    def _by_blocks(self, node: Node) -> bool:
+        """Whether each program computes a part of a sum: one over chunks alone has all of it, or of its own places."""
+        split = self._split_of(node)
+        return node in self.schedule.partial and any(dim_of(axis) == split for axis in node["over"])
 
     def _part_axes(self, node: Node) -> tuple[Axis, ...]:
         """The axes of what one program computes of a partial sum, with those that tell programs apart."""
@@ -194,7 +200,7 @@ class Function:
     def _text(self) -> str:
         self.parts: dict[Node, Tensor] = {}
         self.sources: dict[str, str] = {}  # dims that are others under a second name
-        self.blocks: dict[tuple[str, int], str] = {}  # the part of a dim that a program takes: its variable
+        self.blocks = Blocks(self.schedule, self._claim)
         kernels: list[str] = []
         lines = wrapped(f"def {self.name}(", ["chunks", *self.arguments, *self.results], "):")
         lines.append(f'    """{self.doc}"""')
@@ -211,8 +217,7 @@ class Function:
             tile = self.config.tile(name, default_tile(step, self.schedule, self.rows))
             step.loop = tile.loop if tile.loop and loops(step, tile.loop) is not None else None
             step.split = None if step.loop == step.split else step.split
-            part = self._part(step.split, tile.block) if step.split else None
-            stride = self._part(step.loop, tile.step) if step.loop else None
+            part, stride = self.blocks.of(step, tile)
             for node in step.stores:
                 if node in self.schedule.held:
                     body += self._scratch(node, part)
@@ -240,13 +245,6 @@ class Function:
         for table in (self.written, self.words.results):
             table |= {new: table[old] for old, new in zip(step.stores, found.stores, strict=True) if old in table}
         return found
-
-    def _part(self, dim: str, block: int) -> str:
-        """The variable for how many places of `dim` a program takes, `block` at most."""
-        key = dim, block
-        if key not in self.blocks:
-            self.blocks[key] = self._claim(f"part_{dim}")
-        return self.blocks[key]
 
     def _kernel(self, step: Launch, name: str, tile: Tile, walks: dict[Node, Walk],
                 kind: type[Kernel] | None = None) -> Kernel:  # fmt: skip
@@ -300,20 +298,15 @@ class Function:
                 if re.search(rf"\b(\w+_)?{dim}\b", body):
                     lines.append(f"    {dim} = {name}.shape[{place}]")
         for dim in sorted(seen):
-            others = sorted(seen - {dim})
-            parts = {name: most for (of, most), name in self.blocks.items() if of == dim}
+            parts = self.blocks.lines(dim, seen)
             if parts or re.search(rf"\bblock_{dim}\b", body):
                 lines.append(f"    block_{dim} = chunks.block({dim}, {self.least(dim)})")
-            rest = self.beside(dim, others)
-            for name, most in parts.items():
-                lines.append(f"    {name} = chunks.part({', '.join([f'block_{dim}', str(most), *rest])})")
+            lines += parts
         return [*lines, *more]
 
     def _source_lines(self, dim: str, of: str) -> list[str]:
         """The sizes of a dim that is another one under a second name."""
-        parts = [(name, most) for (own, most), name in self.blocks.items() if own == dim]
-        lines = [f"    {dim}, block_{dim} = {of}, block_{of}"]
-        return lines + [f"    {name} = chunks.part(block_{dim}, {most})" for name, most in parts]
+        return [f"    {dim}, block_{dim} = {of}, block_{of}", *self.blocks.lines(dim, set())]
 
     def least(self, dim: str) -> int:
         """16 for a side of a matrix product, which tensor cores need."""
@@ -373,7 +366,8 @@ class Function:
         """The sum of the parts that programs have computed."""
         tensor = self.parts[node]
         gone = {GRID, HEADS} - set(node.axes)
-        over = [0, *(place + 1 for place, axis in enumerate(tensor.axes) if axis in gone)]
+        lead = [0] if tensor.parts else []
+        over = [*lead, *(place + len(lead) for place, axis in enumerate(tensor.axes) if axis in gone)]
         return f"{tensor.name}.sum({over[0] if len(over) == 1 else tuple(over)})"
 
     def _copies(self) -> list[str]:

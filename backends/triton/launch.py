@@ -104,6 +104,12 @@ class Chunks:
             most //= self.block(size, 1)
         return min(block, max(1, most))
 
+    @staticmethod
+    def turn(block, most):
+        """How many of `block` places a turn of a loop takes: all where they are `most` at most. Otherwise half of
+        `most`: what the turns add up is there beside them."""
+        return block if block <= most else max(1, most // 2)
+
 
 class Outer:
     """The outer chunks of a call, of `chunks` chunks each; where that is 0, every sequence is one.

@@ -125,5 +125,5 @@ class OuterText:
         cross = kind is CrossKernel
         usual = cross_tile(launch, schedule) if cross else default_tile(launch, schedule, function.rows)
         tile = function.config.tile(name, usual)
-        part = function._part(launch.split, tile.block) if launch.split else None
+        part = function.blocks.part(launch.split, tile.block) if launch.split else None
         self.kernels.append((function._kernel(launch, name, tile, walks, kind), part))

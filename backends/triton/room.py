@@ -63,8 +63,12 @@ def _tiles(kernel: Kernel, function: Function, dims: Mapping[str, int | None]) -
         block = call.block(sizes[dim], function.least(dim))
         if dim not in (launch.split, launch.loop):
             return dim, block
+        if dim == launch.loop and launch.split:
+            return dim, call.turn(block, kernel.tile.step)
         most = kernel.tile.block if dim == launch.split else kernel.tile.step
-        return dim, call.part(block, most, *(sizes[other] for other in function.beside(dim, [*sizes])))
+        beside = [other for other in function.beside(dim, [*sizes])]
+        inside = {launch.loop: kernel.tile.step} if launch.split else {}
+        return dim, call.part(block, most, *(min(sizes[other], inside.get(other, sizes[other])) for other in beside))
 
     every = [*launch.nodes, *launch.loads, *(carry.old for carry in launch.walks)]
     return [Extent(kernel.name, tuple(map(places, axes))) for axes in {inner(formed(node)): None for node in every}]

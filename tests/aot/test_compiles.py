@@ -62,7 +62,8 @@ def test_kernels_spill_nothing(name, size, chunk):
 
 
 @pytest.mark.parametrize("name, size", [("mamba", 64), ("mamba_signed", 16), ("s4d", 16), ("s4d", 64), ("dss", 16),
-                                        ("gss", 64), ("lru", 64), ("min_gru", 64), ("ema", 64)])  # fmt: skip
+                                        ("gss", 64), ("lru", 64), ("min_gru", 64), ("ema", 64), ("mamba", 128),
+                                        ("quamba", 128), ("s4d", 128), ("plstm_1d", 128)])  # fmt: skip
 def test_scans_spill_nothing(name, size):
     """Their tiles are as wide as `pressure` says that registers hold."""
     found = compiled(name, "sm_90", dict.fromkeys(SMALL, size), None)

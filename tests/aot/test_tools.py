@@ -84,7 +84,7 @@ def test_a_scan_with_tiles_too_large_is_refused():
     assert "a program has room for" in refused.text and "sequential" in refused.help
     (shown,) = kernels._strategies(plan, choice)
     assert shown["strategy"] == "sequential" and list(shown["refused"]) == ["scan"]
-    with pytest.raises(Unserved, match="tiles of tokens x Y x Y "):
+    with pytest.raises(Unserved, match="tiles of tokens x K x Y "):
         module.generate(plan, module.chosen(plan, "scan"))
 
 

@@ -113,6 +113,12 @@ def test_float16(name, interpreted):
     assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, "split", "float16") == []
 
 
+@pytest.mark.parametrize("name", ["mamba", "liquid_s4", "plstm_1d", "gss"])
+def test_a_second_dim_of_a_scan_block_by_block(name, interpreted):
+    """Sums over it add up from turn to turn, and what each turn computes again is computed again after the last."""
+    assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, "narrow") == []
+
+
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("variant", ["reverse", "packed"])
 def test_calls(name, variant, interpreted):
