@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from recc.backends.triton.loops import after_sums, sums_over
+from recc.backends.triton.loops import KEPT, after_sums, sums_over
 from recc.backends.triton.nodes import inner, ordered, sums_on
-from recc.backends.triton.rebuilt import users_of
+from recc.backends.triton.order import numbers
+from recc.backends.triton.rebuilt import added_up, users_of
 from recc.backends.triton.steps import Launch
 
 from recc.ir.node import ROW, Axis, Node
@@ -44,12 +45,24 @@ class Contraction:
 
 
 def gathered(launch: Launch, dim: str) -> Launch:
-    """The launch with sums over `dim` gathered. What it stores stands at the same place in `stores`."""
-    return _Gathering(launch, dim).launched()
+    """The launch with sums over `dim` gathered. What it stores stands at the same place in `stores`.
+
+    A single product of a sum is gathered, too, where the products that take its place are there anyway, or where so
+    many tiles add up that nothing may be left to do with them after the loop.
+    """
+    found = _Gathering(launch, dim, False).launched()
+    return _Gathering(launch, dim, True).launched() if _numbers(found, dim) >= KEPT else found
+
+
+def _numbers(launch: Launch, dim: str) -> int:
+    """How many numbers the tiles have that add up over `dim`."""
+    alone = {node for node, users in users_of(launch).items() if len(users) == 1 and node not in launch.stores}
+    products = [node for node in launch.nodes if sums_over(node, dim) and sums_on(node, inner(node["over"]))]
+    return sum(numbers(total, launch.rows) for total in added_up(launch.nodes, products, alone))
 
 
 class _Gathering:
-    def __init__(self, launch: Launch, dim: str) -> None:
+    def __init__(self, launch: Launch, dim: str, single: bool) -> None:
         self.launch, self.dim = launch, dim
         self.users = users_of(launch)
         self.late = after_sums(launch, dim)
@@ -59,7 +72,7 @@ class _Gathering:
         for node in launch.nodes:
             terms = list(self._terms(node, False, ())) if self._outermost(node) else []
             found = {term: found for term in terms if (found := self._gathers(term)) is not None}
-            if len(found) > 1:
+            if len(found) > 1 or any(one and (single or self._is_spared(one)) for one in found.values()):
                 self.sums[node] = terms
                 self.inside |= set(found)
                 for one in found.values():
@@ -101,6 +114,14 @@ class _Gathering:
                 if not self._is_multiple(user, core) and not self._contracts(user, multiple, core, around, found):
                     return None
         return found
+
+    def _is_spared(self, found: dict[Node, Contraction]) -> bool:
+        """Whether products that contractions of rows need are there anyway: then none is left after the loop."""
+        return all(self._across(one, {}) in self.launch.nodes for one in found.values())
+
+    def _across(self, found: Contraction, done: dict[Node, Node]) -> Node:
+        """The product over which rows are contracted instead."""
+        return dot(_new(found.tile, done), self._sides(found.core, done)[1], (found.axis,))
 
     def _of_rows(self, factor: Factor) -> bool:
         """Whether a factor has one number for each row at most, and is there before the loop."""
@@ -177,9 +198,8 @@ class _Gathering:
         return total
 
     def _contraction(self, found: Contraction, done: dict[Node, Node]) -> Node:
-        rows, other = self._sides(found.core, done)
-        across = dot(_new(found.tile, done), other, (found.axis,))
-        return times(dot(rows, across, found.core["over"]), _renewed(found.factors, done))
+        rows, _ = self._sides(found.core, done)
+        return times(dot(rows, self._across(found, done), found.core["over"]), _renewed(found.factors, done))
 
 
 def _new(node: Node, done: dict[Node, Node]) -> Node:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from recc.backends.triton.nodes import reads
-from recc.backends.triton.rebuilt import rebuilt, users_of
+from recc.backends.triton.rebuilt import added_up, rebuilt, users_of
 from recc.backends.triton.steps import Launch
 from recc.backends.triton.text import TileText
 from recc.backends.triton.wording import called
@@ -176,7 +176,8 @@ def together(nodes: list[Node], alone: Iterable[Node]) -> list[Node | Together]:
                 placed.add(node)
                 found.append(node)
                 continue
-            sums, partial = _added(nodes, group, single)
+            sums = added_up(nodes, group, single)
+            partial = set().union(*(below[total] for total in sums)) - needed
             decays = [one for one in nodes if one.op == "channel_since" and one not in placed]
             decays = [one for one in decays if reads(one)[0] is decay_of(node)]
             placed.update(group, sums, partial, decays)
@@ -184,17 +185,6 @@ def together(nodes: list[Node], alone: Iterable[Node]) -> list[Node | Together]:
 
     place(nodes)
     return found
-
-
-def _added(nodes: list[Node], group: list[Node], alone: set[Node]) -> tuple[dict[Node, list[Node]], set[Node]]:
-    """What sums over pairs add up to, and the sums of some of them."""
-    sums, partial = {node: [node] for node in group}, set()
-    for node in nodes:
-        if node.op == "add" and all(arg in sums and arg in alone for arg in node.args):
-            first, second = node.args
-            sums[node] = [*sums.pop(first), *sums.pop(second)]
-            partial |= {first, second}
-    return sums, partial
 
 
 def lines_of(group: Together, names: dict[Node, str], text: TileText, free: Callable[[str], str]) -> list[str]:

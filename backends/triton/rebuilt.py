@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from recc.backends.triton.nodes import ordered
@@ -18,6 +19,17 @@ def users_of(launch: Launch) -> dict[Node, list[Node]]:
         for arg in dict.fromkeys(node.args):
             users.setdefault(arg, []).append(node)
     return users
+
+
+def added_up(nodes: Iterable[Node], terms: Iterable[Node], alone: Collection[Node]) -> dict[Node, list[Node]]:
+    """What terms add up to where nothing else reads them, each with its terms; a term that is read otherwise stands for
+    itself. alone: what has one reader."""
+    found = {node: [node] for node in terms}
+    for node in nodes:
+        if node.op == "add" and all(arg in found and arg in alone for arg in node.args):
+            first, second = node.args
+            found[node] = [*found.pop(first), *found.pop(second)]
+    return found
 
 
 def rebuilt(launch: Launch, new: dict[Node, Node]) -> Launch:

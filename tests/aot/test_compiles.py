@@ -50,8 +50,8 @@ def test_every_target(name, target):
 SPILL_NOTHING = [("hgrn", 32, None), ("gdn2", 128, None), ("simple_gla", 32, None), ("delta_net", 32, None),
                  *((name, size, None) for name in ("simple_gla", "gla", "kda", "delta_net", "gated_delta_net")
                    for size in (64, 128)),
-                 ("gated_delta_net", 32, None), ("mlstm_sig", 64, None), ("rwkv7", 64, None), ("rwkv7", 128, None),
-                 ("liger", 64, None), ("lightnet", 64, None), ("swla", 64, None)]  # fmt: skip
+                 ("gated_delta_net", 32, None), ("comba", 64, None), ("mlstm_sig", 64, None), ("rwkv7", 64, None),
+                 ("rwkv7", 128, None), ("liger", 64, None), ("lightnet", 64, None), ("swla", 64, None)]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, size, chunk", SPILL_NOTHING)
