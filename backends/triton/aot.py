@@ -32,6 +32,7 @@ SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227
           "sm_120": 99 << 10, "gfx942": 64 << 10}  # fmt: skip
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",
             torch.float64: "*fp64", torch.bool: "*i1"}  # fmt: skip
+REGISTER, ALIGNED = 4, 8  # bytes: of a register, and to which a stack's arrays are filled
 
 
 @dataclass(frozen=True)
@@ -177,18 +178,26 @@ def compile_launch(launch: Recorded, target: str) -> Any:
 
 
 def facts(compiled: Any) -> dict[str, int]:
-    """registers a thread, spilled bytes, shared memory in bytes, and matrix instructions, as the binary has them."""
+    """registers a thread, bytes that it spills, bytes of its stack otherwise, shared memory in bytes, and matrix
+    instructions, as the binary has them. A stack holds what is spilled and arrays, as those in which `cos` and `sin`
+    reduce a large argument."""
     asm, found = compiled.asm, {"shared": compiled.metadata.shared}
     if "amdgcn" in asm:
         text = asm["amdgcn"]
-        for key, name in ((".vgpr_count", "registers"), (".vgpr_spill_count", "spills")):
+        for key, name in ((".vgpr_count", "registers"), (".vgpr_spill_count", "spills"),
+                          (".private_segment_fixed_size", "stack")):  # fmt: skip
             match = re.search(rf"{re.escape(key)}:\s*(\d+)", text)
             found[name] = int(match[1]) if match else -1
+        found["spills"] *= REGISTER
+        found["stack"] = max(found["stack"] - found["spills"], 0)
         found["matrix"] = len(re.findall(r"\bv_mfma_", text))
         return found
     usage = _resources(asm["cubin"])
     found["registers"] = int(re.search(r"REG:(\d+)", usage)[1])
-    found["spills"] = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
+    stack = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
+    declared = sum(map(int, re.findall(r"\.local [^;]*?\[(\d+)\];", asm["ptx"])))  # ptxas adds what it spills
+    found["stack"] = min(stack, -(-declared // ALIGNED) * ALIGNED)
+    found["spills"] = stack - found["stack"]
     found["matrix"] = len(re.findall(r"\b(?:wgmma|mma|tcgen05)\.\S*(?:mma|sync)", asm["ptx"]))
     return found
 

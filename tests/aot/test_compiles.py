@@ -9,6 +9,7 @@ pytest.importorskip("triton")
 import torch
 from kernels import has_complex_state, parallel, recurrence
 from recc.backends.triton import aot, module
+from recc.backends.triton.config import Config, Tile
 from recc.backends.triton.nodes import inner
 
 from recc.analysis import analyse
@@ -68,6 +69,16 @@ def test_scans_spill_nothing(name, size):
     """Their tiles are as wide as `pressure` says that registers hold."""
     found = compiled(name, "sm_90", dict.fromkeys(SMALL, size), None)
     assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
+
+
+def test_what_spills_is_told_from_other_stack():
+    """In a tile that is far too wide: numbers of 4 bytes, in no array."""
+    plan = analyse(recurrence("mamba"))
+    config = Config(tiles=(("backward_prepare", Tile(block=256, warps=2)),))
+    launches = aot.launches(module.generate(plan, module.chosen(plan), config), {"N": 128}, torch.bfloat16)
+    (wide,) = (launch for launch in launches if launch.name == "backward_prepare")
+    found = aot.facts(aot.compile_launch(wide, "sm_90"))
+    assert found["spills"] > 1000 and found["stack"] == 0
 
 
 @pytest.mark.parametrize("name", ["mamba", "s4d", "liquid_s4"])

@@ -22,7 +22,6 @@ SPILLS = ("gated_delta_net_layer", "omega_net", "titans_mlp", "ttt_linear", "ttt
 REFUSED = ("chimera", "dend_plrnn", "mdlstm", "plstm_2d", "plstm_2d_diffusive", "ssm_2d")
 # On gfx942 a thread of the backward pass has half the registers; on sm_100 the forward pass spills 16 bytes.
 SPILLING = (("lstm", "gfx942"), ("lstm", "sm_100"))
-STACK = 32  # bytes in which cos and sin reduce a large argument, whatever else a kernel holds
 PASSES = ("forward", "backward", "decode")
 MATRICES = ("gru", "lstm", "elman")  # on the way of a state
 
@@ -55,9 +54,11 @@ def test_every_backward_pass_without_spills(name):
 
 @pytest.mark.parametrize("name", [name for name in library.names() if has_complex_state(name) and name not in REFUSED])
 def test_every_backward_pass_of_complex_states(name):
-    """Two tiles each: more warps share them, or a program takes fewer channels."""
+    """Two tiles each: more warps share them, or a program takes fewer channels. That cos and sin reduce a large
+    argument in an array is no spill."""
     found = compiled(name, "sm_90", ("backward",))
-    assert {facts["spills"] for facts in found.values()} <= {0, STACK}
+    assert {facts["spills"] for facts in found.values()} == {0}
+    assert {facts["stack"] for facts in found.values()} <= {0, 32}
 
 
 def test_crowded_walks_read_tiles_again():
