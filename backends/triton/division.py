@@ -255,9 +255,11 @@ class Division:
         return self.count, sum(len(launch.parts) for launch in self.launches)
 
 
-def divide(program: TileProgram, again: TileProgram | None = None, in_place: bool = False) -> Division:
+def divide(program: TileProgram, again: TileProgram | None = None, in_place: bool = False,
+           shared: bool = False) -> Division:  # fmt: skip
     """The best division of a program: by a dim whose elements never meet, or, if states are matrices, at least not on
-    the way from state to state; otherwise a program takes all dims whole. in_place: states go where they come from."""
+    the way from state to state; otherwise a program takes all dims whole. in_place: states go where they come from.
+    shared: not whole, if it can be."""
     try:
         whole = Division(program, again, None)
     except Conflict:
@@ -279,7 +281,7 @@ def divide(program: TileProgram, again: TileProgram | None = None, in_place: boo
     free = [part for part in found if part.cost == (whole.count, 0)]
     if free:
         return free[-1]
-    if wide < 2 or not program.reverse:  # a forward pass keeps its epilogue in the kernel
+    if wide < 2 or not (program.reverse or shared):  # a forward pass keeps its epilogue in the kernel
         return whole
     return min(found, key=lambda part: part.cost, default=whole)
 

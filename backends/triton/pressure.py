@@ -137,10 +137,11 @@ def _tiles(node: Node) -> float:
 
 
 def _held_by_walk(loops: list[Loop], widest: int, vector: float = 0) -> float:
-    """The most tiles of so many axes that are there at a time; one of an axis less counts as `vector` of them."""
+    """The most tiles of so many axes, or of two, that are there at a time; vectors count as `vector` of them."""
+    widest = min(widest, 2)  # a program has few columns of what is wider
 
     def count(nodes: Iterable[Node]) -> float:
-        wide = [len(inner(node.axes)) for node in nodes]
+        wide = [min(len(inner(node.axes)), widest) for node in nodes]
         return wide.count(widest) + vector * wide.count(widest - 1)
 
     fixed: set[Node] = set()  # the same at every token

@@ -6,8 +6,9 @@ where a state waits for what torch has to add up; see `walks`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from recc.backends.torch.emit import step_function
 from recc.backends.torch.module import Generated, describe, finished, initial_function, saved_item
@@ -20,6 +21,9 @@ from recc.strategies import Choice
 from recc.tile.pairs import NoPair, declared
 from recc.tile.program import finish, seed_key
 from recc.tile.step import step_program, step_programs
+
+# A program takes several sequences where they are multiplied with matrices, and all dims where their elements meet.
+FORMS = {}, {"alone": True}, {"shared": True}, {"alone": True, "shared": True}
 
 
 def generate(plan: Plan, choice: Choice, solver: Callable[..., Function] | None = None) -> Generated:
@@ -40,11 +44,32 @@ def generate(plan: Plan, choice: Choice, solver: Callable[..., Function] | None 
     stored = step if apart else replace(step, stores={**step.stores, **kept})
     back_doc = f"The backward pass of {name}; returns the params' gradients."
     decode_doc = f"One token of {name}; the states may be updated in place."
+    forward_doc = f"The forward pass of {name}."
+    fitting = _fitting(rec.dims)
     parts = [
-        (solver or Function)(stored, "forward_tiles", f"The forward pass of {name}.", saved=apart).text(),
-        Function(back, "backward_tiles", back_doc, again=again if apart else None).text(),
-        Function(step, "decode_tiles", decode_doc, single=True).text(),
+        solver(stored, "forward_tiles", forward_doc, saved=apart).text()
+        if solver
+        else fitting(stored, "forward_tiles", forward_doc, saved=apart),
+        fitting(back, "backward_tiles", back_doc, again=again if apart else None),
+        fitting(step, "decode_tiles", decode_doc, single=True),
         step_function(whole, "step_tiles", f"One token of {name} in torch: outputs and new states."),
         initial_function(rec, whole),
     ]
     return finished("\n\n".join(parts), meta)
+
+
+def _fitting(dims: Mapping[str, int | None]) -> Callable[..., str]:
+    """Makes the text of a function: of the forms that it can have, the first whose tiles programs have room for, and
+    where none does, the first of all. dims: the sizes of those that the spec fixes."""
+
+    def text(*args: Any, **options: Any) -> str:
+        first = None
+        for form in FORMS:
+            function = Function(*args, **options, **form)
+            found = function.text()
+            first = first or found
+            if function.fits(dims):
+                return found
+        return first
+
+    return text

@@ -21,6 +21,7 @@ from recc.backends.torch.op import Op
 from recc.backends.torch.passes import ArgumentError, Passes, _returned, check_once, register
 
 TILE = 1024  # elements of a state that one warp holds
+SPACE = 4096  # elements of a tile whose columns are shared by programs, where few of them are left
 MOST = 1 << 15  # elements of a tile: two such fill the registers of a multiprocessor
 LINE = 128  # elements of a state that is a vector, in one program
 WARPS = 8  # of one program, at most; 16 where it holds more than states
@@ -71,10 +72,13 @@ class Tokens:
         return max(least, 1 << max(size - 1, 0).bit_length())
 
     @staticmethod
-    def part(block, *beside, least=8, room=TILE):
+    def part(block, *beside, least=None, room=TILE):
         """How many of `block` places one program takes; beside: how many elements a tile has at each of them; room: how
-        many it has in all, where that is no fewer than `least` places."""
-        return min(block, max(least, room // max(beside)) if beside else LINE)
+        many it has in all, where that is no fewer than `least` places, by default 8 where these have room for them."""
+        if not beside:
+            return min(block, LINE)
+        usual = max(1, min(8, SPACE // max(beside)))
+        return min(block, max(usual if least is None else least, room // max(beside)))
 
     def options(self, *tiles, spare=False, share=None):
         """Compiler options for a kernel with tiles of so many elements. spare: leave registers for other values; share:

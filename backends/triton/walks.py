@@ -5,8 +5,11 @@ Each walk has torch's part before, between and after it.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 
 from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
@@ -14,8 +17,9 @@ from recc.backends.triton.division import HOST, Division, Launch, divide, in_row
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, Memory
 from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, ordered
+from recc.backends.triton.room import TYPICAL
 from recc.backends.triton.statements import Loop
-from recc.backends.triton.tokens import TILE, WARPS
+from recc.backends.triton.tokens import MOST, ROWS, TILE, WARPS, Tokens
 from recc.backends.triton.walk import TAKEN, Kernel, Walk
 
 from recc.ir.names import free_name
@@ -30,14 +34,17 @@ class Function:
 
     results are the tensors that it writes: stores, leaving states, and states saved for each chunk if `saved`. It
     returns the sums. again: for a backward pass that runs chunks again, the program of that. single: one token.
+    alone: a program takes one sequence, whatever its products are; shared: programs share a dim also where torch has to
+    add up what each has of an output.
     """
 
     def __init__(self, program: TileProgram, name: str, doc: str, *, again: TileProgram | None = None,
-                 saved: bool = False, single: bool = False) -> None:  # fmt: skip
+                 saved: bool = False, single: bool = False, alone: bool = False,
+                 shared: bool = False) -> None:  # fmt: skip
         news = {c.new: f"{c.old['name']}_next" for c in program.carries if c.new.args}
         program = replace(program, names={**news, **program.names})
         self.program, self.name, self.doc, self.again = program, name, doc, again
-        self.saved, self.single = saved, single
+        self.saved, self.single, self.alone, self.shared = saved, single, alone, shared
         self.division, self.rows = self._divided()
         self.words = Words(program)
         self.nodes = self.division.nodes_all()
@@ -58,7 +65,7 @@ class Function:
     def _divided(self) -> tuple[Division, bool]:
         """What is computed where, and whether tiles have rows."""
         of_rows = in_rows(self.program) or (self.again is not None and in_rows(self.again))
-        return divide(self.program, self.again, in_place=self.single), of_rows
+        return divide(self.program, self.again, self.single, self.shared), of_rows and not self.alone
 
     # --- tensors -------------------------------------------------------------------------------------------------
 
@@ -168,6 +175,16 @@ class Function:
         lines.append(f'    """{self.doc}"""')
         return "\n".join([*kernels, *lines, *self._size_lines("\n".join(body)), *body]) + "\n"
 
+    def fits(self, dims: Mapping[str, int | None]) -> bool:
+        """Whether programs have room for the largest tile of the text. dims: the sizes of those that are fixed."""
+        blocks = {dim: Tokens.block(dims.get(dim) or TYPICAL, self._least(dim)) for dim in self.dim_names}
+        blocks["ROWS"], split = ROWS, self.division.split
+        if split is not None:
+            beside = [prod(blocks[dim] for dim in tile if dim != split) for tile in self.tiles if split in tile]
+            least = self._least(split)
+            blocks[split] = Tokens.part(blocks[split], *beside, least=least if least > 1 else None)
+        return all(prod(blocks[dim] for dim in tile) <= MOST for tile in self.tiles)
+
     def _size(self, axis: Axis | None) -> str:
         return {GRID: "n", HEADS: "heads"}.get(axis or "") or dim_of(axis or "")
 
@@ -211,16 +228,26 @@ class Function:
         return found
 
     def _least(self, dim: str) -> int:
-        """16 for a side of a matrix product, which tensor cores need."""
+        """16 for a side of a matrix product, which tensor cores need; of a side of several dims for one of them."""
+        return 16 if dim in self._sides else 1
+
+    @functools.cached_property
+    def _sides(self) -> set[str]:
+        sides: set[tuple[str, ...]] = set()
         for node in self.nodes:
             if node.op != "dot" or self.division.side[node] == HOST:
                 continue
             node = self.turn(node)
             over = inner(node["over"])
-            matrix = is_matrix(node, over) or is_batched(node, over)
-            if matrix and any(dim_of(axis) == dim for arg in node.args for axis in inner(arg.axes)):
-                return 16
-        return 1
+            if is_matrix(node, over) or is_batched(node, over):
+                ours, theirs = (inner(arg.axes) for arg in node.args)
+                free = [[axis for axis in a if axis not in b] for a, b in ((ours, theirs), (theirs, ours))]
+                sides |= {tuple(sorted({dim_of(axis) for axis in side})) for side in (*free, over)}
+        found: set[str] = set()
+        for side in sorted(sides, key=lambda side: (len(side), side)):
+            if not found & set(side):
+                found |= set(side[:1])
+        return found
 
     # --- kernels -------------------------------------------------------------------------------------------------
 

@@ -45,11 +45,16 @@ def _contracted(node: Node) -> Node:
 
 
 def _multiplies(node: Node, terms: list[Term]) -> bool:
-    """Whether a product of two matrices would become several: one of a sum is cheaper than a sum of them."""
-    over = set(node["over"])
-    if node.op != "dot" or not all(_dims(a) - _dims(b) for a, b in (node.args, node.args[::-1])):
+    """Whether a product of two matrices would become several, or one of tiles with other axes: one product of a sum is
+    cheaper than a sum of them."""
+    over, args = set(node["over"]), [_dims(arg) for arg in node.args]
+    if node.op != "dot" or not (args[0] - args[1] and args[1] - args[0]):
         return False
     sides = [_sides([factor for factor in factors if over & set(factor.axes)]) for _, factors in terms]
+    formed = [set().union(*map(_dims, side)) for pair in sides for side in pair]
+    apart = any(over & set(factor.axes) not in (set(), over) for _, factors in terms for factor in factors)
+    if apart or any(not any(axes <= arg for arg in args) for axes in formed):
+        return True
     return sum(all(any(len(_dims(factor)) > 1 for factor in side) for side in pair) for pair in sides) > 1
 
 

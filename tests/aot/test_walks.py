@@ -16,10 +16,11 @@ from recc.analysis import analyse
 from recc.strategies import choose
 
 # Known to spill in the backward pass: a layer has some forty vectors beside its memory, conv_gru nine matrices on the
-# way of its state, and memories that are trained their gradients' states.
-SPILLS = ("gated_delta_net_layer", "omega_net", "titans_mlp", "ttt_linear", "ttt_mlp", "atlas", "conv_gru")
-# Tiles of three dims, or of two for each of 16 sequences, are larger than a program has room for at dims of 64.
-REFUSED = ("chimera", "dend_plrnn", "mdlstm", "plstm_2d", "plstm_2d_diffusive", "ssm_2d")
+# way of its state, mdlstm ten, memories that are trained their gradients' states, and grids states of three dims.
+SPILLS = ("gated_delta_net_layer", "omega_net", "titans_mlp", "ttt_linear", "ttt_mlp", "atlas", "conv_gru",
+          "mdlstm", "plstm_2d", "plstm_2d_diffusive")  # fmt: skip
+# Tiles of three dims, of which programs cannot share one, are larger than a program has room for at dims of 64.
+REFUSED = ("chimera", "ssm_2d")
 # On gfx942 a thread of the backward pass has half the registers; on sm_100 the forward pass spills 16 bytes.
 SPILLING = (("lstm", "gfx942"), ("lstm", "sm_100"))
 PASSES = ("forward", "backward", "decode")
@@ -86,6 +87,14 @@ def test_tiles_too_large_are_refused(name):
         aot.launches(generated, {}, torch.bfloat16)
     free = [dim for dim, size in plan.recurrence.dims.items() if not size]
     assert aot.launches(generated, dict.fromkeys(free, 16), torch.bfloat16)
+
+
+def test_what_has_room_is_shared_or_taken_alone():
+    """One column of a state of three dims, and one sequence where a unit of each sums many rectifiers."""
+    plan = analyse(recurrence("plstm_2d"))
+    launches = aot.launches(module.generate(plan, choose(plan, "sequential")), {}, torch.bfloat16)
+    assert {launch.arguments["BLOCK_V"] for launch in launches} == {1}
+    assert "ROWS" not in walks("dend_plrnn") and "ROWS" in walks("mdlstm")
 
 
 @pytest.mark.parametrize("target", sorted(aot.TARGETS))
