@@ -23,17 +23,16 @@ from typing import Any
 from benchmarks.isolated import isolated, progress
 
 PAGE = Path(__file__).parent / "results" / "aot.md"
-SMALL, LARGE = 16, 64  # of dims without a size
-AT_LARGE = ("delta_net", "gated_delta_net", "gla", "hgrn", "mamba", "mamba2", "rwkv6", "simple_gla")
+USUAL, LARGE = 64, 128  # of dims without a size
 HEAD = """# Kernels compiled ahead of time
 
-Specs that run in parallel over time, compiled in bfloat16 for GPUs that need not be there, with the default
-configuration of their kernels. Dims without a size are {sizes}. Of the launches of a pass: how many there are, the
-registers a thread and the bytes of shared memory of the one that takes most, the bytes a thread that spill in the one
-that spills most, and the matrix instructions of all. `make aot` writes this page from the cases that it has compiled:
-{count} of {total}. recc {recc}, Triton {triton}.
+Specs that run in parallel over time, compiled in bfloat16 for GPUs that need not be there, with the configuration that
+a call takes (docs/triton.md). Dims without a size are {sizes}. Of the kernels of a pass, with those that outer chunks
+add: how many there are, the registers a thread and the bytes of shared memory of the one that takes most, the bytes a
+thread that spill in the one that spills most, and the matrix instructions of all. `make aot` writes this page from the
+cases that it has compiled: {count} of {total}. recc {recc}, Triton {triton}.
 
-| spec | dims | target | pass | launches | registers | spilled | shared | matrix |
+| spec | dims | target | pass | kernels | registers | spilled | shared | matrix |
 |---|---:|---|---|---:|---:|---:|---:|---:|
 """
 
@@ -48,9 +47,9 @@ class Case:
 
 
 def cases(specs: list[str], targets: list[str]) -> list[Case]:
-    """Small dims for every spec, larger ones for some; the first target first."""
-    small = [Case(spec, SMALL, target) for target in targets for spec in specs]
-    return small + [Case(spec, LARGE, target) for target in targets for spec in specs if spec in AT_LARGE]
+    """Every spec for every target, the first one first; for that also with larger dims."""
+    usual = [Case(spec, USUAL, target) for target in targets for spec in specs]
+    return usual[: len(specs)] + [Case(spec, LARGE, targets[0]) for spec in specs] + usual[len(specs) :]
 
 
 def parallel() -> list[str]:
@@ -81,7 +80,7 @@ def compiled(case: Case) -> dict[str, Any]:
     sizes = {dim: size or case.size for dim, size in plan.recurrence.dims.items()}
     config = fitted.config_of(plan.recurrence, sizes, case.target)
     generated = generate(plan, chosen(plan, None, config.chunk), config)
-    launches = aot.launches(generated, sizes, torch.bfloat16)
+    launches = aot.every_launch(generated, sizes, torch.bfloat16)
     decided = [(launch.name, launch.options, _numbers(launch.arguments)) for launch in launches]
     key = f"{text_of(generated)} {decided} {case} {triton.__version__}"
     path = cache.folder("aot") / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
@@ -90,8 +89,8 @@ def compiled(case: Case) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for launch in launches:
         facts = aot.facts(aot.compile_launch(launch, case.target))
-        own = found.setdefault(launch.name.partition("_")[0], {"launches": 0})
-        own["launches"] += 1
+        own = found.setdefault(launch.name.partition("_")[0], {"kernels": 0})
+        own["kernels"] += 1
         for name in ("registers", "spills", "shared"):
             own[name] = max(own.get(name, 0), facts[name])
         own["matrix"] = own.get("matrix", 0) + facts["matrix"]
@@ -117,11 +116,11 @@ def page(found: dict[Case, dict[str, Any] | str], total: int) -> str:
             failed.append(f"- `{case.spec}`, dims of {case.size}, {case.target}: {facts}\n")
             continue
         for name, own in facts.items():
-            cells = [case.spec, case.size, case.target, name, own["launches"], own["registers"], f"{own['spills']:,}",
+            cells = [case.spec, case.size, case.target, name, own["kernels"], own["registers"], f"{own['spills']:,}",
                      f"{own['shared']:,}", own["matrix"]]  # fmt: skip
             lines.append(f"| {' | '.join(map(str, cells))} |\n")
     versions = {"recc": recc.__version__, "triton": triton.__version__}
-    head = HEAD.format(sizes=f"{SMALL} or {LARGE}", count=len(found), total=total, **versions)
+    head = HEAD.format(sizes=f"{USUAL} or {LARGE}", count=len(found), total=total, **versions)
     more = ["\nWithout a result (the time limit counts what else runs on the machine):\n\n", *failed] if failed else []
     return head + "".join(lines + more)
 

@@ -24,7 +24,7 @@ from recc.backends.triton.schedule import Unserved
 from recc.analysis.plan import Plan
 from recc.strategies import Refused
 
-NEAR = 512  # bytes a thread that another tile of the same launch may do away with
+NEAR = 256  # bytes a thread that another tile of the same launch may do away with
 TRIED = 8  # tiles of one launch
 
 Compile = Callable[[aot.Recorded], dict[str, int]]
