@@ -15,7 +15,7 @@ from recc.backends.triton.lines import wrapped
 from recc.backends.triton.memory import AGAIN, FIXED, SCRATCH, TOKENS, Access, Memory
 from recc.backends.triton.nodes import dims, formed, inner, ordered, reads
 from recc.backends.triton.padding import ZERO
-from recc.backends.triton.pressure import crowded, share
+from recc.backends.triton.pressure import REGISTERS, WARP, crowded, share
 from recc.backends.triton.statements import Loop, Statements, is_computed
 from recc.backends.triton.tokens import TILE
 from recc.backends.triton.wording import aligned_text, static_text
@@ -355,8 +355,11 @@ class Kernel:
 
     @property
     def spare(self) -> bool:
-        """Whether registers are left for more than states."""
-        return self.walk.loop.backwards or not (self.walk.split or self.walk.rows)
+        """Whether registers are left for more than states: for what a backward pass has beside them, and where matrices
+        take half of them."""
+        matrices = sum(len(m.tile) > 1 for m in self.walk.loop.loads.values() if m.layout in (FIXED, AGAIN))
+        crowds = self.walk.rows and 2 * matrices * TILE // WARP > REGISTERS
+        return self.walk.loop.backwards or crowds or not (self.walk.split or self.walk.rows)
 
     @property
     def _usual(self) -> int:
