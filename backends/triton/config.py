@@ -144,11 +144,12 @@ def default_tile(launch: Launch, schedule: Schedule, rows: int) -> Tile:
     A walk holds its state: as much of it as registers do, so that what it does not depend on is read once. Other
     launches take one dim block by block, which keeps their tiles small.
     """
-    if any(node.op in SCANS for node in schedule.every):
+    if any(node.op in SCANS and dims(node.axes) for node in schedule.every):
         return _scan_tile(launch, schedule, rows)
     if launch.walks:
         return Tile(block=128, warps=8, stages=1)
-    small = all(set(inner(node.axes)) <= {ROW, COL} for node in launch.stores)
+    wide = [node for node in launch.nodes if node.op == "dot"]
+    small = all(set(inner(node.axes)) <= {ROW, COL} for node in (*launch.stores, *wide))
     warps = 4 if small and rows < 64 else 8
     return Tile(block=128, loop=_looped(launch), step=32 if small else 16, warps=warps, stages=1)
 

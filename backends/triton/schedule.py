@@ -10,6 +10,7 @@ only what a walk would otherwise compute in its loop, and triangular inverses.
 from __future__ import annotations
 
 from recc.backends.torch.binding import is_static
+from recc.backends.triton.ahead import computed_ahead
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inner, ordered, reads, source
 from recc.backends.triton.steps import Host, Launch, Outer
 
@@ -212,7 +213,8 @@ class Schedule:
             for node in ordered([c.new for c in carries_of(program, level)]):
                 if node not in body and self._is_operand(node, body, level):
                     self._settle(node, self.walks[level])
-            self._lead(level, body)
+            for node, slot in computed_ahead(self, level, body):
+                self.held.setdefault(node, _up(slot, KERNEL))
             self._give(level, body)
         while True:
             launches = [step for step in self._steps() if isinstance(step, Launch)]
@@ -254,21 +256,6 @@ class Schedule:
             return
         for arg in reads(node):
             self._settle(arg, at)
-
-    def _lead(self, level: int, body: set[Node]) -> None:
-        """A walk of vectors after one of matrices computes no products of tiles in its loop: what these lead to passes
-        through memory, as far as no later walk adds to it."""
-        order = levels(self.program)
-        before = [at for at in order if at < level and any(map(_is_matrix, carries_of(self.program, at)))]
-        carries = carries_of(self.program, level)
-        if not before or any(map(_is_matrix, carries)):
-            return
-        stage, slot = order.index(before[-1]) + 1, _up(self.walks[before[-1]], KERNEL)
-        later = {node for node in self.every if self.stage[node] > stage or node in body}
-        for node in ordered([carry.new for carry in carries], set(self.every) - later):
-            found = ordered([node], set(self.held)) if node not in later and self.in_kernel(node) else []
-            if any(one.op == "dot" and self.in_kernel(one) for one in found):
-                self.held.setdefault(node, max(slot, self.slot[node]))
 
     # --- steps -------------------------------------------------------------------------------------------
 
@@ -404,11 +391,6 @@ class Schedule:
                 }
         free = sorted(present - bound)
         return self.split if self.split in free else free[-1] if free else None
-
-
-def _is_matrix(carry: Carry) -> bool:
-    """Whether a state is a matrix."""
-    return len(dims(carry.old.axes)) > 1
 
 
 def alike(carries: list[Carry]) -> list[list[Carry]]:

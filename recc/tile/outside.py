@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, Spans, walk
-from recc.ir.ops import build, dot, is_zero, rename
+from recc.ir.ops import build, dot, is_zero
 from recc.tile.program import TileProgram
 
 Factor = tuple[str, tuple[Node, ...]]  # an op, and its other argument if any
@@ -22,7 +22,6 @@ def outside(program: TileProgram) -> TileProgram:
     for node in walk(*program.roots):
         args = tuple(done[arg] for arg in node.args)
         new = node if args == node.args else spans.inherit(build(node.op, *args, **dict(node.attrs)), node)
-        new = element(new.args[0], **dict(new.attrs)) if new.op == "take" else new
         new = _per_head(new) if new.op == "dot" else _masked_last(new)
         done[node] = spans.inherit(new, node)
 
@@ -44,24 +43,6 @@ def outside(program: TileProgram) -> TileProgram:
 def is_mask(node: Node) -> bool:
     """Whether a decay from row to row is one of nothing: 1 where a row is seen, else 0."""
     return node.op == "decay" and all(map(is_zero, node.args[:2]))
-
-
-def element(tile: Node, axis: Axis, index: int, size: int | Axis) -> Node:
-    """One element of a tile along an axis, of the operand that has the axis where the tile is a product: nothing of all
-    ranks adds up in registers, only for each to be taken out of it. Of what is solved for it stays what it is."""
-    if tile.op == "stack" and tile["axis"] == axis:
-        return tile.args[index]
-    if tile.op == "rename":
-        back = {new: old for old, new in tile["mapping"]}
-        inner = element(tile.args[0], back.get(axis, axis), index, size)
-        return rename(inner, {old: new for new, old in back.items() if new != axis})
-    if tile.op == "dot":
-        mine = [axis in arg.axes for arg in tile.args]
-        own = tile.args[mine.index(True)] if sum(mine) == 1 else None
-        if own is not None and (own.args[0] if own.op == "rename" else own).op != "inverse":
-            args = [element(arg, axis, index, size) if has else arg for arg, has in zip(tile.args, mine, strict=True)]
-            return dot(*args, tile["over"])
-    return build("take", tile, axis=axis, index=index, size=size)
 
 
 def _masked_last(node: Node) -> Node:

@@ -131,6 +131,16 @@ def _solves(node) -> bool:
     return any((arg.args[0] if arg.op == "rename" else arg).op == "inverse" for arg in node.args)
 
 
+@pytest.mark.parametrize("name", ["linear_attention", "gla_layer", "gated_delta_net_layer", "mlstm"])
+def test_a_walk_computes_no_products_with_states_that_are_there_before_it(name):
+    """The forward pass has kept them: what follows runs over all chunks at once, and programs share the walk."""
+    plan = analyse(recurrence(name))
+    _, backward, _ = module.functions(plan, module.chosen(plan))
+    walks = [kernel.launch for kernel in backward.kernels if kernel.launch.walks]
+    memory = next(walk for walk in walks if any(len(inner(carry.old.axes)) > 1 for carry in walk.walks))
+    assert memory.split and not [node for node in memory.loads if len(inner(node.axes)) > 1 and ROW not in node.axes]
+
+
 @pytest.mark.parametrize("name", ["mamba2_window", "gated_delta_net_layer", "mlstm"])
 def test_a_walk_of_vectors_after_that_of_a_memory_computes_no_products(name):
     """What it reads of them is a vector for each chunk: no rows pass through memory for a delay of a delay."""
