@@ -21,11 +21,13 @@ class Blocks:
         self.names: dict[tuple[str, str, int, Beside], str] = {}  # by the dim and what is called for it
 
     def of(self, step: Launch, tile: Tile) -> tuple[str | None, str | None]:
-        """The variables for how much of the split dim a program takes, and of the dim of its loop at a time."""
-        if not step.loop or not step.split:
+        """The variables for how much of the split dim a program takes, and of the dim of its loop at a time: where both
+        stand in a tile that is scanned, that is for both to share."""
+        along = beside(self.schedule, step.split) if step.split and step.loop else []
+        if step.loop not in along:
             part = self.part(step.split, tile.block) if step.split else None
             return part, self.part(step.loop, tile.step) if step.loop else None
-        rest = [(dim, tile.step if dim == step.loop else None) for dim in beside(self.schedule, step.split)]
+        rest = [(dim, tile.step if dim == step.loop else None) for dim in along]
         part = self._name((step.split, "part", tile.block, tuple(rest)))
         return part, self._name((step.loop, "turn", tile.step, ()))
 

@@ -62,6 +62,31 @@ def test_kernels_spill_nothing(name, size, chunk):
     assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
 
 
+TWO = """recurrence two
+dim K, V
+input q, k : K
+input v : V
+input g : K <= 0
+input b in [0, 1]
+param w : K
+state S, M : K x V = 0
+output o : V
+S[t] = diag(exp(g)) @ S[t-1] + b * outer(k, v - k @ S[t-1])
+M[t] = diag(sigmoid(w)) @ M[t-1] + outer(k, v)
+o    = q @ S[t] - k @ M[t]
+example T = 33, heads = 2, K = 6, V = 5
+"""
+
+
+def test_a_launch_of_products_shares_a_dim_and_loops_over_another():
+    """Both are sides of products, which need 16 places of each."""
+    plan = analyse(recurrence(TWO))
+    launches = aot.launches(module.generate(plan, module.chosen(plan)), {"K": 128, "V": 128}, torch.bfloat16)
+    (finish,) = (launch for launch in launches if launch.name == "forward_finish")
+    assert finish.arguments["BLOCK_K"] == 16 and finish.arguments["BLOCK_V"] == 128
+    assert aot.facts(aot.compile_launch(finish, "sm_90"))["matrix"] > 0
+
+
 @pytest.mark.parametrize("name, size", [("mamba", 64), ("mamba_signed", 16), ("s4d", 16), ("s4d", 64), ("dss", 16),
                                         ("gss", 64), ("lru", 64), ("min_gru", 64), ("ema", 64), ("mamba", 128),
                                         ("quamba", 128), ("s4d", 128), ("plstm_1d", 128)])  # fmt: skip
