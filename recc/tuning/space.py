@@ -73,6 +73,8 @@ class GpuSpace:
             return
         yield {"backend": "triton"}
         known = dict.fromkeys(entry.config for entry in fitted.entries(self.plan.recurrence))
+        if known:  # the first form takes one of them at its sizes, not the emitter's own default
+            yield {"backend": "triton", "chunk": usual.chunk}
         yield from ({"backend": "triton", **config.view(found)} for found in known)
         near = (usual.chunk // 2, usual.chunk, 2 * usual.chunk)
         yield from ({"backend": "triton", "outer": outer} for outer in config.OUTERS)
