@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 
 help:
 	@echo 'make demo    train a small language model with layers compiled from a spec (under 4 minutes on 2 cores)'
-	@echo 'make test    the test suite (12 to 16 minutes on 2 cores, set-up included); PYTEST_ARGS="-k name" selects'
+	@echo 'make test    the test suite (12 to 20 minutes on 2 cores, set-up included); PYTEST_ARGS="-k name" selects'
 	@echo 'make bench   times against other implementations and the machine; results in benchmarks/results/'
 	@echo 'make accuracy  errors of nonlinear cells against float64, mild to chaotic, up to 100,000 tokens; a table and a plot'
 	@echo 'make gpu     on a machine with a GPU, within 9 minutes: the gpu tests, a quick tune, times beside other kernels'

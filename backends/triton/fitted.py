@@ -19,7 +19,6 @@ from recc.backends.triton.config import DEFAULT, Config
 from recc.ir.program import Recurrence
 
 FILE = Path(__file__).with_name("fitted.json")
-DTYPES = ("bfloat16",)  # what has been compiled
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.ahead import computed_ahead
 from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inner, ordered, reads, source
-from recc.backends.triton.steps import Host, Launch, Outer
+from recc.backends.triton.steps import Host, Launch, Outer, alike
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Node, dim_of, walk
 from recc.tile.outer import Crossing, crossing
@@ -391,19 +391,6 @@ class Schedule:
                 }
         free = sorted(present - bound)
         return self.split if self.split in free else free[-1] if free else None
-
-
-def alike(carries: list[Carry]) -> list[list[Carry]]:
-    """Matrices by their dims, each with those that have no others: beside it another would be whole in each program
-    that takes a block of it. Vectors go with the first."""
-    groups: list[list[Carry]] = []
-    for carry in sorted(carries, key=lambda carry: -len(dims(carry.old.axes))):
-        own = set(dims(carry.old.axes))
-        group = next((group for group in groups if len(own) < 2 or own <= set(dims(group[0].old.axes))), None)
-        groups += [[carry]] if group is None else []
-        if group is not None:
-            group.append(carry)
-    return groups
 
 
 def _up(slot: int, kind: int) -> int:

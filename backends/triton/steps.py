@@ -59,3 +59,16 @@ class Host:
 
     slot: int
     nodes: list[Node]
+
+
+def alike(carries: list[Carry]) -> list[list[Carry]]:
+    """Matrices by their dims, each with those that have no others: beside it another would be whole in each program
+    that takes a block of it. Vectors go with the first."""
+    groups: list[list[Carry]] = []
+    for carry in sorted(carries, key=lambda carry: -len(dims(carry.old.axes))):
+        own = set(dims(carry.old.axes))
+        group = next((group for group in groups if len(own) < 2 or own <= set(dims(group[0].old.axes))), None)
+        groups += [[carry]] if group is None else []
+        if group is not None:
+            group.append(carry)
+    return groups
