@@ -15,7 +15,7 @@ from recc.backends.triton.schedule import SMALL, Schedule
 from recc.backends.triton.steps import Launch
 
 from recc.analysis.plan import Affine, Plan
-from recc.ir.node import COL, HEADS, ROW, dim_of
+from recc.ir.node import COL, HEADS, ROW, Node, dim_of
 from recc.strategies import Choice
 from recc.tile.program import TileProgram
 
@@ -93,18 +93,24 @@ def default(program: TileProgram, choice: Choice, config: Config) -> Config:
     """`config` with what it leaves open, for the chunk of `choice`.
 
     A forward pass without scans is fused: it moves the fewest bytes. Its chunks are short, so that the state and a
-    chunk's tiles fit in registers, and states are kept for each longer chunk of the backward pass. Two matrices as
-    states would not fit beside them.
+    chunk's tiles fit in registers, and states are kept for each longer chunk of the backward pass; they are shorter
+    where there are small tiles that take long, or where tiles of the tokens before stand beside each tile. Two matrices
+    as states would not fit beside them.
     """
     several = sum(len(dims(carry.old.axes)) > 1 for carry in program.carries) > 1
     apart = several if config.apart is None else config.apart
     scans = any(node.op in SCANS for node in ordered(program.roots))
-    small = any(node.op in SMALL for node in ordered(program.roots))
+    short = any(node.op in SMALL or _is_delay(node) for node in ordered(program.roots))
     chunk = config.chunk or choice.chunk
     forward = config.forward or ("split" if scans or several else "fused")
-    inner = config.inner or min(chunk, 16 if small else 32)
+    inner = config.inner or min(chunk, 16 if short else 32)
     backward = config.backward or "split"
     return replace(config, chunk=chunk, inner=inner, forward=forward, backward=backward, apart=apart)
+
+
+def _is_delay(node: Node) -> bool:
+    """Whether a tile is that of the tokens before."""
+    return node.op == "shift" and len(inner(node.axes)) == 2
 
 
 def has_channel_decay(plan: Plan) -> bool:

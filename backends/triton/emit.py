@@ -17,6 +17,7 @@ from recc.backends.triton.levels import paired_sums
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.loops import loops
 from recc.backends.triton.nodes import dims, inner, is_matrix, reads
+from recc.backends.triton.one_side import one_side
 from recc.backends.triton.outer import OuterText
 from recc.backends.triton.pressure import beside
 from recc.backends.triton.row_sums import row_sums
@@ -241,7 +242,8 @@ class Function:
         """A launch with few accumulators in its loop, if it has one; what it stores goes where it went."""
         if not step.loop:
             return step
-        found = paired_sums(row_sums(gathered(between_rows(step, step.loop), step.loop), step.loop))
+        found = one_side(step, step.loop)
+        found = paired_sums(row_sums(gathered(between_rows(found, step.loop), step.loop), step.loop))
         for table in (self.written, self.words.results):
             table |= {new: table[old] for old, new in zip(step.stores, found.stores, strict=True) if old in table}
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytest.importorskip("triton")
@@ -52,7 +54,7 @@ SPILL_NOTHING = [("hgrn", 32, None), ("gdn2", 128, None), ("simple_gla", 32, Non
                  *((name, size, None) for name in ("simple_gla", "gla", "kda", "delta_net", "gated_delta_net")
                    for size in (64, 128)),
                  ("gated_delta_net", 32, None), ("comba", 64, None), ("mlstm_sig", 64, None), ("rwkv7", 64, None),
-                 ("rwkv7", 128, None), ("liger", 64, None), ("lightnet", 64, None), ("swla", 64, None)]  # fmt: skip
+                 ("rwkv7", 128, None), ("liger", 64, None), ("lightnet", 64, None), ("swla", 128, None)]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, size, chunk", SPILL_NOTHING)
@@ -183,3 +185,13 @@ def test_products_over_a_loop_add_up_in_one_tile():
     _, backward, _ = module.functions(plan, module.chosen(plan))
     finish = backward.text[backward.text.index("def backward_finish") :]
     assert finish.count("tl.zeros((ROWS, BLOCK_K), tl.float32)") == 2
+
+
+def test_products_of_delays_with_one_side_are_one():
+    """Of a window of four tokens: what the state's cotangent and the output's lead to is moved before the product."""
+    plan = analyse(recurrence("swla"))
+    _, backward, _ = module.functions(plan, module.chosen(plan))
+    finish = backward.text[backward.text.index("def backward_finish") :]
+    assert finish.count("tl.zeros((ROWS, BLOCK_V), tl.float32)") == 1
+    for side in ("d_o", "q"):
+        assert len(re.findall(rf"tile_dot\(.*, {side}, DOT\)", finish)) == 1
