@@ -25,7 +25,7 @@ class Memory:
     """A tensor. axes: a tile's, which say what stands after the leading axes of the layout.
 
     block: a leading axis counts the blocks of the split dim. once: all blocks hold the same, the first one writes it.
-    dense: the dims lie one behind the other, so that tensors with the same dims share the places of their elements.
+    dense: a program's part of it lies as its tile does, so that tensors with the same dims share their places.
     """
 
     name: str
@@ -57,22 +57,21 @@ class Memory:
     @property
     def steps(self) -> list[str]:
         """What lies between two places of each dim, in elements."""
-        if not self.dense:
-            return self.strides[len(self.leads) :]
-        sizes = [dim_of(axis) for axis in self.dims]
-        later = [" * ".join(sizes[place + 1 :]) for place in range(len(sizes))]
-        return [f"({text})" if "*" in text else text or "1" for text in later]
+        return ["1"] * len(self.dims) if self.dense else self.strides[len(self.leads) :]
 
 
 @dataclass(frozen=True)
 class Access:
     """The text of loads and stores. rows: a program takes rows of sequences; single: there is one token; split: several
-    programs share a dim. of_row: the leading axes of which each row has an index of its own."""
+    programs share a dim. shared: what the addresses of all tokens have in common is
+    computed before the loops. of_row:
+    the leading axes of which each row has an index of its own."""
 
     rows: bool
     single: bool
     split: bool
     place: Callable[[Axis], str]
+    shared: bool = True
     of_row: tuple[str, ...] = OF_ROW
 
     def load(self, memory: Memory, mask: str = "") -> str:
@@ -121,7 +120,7 @@ class Access:
         """A pointer for each element of a tile, and the masks of its dims. For vectors of tokens, what they have in
         common is computed before the loops."""
         masks = [aligned_text(f"in_{dim_of(axis)}", 0, (axis,), memory.tile) for axis in memory.dims]
-        if memory.layout != TOKENS or self.single or len(masks) > 1:
+        if memory.layout != TOKENS or self.single or not self.shared or len(masks) > 1:
             return " + ".join(self._offsets(memory, token)), masks
         return f"{memory.name}_at + {self._sum([f'{token} * {memory.name}_time'], memory.tile)}", masks
 
@@ -136,11 +135,13 @@ class Access:
             (of_rows if of_row else parts).append(f"{index} * {memory.name}_{lead}")
         parts += [self._sum(of_rows, tile)] if of_rows else []
         places = []
+        if memory.dense and len(memory.dims) == 2:
+            rows, columns = map(dim_of, memory.dims)
+            return [*parts, f"tile_elements(BLOCK_{rows}, BLOCK_{columns}, {columns})"]
         for axis, step in zip(memory.dims, memory.steps):
             place = aligned_text(self.place(axis), 0, (axis,), tile)
             places.append(place if step == "1" else f"{place} * {step}")
-        parts += [f"({' + '.join(places)})"] if memory.dense and len(places) > 1 else places
-        return parts
+        return parts + places
 
     def _sum(self, terms: list[str], tile: tuple[Axis, ...]) -> str:
         """A sum of offsets, aligned with a tile if there is one for each of its rows."""

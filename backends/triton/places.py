@@ -1,4 +1,4 @@
-"""Where chunks lie, as kernels find them. Generated files carry this text along.
+"""Where chunks and tiles lie, as kernels find them. Generated files carry this text along.
 
 Sequences of one length need no table: where a chunk lies follows from its number, `time` and ROWS. Where they are
 packed, `table` has three numbers for each sequence and for the end of the last: its first token, its first chunk and
@@ -7,6 +7,17 @@ the first of its states that are kept; `owners` has the sequence of each chunk, 
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def tile_elements(ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
+    """[ROWS, COLUMNS]: the place of each element of a tile of a matrix whose rows are WIDTH apart. Where the tile fills
+    them, a thread's places differ by numbers that are known, so that it holds one address for all of them."""
+    if COLUMNS == WIDTH:
+        places = tl.reshape(tl.arange(0, ROWS * COLUMNS), (ROWS, COLUMNS))
+        return tl.max_contiguous(tl.multiple_of(places, (1, COLUMNS)), (1, COLUMNS))
+    else:
+        return tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, COLUMNS)[None, :]
 
 
 @triton.jit

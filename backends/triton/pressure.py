@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from recc.backends.triton.memory import TOKENS
 from recc.backends.triton.nodes import dims, inner, reads
 from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.statements import Loop, is_computed
@@ -116,27 +115,13 @@ def share(loops: list[Loop], usual: int) -> int:
     widest = max((len(inner(node.axes)) for node in nodes), default=0)
     if widest < 2 or any(ROW in node.axes for node in nodes):
         return usual
-    held = _held_by_walk(loops, widest)
+    held = held_by_walk(loops, widest)
     while usual > WARP and APART + held * usual // WARP > REGISTERS:
         usual //= 2
     return usual
 
 
-def crowded(loops: list[Loop], usual: int) -> bool:
-    """Whether a thread of a walk has no registers for what is there at a time, vectors and the inputs of the next token
-    among it, where a warp holds `usual` elements of the widest tile."""
-    nodes = [node for loop in loops for node in (*loop.nodes, *loop.loads, *(old for old, _ in loop.states))]
-    if max((len(inner(node.axes)) for node in nodes), default=0) != 2 or any(ROW in node.axes for node in nodes):
-        return False
-    ahead = max(sum(_tiles(node) for node, memory in loop.loads.items() if memory.layout == TOKENS) for loop in loops)
-    return APART + (_held_by_walk(loops, 2, VECTOR) + ahead) * usual // WARP > REGISTERS
-
-
-def _tiles(node: Node) -> float:
-    return (0, VECTOR, 1)[len(inner(node.axes))]
-
-
-def _held_by_walk(loops: list[Loop], widest: int, vector: float = 0) -> float:
+def held_by_walk(loops: list[Loop], widest: int, vector: float = 0) -> float:
     """The most tiles of so many axes, or of two, that are there at a time; vectors count as `vector` of them."""
     widest = min(widest, 2)  # a program has few columns of what is wider
 

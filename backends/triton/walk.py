@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from recc.backends.triton.lines import wrapped
-from recc.backends.triton.memory import AGAIN, FIXED, SCRATCH, TOKENS, Access, Memory
+from recc.backends.triton.memory import AGAIN, FIXED, TOKENS, Access, Memory
 from recc.backends.triton.nodes import dims, formed, inner, ordered, reads
 from recc.backends.triton.padding import ZERO
-from recc.backends.triton.pressure import REGISTERS, WARP, crowded, share
+from recc.backends.triton.pressure import REGISTERS, WARP, share
+from recc.backends.triton.scarce import crowded, relieve
 from recc.backends.triton.statements import Loop, Statements, is_computed
 from recc.backends.triton.tokens import TILE
 from recc.backends.triton.wording import aligned_text, static_text
@@ -35,7 +36,8 @@ SETTINGS = ("ROWS", "CHUNK", "STEP", "PACKED", "DOT")
 class Walk:
     """A launch. loop: over all tokens, or those of a chunk; again: over the tokens of a chunk, before it. enter, leave:
     where states come from and go to; saved: where they are saved for each chunk, or where `again` has them from.
-    rows: a program takes rows of sequences. split: the dim that programs share. single: one token, no loop."""
+    rows: a program takes rows of sequences. split: the dim that programs share. room: where matrices among the states
+    may lie from token to token. single: one token, no loop."""
 
     name: str
     purpose: str
@@ -46,6 +48,7 @@ class Walk:
     saved: dict[Node, Memory]
     rows: bool
     split: str | None
+    room: dict[Node, Memory] = field(default_factory=dict)
     single: bool = False
 
     @property
@@ -63,11 +66,9 @@ class Kernel:
         if walk.split not in self.dims():  # nothing in this kernel has the dim that others share
             walk.split = None
         self.crowded = not walk.single and crowded(walk.loops, self._usual)
-        if self.crowded:
-            for loop in walk.loops:
-                self._read_again(loop)
+        self.kept = relieve(walk, self._usual) if self.crowded else []
         self.values = Statements(walk.loops, spell, TAKEN | taken)
-        self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place)
+        self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place, not self.crowded)
         self.body = [f"{INDENT}{line}" for line in self._body()]
         self.prologue = [f"{INDENT}{line}" for line in self._prologue()]
 
@@ -78,18 +79,6 @@ class Kernel:
         which = f"{who}, one block of {self.walk.split}" if self.walk.split else who
         return [*lines, f'    """{which}: {self.walk.purpose}."""', *self.prologue, *self.body]
 
-    def _read_again(self, loop: Loop) -> None:
-        """Where registers are scarce: params are read at every token, but not those of which something is made that is
-        the same at all; and what the walk keeps of a chunk lies so that its tiles share their places."""
-        changing = loop.per_token
-        used = {arg for node in loop.nodes if node not in changing and node.op != "rename" for arg in reads(node)}
-        for node, memory in loop.loads.items():
-            if memory.layout == FIXED and memory.dims and node not in used:
-                loop.loads[node] = replace(memory, layout=AGAIN)
-            elif memory.layout == SCRATCH:
-                loop.loads[node] = replace(memory, dense=True)
-        loop.stores = [(node, replace(memory, dense=memory.layout == SCRATCH)) for node, memory in loop.stores]
-
     # --- the body ------------------------------------------------------------------------------------------------
 
     def _body(self) -> list[str]:
@@ -98,19 +87,26 @@ class Kernel:
         lines += [f"{names[node]} = {self.access.load(memory)}" for node, memory in fixed.items()]
         for loop in walk.loops:
             lines += self._invariants(loop)
-        lines += [f"{names[old]} = {self.access.load(memory)}" for old, memory in walk.enter.items()]
+        for old, memory in walk.enter.items():
+            value, kept = self.access.load(memory), old in self.kept
+            lines.append(self.access.store(walk.room[old], value) if kept else f"{names[old]} = {value}")
+        lines += ["tl.debug_barrier()"] if self.kept else []
         for node, memory in walk.loop.sums:
-            kinds = ("sum", "part") if node in self.blocked() else ("sum",)
-            lines += [f"{memory.name}_{kind} = {self._zero(node)}" for kind in kinds]
+            zero = self._zero(node)
+            lines.append(self.access.store(memory, zero) if self._waits(node) else f"{memory.name}_sum = {zero}")
+            lines += [f"{memory.name}_part = {zero}"] if node in self.blocked() else []
         if walk.single:
             lines += self._token(walk.loop)
         else:
             lines += self._tokens(walk.loop, False) if walk.again is None else self._chunks()
-        lines += [self.access.store(memory, names[old]) for old, memory in walk.leave.items()]
+        for old, memory in walk.leave.items():
+            value = self.access.load(walk.room[old]) if old in self.kept else names[old]
+            lines.append(self.access.store(memory, value))
         lines += self._added(False) if walk.again is None else []
         for node, memory in walk.loop.sums:
             text = f"{memory.name}_sum"
-            lines.append(self.access.store(memory, f"tl.sum({text}, 0)" if ROW in node.axes else text))
+            if not self._waits(node):
+                lines.append(self.access.store(memory, f"tl.sum({text}, 0)" if ROW in node.axes else text))
         return lines
 
     def _invariants(self, loop: Loop) -> list[str]:
@@ -167,24 +163,30 @@ class Kernel:
         return [*before, *(f"{INDENT}{line}" for line in inside)]
 
     def _early(self, loop: Loop) -> list[Node]:
-        """The inputs that are loaded one token early; where registers are scarce, vectors alone."""
-        found = [(node, memory) for node, memory in loop.loads.items() if memory.layout == TOKENS]
-        return [node for node, memory in found if not (self.crowded and len(memory.tile) > 1)]
+        """The inputs that are loaded one token early: none where registers are scarce."""
+        return [node for node, memory in loop.loads.items() if memory.layout == TOKENS and not self.crowded]
 
     def _added(self, more: bool) -> list[str]:
         """Adds what a block of tokens has summed to the sums over all: so the rounding of many tokens grows with the
-        number of blocks, and of a block's. more: whether there is another block."""
+        number of blocks, and of a block's. Where registers are scarce, those are in memory. more: whether there is
+        another block."""
         lines = []
         for node, memory in self.walk.loop.sums:
             if node not in self.blocked():
                 continue
-            lines.append(f"{memory.name}_sum += {memory.name}_part")
+            part, waits = f"{memory.name}_part", self._waits(node)
+            more_text = self.access.store(memory, f"{self.access.load(memory)} + {part}") if waits else ""
+            lines.append(more_text or f"{memory.name}_sum += {part}")
             lines += [f"{memory.name}_part = {self._zero(node)}"] if more else []
         return lines
 
     def blocked(self) -> set[Node]:
         """The sums that are vectors or numbers: registers hold them twice, which for wider ones would spill."""
         return set() if self.walk.single else {node for node, _ in self.walk.loop.sums if len(inner(node.axes)) < 2}
+
+    def _waits(self, node: Node) -> bool:
+        """Whether the sum over all blocks of tokens lies in memory while one is summed."""
+        return self.crowded and node in self.blocked()
 
     def _zero(self, node: Node) -> str:
         shape = self.values.text.shape(node.axes)
@@ -219,24 +221,41 @@ class Kernel:
         stores: dict[Node, list[Memory]] = {}
         for node, memory in loop.stores:
             stores.setdefault(node, []).append(memory)
-        for node in [*(node for node in stores if not is_computed(node)), *loop.nodes]:
+        last = {new: old for old, new in loop.states if loop is walk.loop and old in self.kept}
+        nodes = [*(node for node in stores if not is_computed(node)), *loop.nodes]
+        for at, node in enumerate(nodes):
             if is_computed(node) and node in per_token and node not in values.variables:
                 lines += [*load(*reads(node)), *values.assign(node, loop, users)]
             for memory in stores.get(node, ()):
                 lines += [*load(node), self.access.store(memory, values.whole(node, memory.axes))]
+            if node in last and not self._is_read(last[node], [*nodes[at + 1 :], *loop.roots]):
+                lines += self._put_back(last.pop(node), node)
         for node, memory in loop.sums:
             value = values.whole(node, node.axes)
             if walk.rows and not walk.single:
                 value = f"tl.where({self.access.row('valid', inner(node.axes))}, {value}, 0.0)"
             lines += [*load(node), f"{memory.name}_{'part' if node in self.blocked() else 'sum'} += {value}"]
+        held = [(old, new) for old, new in loop.states if loop is not walk.loop or old not in self.kept]
+        held += [(old, new) for new, old in last.items()]
         news = []
-        for old, new in loop.states:
+        for old, new in held:
             lines += load(new)
             news.append(self._next(old, new))
         if news:
-            lines.append(f"{', '.join(values.variables[old] for old, _ in loop.states)} = {', '.join(news)}")
+            lines.append(f"{', '.join(values.variables[old] for old, _ in held)} = {', '.join(news)}")
+        for old in last.values():
+            lines += self._put_back(old, old)
+        lines += ["tl.debug_barrier()"] if self.kept and loop is walk.loop else []
         values.free([node for node in values.variables if node in per_token and node not in known])
         return lines
+
+    def _is_read(self, node: Node, by: Iterable[Node]) -> bool:
+        """Whether the texts of `by`, or what stands in their lines, still read a state."""
+        return node in ordered(by, set(self.values.variables) - {node})
+
+    def _put_back(self, old: Node, new: Node) -> list[str]:
+        """The next value of a state that lies in memory, once all threads have read the one before."""
+        return ["tl.debug_barrier()", self.access.store(self.walk.room[old], self._next(old, new))]
 
     def _next(self, old: Node, new: Node) -> str:
         """The next value of a state: zero outside of its dims, and unchanged after a sequence's last token."""
@@ -254,8 +273,6 @@ class Kernel:
         lines = ["if t % CHUNK == 0:", f"    saved = {self._saved_row('t')}"]
         names = self.values.variables
         return [*lines, *(f"    {self.access.store(memory, names[old])}" for old, memory in self.walk.saved.items())]
-
-    # --- what stands before it ---------------------------------------------------------------------------------------
 
     def _prologue(self) -> list[str]:
         walk, text, lines = self.walk, "\n".join(self.body), []

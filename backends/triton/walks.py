@@ -67,8 +67,6 @@ class Function:
         of_rows = in_rows(self.program) or (self.again is not None and in_rows(self.again))
         return divide(self.program, self.again, self.single, self.shared), of_rows and not self.alone
 
-    # --- tensors -------------------------------------------------------------------------------------------------
-
     def _name(self, wish: str) -> str:
         name = free_name(identifier(wish), self.used)
         self.used.add(name)
@@ -149,8 +147,6 @@ class Function:
             self.turned[below] = build(below.op, *(self.turned[arg] for arg in below.args), **attrs)
         return self.turned[node]
 
-    # --- text ----------------------------------------------------------------------------------------------------
-
     def text(self) -> str:
         kernels: list[str] = []
         body: list[str] = []
@@ -160,7 +156,7 @@ class Function:
             body += self._host(at)
             body += self._made(launch)
             kernel = self._kernel(at, launch)
-            body += self._scratch()
+            body += self._scratch(kernel.kept)
             self.tiles |= set(kernel.largest())
             self.room = min(self.room, WARPS * kernel.share)
             kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
@@ -184,6 +180,9 @@ class Function:
             least = self._least(split)
             blocks[split] = Tokens.part(blocks[split], *beside, least=least if least > 1 else None)
         return all(prod(blocks[dim] for dim in tile) <= MOST for tile in self.tiles)
+
+    def _sizes(self, node: Node) -> list[str]:
+        return [self._size(axis) for axis in node.axes if axis != GRID]
 
     def _size(self, axis: Axis | None) -> str:
         return {GRID: "n", HEADS: "heads"}.get(axis or "") or dim_of(axis or "")
@@ -249,8 +248,6 @@ class Function:
                 found |= set(side[:1])
         return found
 
-    # --- kernels -------------------------------------------------------------------------------------------------
-
     def _made(self, launch: Launch) -> list[str]:
         """Lines that make the memory of what a launch hands on, and where each value goes."""
         lines: list[str] = []
@@ -298,14 +295,15 @@ class Function:
         over = [*lead, *(str(shift + rest.index(axis)) for axis in gone)]
         return f"{name}.sum({over[0] if len(over) == 1 else '(' + ', '.join(over) + ')'})"
 
-    def _sizes(self, node: Node) -> list[str]:
-        return [self._size(axis) for axis in node.axes if axis != GRID]
-
-    def _scratch(self) -> list[str]:
-        """Lines that make the memory of a chunk's states, which a program computes again."""
+    def _scratch(self, kept: list[Node]) -> list[str]:
+        """Lines that make the memory of a chunk's states, which a program runs again, and of states kept in memory."""
+        leads = {node: ["call.sequences", "call.CHUNK"] for node in self.chunked} | dict.fromkeys(
+            kept, ["call.sequences"]
+        )
         lines = []
-        for node, memory in self.chunked.items():
-            lead = [f"parts_{self.division.split}"] * memory.block + ["call.sequences", "call.CHUNK"]
+        for node, lead in leads.items():
+            memory = self.chunked.get(node) or self.beside[node]
+            lead = [f"parts_{self.division.split}"] * memory.block + lead
             lines.append(f"    {memory.name} = call.empty({', '.join([*lead, *self._sizes(node)])})")
         return lines
 
@@ -326,6 +324,8 @@ class Function:
             self.summed,
             self.program.reverse,
         )
+        wide = [c.old for c in launch.carries if again is not None and len(inner(c.old.axes)) == 2]
+        self.beside = {n: self._at(self._name(f"{n['name']}_kept"), STATES, n, dense=True) for n in wide}
         saving = again.carries if again is not None else launch.carries if self.saved else []
         role = self.name.removesuffix("_tiles")
         walk = Walk(
@@ -338,6 +338,7 @@ class Function:
             {self.turn(c.old): self.keep[c.old] for c in saving},
             self.rows,
             self.division.split,
+            self.beside,
             self.single,
         )
         return self._emitted(walk)

@@ -8,7 +8,8 @@ of vectors, and terms that occur in several cotangents are the same node and are
 from __future__ import annotations
 
 from recc.ir.node import GRID, HEADS, Axis, Node, Spans, digest, walk
-from recc.ir.ops import ONE, add, build, div, dot, is_zero, mul, neg, spread, sub, total
+from recc.ir.ops import ONE, add, build, div, dot, is_zero, mul, neg, rename, spread, sub, total
+from recc.tile.turned import as_it_lies
 
 MOST = 12  # terms; beyond that the sum stays as it is
 
@@ -78,6 +79,9 @@ def _expand(node: Node) -> list[Term] | None:
             return _product(_expand(node.args[0]), _expand(node.args[1]))
         case "div" if len(_dims(node.args[1])) < 2:
             return _product(_expand(node.args[0]), [(False, (div(ONE, node.args[1]),))])
+        case "rename":
+            terms, table = _expand(node.args[0]), dict(node["mapping"])
+            return terms and [(negative, tuple(rename(f, table) for f in factors)) for negative, factors in terms]
     return [(False, (node,))]
 
 
@@ -96,11 +100,11 @@ def _reduce(factors: list[Node], over: tuple[Axis, ...]) -> Node:
         factors = [f for f in factors if axis not in f.axes]
         one, other = _sides(inside)
         if not (one and other):
-            factors.append(total(_times(inside or [spread(ONE, (axis,))]), (axis,)))
+            factors.append(as_it_lies(total(_times(inside or [spread(ONE, (axis,))]), (axis,))))
             continue
         sides = _times(one), _times(other)
         both = {a for a in left if all(a in side.axes for side in sides) and not any(a in f.axes for f in factors)}
-        factors.append(dot(*sides, (axis, *sorted(both))))
+        factors.append(as_it_lies(dot(*sides, (axis, *sorted(both)))))
         left = [axis for axis in left if axis not in both]
     return _times(factors)
 

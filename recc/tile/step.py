@@ -17,6 +17,7 @@ from recc.tile.contract import contract
 from recc.tile.cores import REDUCTIONS, Core, Phases, dims
 from recc.tile.pairs import in_real_numbers
 from recc.tile.program import TileProgram, adjoint, finish, kept_names, state_key
+from recc.tile.turned import turned
 
 
 def step_program(plan: Plan) -> TileProgram:
@@ -63,6 +64,7 @@ def step_programs(plan: Plan, terms: bool = True) -> tuple[TileProgram, TileProg
     """
     step = in_real_numbers(step_program(plan))
     step = _taken_once(one_head(step)) if terms else step
+    step = _mapped(step, turned(_roots(step), step.spans))
     wide = max((len(dims(c.old)) for c in step.carries), default=0)
     again = replace(finish(step), stores={})
     phases = Phases(again)
@@ -123,7 +125,7 @@ def _of_each_token(program: TileProgram) -> TileProgram:
 
 def contracted(program: TileProgram) -> TileProgram:
     """The program with sums of wide products taken apart."""
-    return _mapped(program, contract(_roots(program), program.spans))
+    return _mapped(program, contract(turned(_roots(program), program.spans), program.spans))
 
 
 def _roots(program: TileProgram) -> list[Node]:

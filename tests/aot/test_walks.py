@@ -17,8 +17,8 @@ from recc.strategies import choose
 
 # Known to spill in the backward pass: a layer has some forty vectors beside its memory, conv_gru nine matrices on the
 # way of its state, mdlstm ten, memories that are trained their gradients' states, and grids states of three dims.
-SPILLS = ("gated_delta_net_layer", "omega_net", "titans_mlp", "ttt_linear", "ttt_mlp", "atlas", "conv_gru",
-          "mdlstm", "plstm_2d", "plstm_2d_diffusive")  # fmt: skip
+SPILLS = ("gated_delta_net_layer", "omega_net", "titans_mlp", "ttt_mlp", "atlas", "conv_gru", "mdlstm",
+          "plstm_2d", "plstm_2d_diffusive")  # fmt: skip
 # Tiles of three dims, of which programs cannot share one, are larger than a program has room for at dims of 64.
 REFUSED = ("chimera", "ssm_2d")
 SPILLING = (("lstm", "gfx942"),)  # where a thread of the backward pass has half the registers
@@ -68,6 +68,15 @@ def test_crowded_walks_read_tiles_again():
     assert loop.count("Mr = tl.load(") == 1 and "Mr_ahead" not in text["conv_gru"]
     assert text["titans_mlp"].count("S_M1_chunk = tl.load(") > 1
     assert text["gla"].count("S_S_chunk = tl.load(") == 1
+
+
+def test_crowded_walks_keep_in_memory_what_registers_do_not_hold():
+    """Matrices among the states lie in memory from token to token, as their tiles do, and sums between blocks."""
+    text = walks("ttt_linear").partition("def backward_walk")[2]
+    inside = text.partition("for j in range(count):")[2].partition("def backward_tiles")[0]
+    assert inside.count("d_S_W_C_kept_ptr") > 1 and "tile_elements(BLOCK_D, BLOCK_D, D)" in inside
+    assert "x_parts_sum" not in text and "_ahead" not in inside and "tl.trans" not in inside
+    assert not any("_kept_ptr" in walks(name) for name in ("gla", "conv_gru", "gated_delta_net"))
 
 
 def test_a_warp_holds_less_where_more_is_there_at_a_time():
