@@ -30,6 +30,7 @@ TARGETS = {
 # Bytes of shared memory that a program may have.
 SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10,
           "sm_120": 99 << 10, "gfx942": 64 << 10}  # fmt: skip
+LEAST = min(SHARED.values())  # of a target that is not among them
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",
             torch.float64: "*fp64", torch.bool: "*i1"}  # fmt: skip
 REGISTER, ALIGNED = 4, 8  # bytes: of a register, and to which a stack's arrays are filled
@@ -43,6 +44,12 @@ class Recorded:
     kernel: Any
     arguments: dict[str, Any]
     options: dict[str, Any]
+
+    @property
+    def identity(self) -> tuple:
+        """What of it the compiler sees."""
+        own = {name: value.dtype if torch.is_tensor(value) else value for name, value in self.arguments.items()}
+        return self.kernel.src, tuple(own.items()), tuple(self.options.items())
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A configuration that spills no registers, found by compiling for a device that need not be there.
 
-Of all configurations that spill nothing and fit in shared memory it is the one that moves the fewest bytes: they are
-compiled in that order, launch by launch, the launches that spilled before first. Where a launch spills little,
-its neighbours in tiles are tried, too. Nothing is timed.
+Of all configurations that spill nothing and fit in shared memory it is the one that moves the fewest bytes. A form is
+one choice of everything but tiles. Within it each launch takes its tile on its own, since it changes no other launch:
+the next tile is that which moves fewest bytes, of those small enough for what has spilled. The form whose launches move
+the fewest bytes goes on, by one launch that is compiled. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from recc.backends.triton import aot, traffic
-from recc.backends.triton.config import CHUNKS, DEFAULT, Config, Tile, tiles, view
+from recc.backends.triton.config import CHUNKS, DEFAULT, Config, Tile, tiles
 from recc.backends.triton.emit import Function
+from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.module import chosen, generate
 from recc.backends.triton.schedule import Unserved
 
 from recc.analysis.plan import Plan
 from recc.strategies import Refused
 
-NEAR = 256  # bytes a thread that another tile of the same launch may do away with
-TRIED = 8  # tiles of one launch
+REGISTERS = 4 * 255  # bytes that a thread has
+NEAR = 256  # bytes a thread that other warps or a tile of the same size may do away with
+UNFIT = 3 * REGISTERS  # in place of what is spilled, where a launch does not compile, or not fit in shared memory
+TRIED = 12  # tiles of one launch
 
 Compile = Callable[[aot.Recorded], dict[str, int]]
 
@@ -49,117 +53,197 @@ def fit(plan: Plan, sizes: Mapping[str, int], target: str, seconds: float = 600.
     return _Search(plan, sizes, target, dtype, compile).run(time.monotonic() + seconds, first)
 
 
+Launches = dict[str, tuple[Function, Kernel]]  # by the kernel's name, with the pass that it is of
+
+
+@dataclass
+class _Form:
+    """Kernels of which all but the tiles is chosen. tiles: of each launch, the one that fits, or is tried next;
+    settled: those that fit; left: of those that spilled, the tiles that may yet be tried, what moves least first;
+    tried: what others spill."""
+
+    config: Config
+    usual: Launches
+    sizes: Mapping[str, int]
+    tiles: dict[str, Tile] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
+    left: dict[str, list[Tile]] = field(default_factory=dict)
+    tried: dict[str, dict[Tile, int]] = field(default_factory=dict)
+    moved: dict[tuple[str, Tile], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tiles = {name: kernel.tile for name, (_, kernel) in self.usual.items()}
+        self.most = max(1 << (size - 1).bit_length() for size in self.sizes.values())
+        for name, tile in self.tiles.items():
+            self.moved[name, tile] = self.of_launch(self.usual, name, tile)
+
+    @property
+    def open(self) -> list[str]:
+        return [name for name in self.usual if name not in self.settled]
+
+    @property
+    def full(self) -> Config:
+        """With the tiles that are not the emitter's own."""
+        config = self.config
+        for name, (_, kernel) in self.usual.items():
+            config = config if self.tiles[name] == kernel.tile else config.with_tile(name, self.tiles[name])
+        return config
+
+    @property
+    def total(self) -> float:
+        """Bytes that are moved per token and head."""
+        return sum(self.moved[name, tile] for name, tile in self.tiles.items())
+
+    def of_launch(self, launches: Launches, name: str, tile: Tile) -> float:
+        """Bytes that a launch moves; what only calls with outer chunks launch is not counted."""
+        function, kernel = launches[name]
+        return traffic.of_launch(function, kernel, self.sizes, tile).total if kernel in function.kernels else 0.0
+
+    def offer(self, name: str, looped: Iterable[Launches]) -> None:
+        """Takes what a launch may try: for each dim of a loop, tiles that are no larger than its own, nor than dims."""
+        own, found = self.usual[name][1].tile, []
+        for launches in looped:
+            now, launch = launches[name][1].tile, launches[name][1].launch
+            block, step = min(now.block, self.most), min(now.step, self.most)
+            for tile in tiles(now):
+                fits = tile.step <= step and (tile.block <= block if launch.split else tile.block == now.block)
+                if fits and tile.stages == now.stages and tile != own:
+                    self.moved[name, tile] = self.of_launch(launches, name, tile)
+                    found.append(tile)
+        self.left[name] = sorted(found, key=lambda tile: (self.moved[name, tile], _steps(tile, own)))
+
+    def goes_on(self, name: str, spilled: int) -> bool:
+        """Takes the next tile for a launch; whether there is one."""
+        tried = self.tried.setdefault(name, {})
+        tried[self.tiles[name]] = spilled
+        for tile in self.left[name] if len(tried) < TRIED else ():
+            if tile not in tried and all(self._may(tile, other, much) for other, much in tried.items()):
+                self.tiles[name] = tile
+                return True
+        return False
+
+    def _may(self, tile: Tile, other: Tile, spilled: int) -> bool:
+        """Whether a tile is as much smaller than another of its loop as would keep what that one spills."""
+        keeps = self._numbers(tile) * (REGISTERS + spilled) <= self._numbers(other) * REGISTERS
+        return tile.loop != other.loop or spilled <= NEAR or keeps
+
+    def _numbers(self, tile: Tile) -> float:
+        """In proportion, the numbers that a thread has of a tile."""
+        return min(tile.block, self.most) * (min(tile.step, self.most) if tile.loop else 1) / tile.warps
+
+
 class _Search:
     def __init__(self, plan: Plan, sizes: Mapping[str, int], target: str, dtype: torch.dtype,
                  compile: Compile | None) -> None:  # fmt: skip
         self.plan, self.sizes, self.dtype, self.target = plan, dict(sizes), dtype, target
         self.compile = compile or (lambda launch: aot.facts(aot.compile_launch(launch, target)))
-        self.room = aot.SHARED[target]
-        self.facts: dict[tuple, dict[str, int] | None] = {}
+        self.room = aot.SHARED.get(target, aot.LEAST)
+        self.recorded: dict[Config, list[aot.Recorded]] = {}
+        self.facts: dict[tuple, int] = {}  # by what is compiled, what it spills
         self.suspects: dict[str, int] = {}  # by launch, the most that it has spilled so far
-        self.tried: dict[tuple[str, str], int] = {}
 
     def run(self, deadline: float, first: Config | None) -> Found:
-        """Best first: by the bytes that a configuration moves."""
-        usual, order = self.moved(DEFAULT), itertools.count()
-        spilled = self.unfit(DEFAULT)
+        """Best first: by the bytes that a form moves."""
+        usual = self.form(DEFAULT)
+        moved, spilled = usual.total, self.unfit(DEFAULT)
+
+        def found(config: Config | None, total: float = moved) -> Found:
+            return Found(config, total, moved, spilled, len(self.facts))
+
         if not spilled:
-            return Found(DEFAULT, usual, usual, {}, len(self.facts))
-        heap = [] if first is None else [(-1.0, next(order), first)]
-        seen: set[str] = set()
-        near = itertools.chain(self.near(DEFAULT, spilled), self.forms())
-        while True:
-            for other in near:
-                if _name(other) not in seen:
-                    seen.add(_name(other))
-                    try:
-                        heapq.heappush(heap, (self.moved(other), next(order), other))
-                    except (Unserved, Refused):
-                        continue
-            if not heap or time.monotonic() > deadline:
-                return Found(None, usual, usual, spilled, len(self.facts))
-            _, _, config = heapq.heappop(heap)
-            bad = self.unfit(config, quick=True)
-            if not bad:
-                return Found(config, self.moved(config), usual, spilled, len(self.facts))
-            near = self.near(config, bad)
+            return found(DEFAULT)
+        if first is not None and not self.unfit(first):
+            return found(first, self.form(first).total)
+        order = itertools.count()
+        heap = [(form.total, next(order), form) for form in self.forms(usual)]
+        heapq.heapify(heap)
+        while heap and time.monotonic() < deadline:
+            _, _, form = heapq.heappop(heap)
+            if not form.open:
+                return found(form.full, form.total)
+            if self.goes_on(form):
+                heapq.heappush(heap, (form.total, next(order), form))
+        return found(None)
+
+    def goes_on(self, form: _Form) -> bool:
+        """Compiles one more launch of a form, the likeliest to spill; whether the form may yet fit."""
+        name = max(form.open, key=lambda name: self.suspects.get(name, 0))
+        spilled = max((self.spills(one) for one in self.launches(form.full) if one.name == name), default=0)
+        if not spilled:
+            form.settled.add(name)
+            return True
+        self.suspects[name] = max(spilled, self.suspects.get(name, 0))
+        if name not in form.left:
+            form.offer(name, self.looped(form, name))
+        return form.goes_on(name, spilled)
 
     # --- what may be taken --------------------------------------------------------------------------------
 
-    def forms(self) -> Iterator[Config]:
-        """Chunks no longer than the default's, results apart, a pass that is not fused."""
-        forward, _ = self.passes(DEFAULT)
-        usual = forward.config
-        for chunk, apart, split in itertools.product(CHUNKS, (False, True), (None, "split")):
-            if chunk > usual.chunk or (apart and usual.apart) or (split and usual.forward == "split"):
+    def forms(self, usual: _Form) -> Iterator[_Form]:
+        """Chunks no longer than the default's, shorter ones inside a fused pass, results apart, a pass that is not
+        fused."""
+        own = next(iter(usual.usual.values()))[0].config
+        for chunk, apart in itertools.product(CHUNKS, (None, True)):
+            if chunk > own.chunk or (apart and own.apart):
                 continue
-            yield Config(chunk=None if chunk == usual.chunk else chunk, apart=apart or None, forward=split)
+            short = CHUNKS[0] if CHUNKS[0] < min(own.inner, chunk) else None
+            fused = [(None, None), *([(None, short)] if short else [])]
+            for forward, inner in [*fused, ("split", None)] if own.forward == "fused" else [(None, None)]:
+                config = Config(None if chunk == own.chunk else chunk, inner, forward, apart=apart)
+                try:
+                    yield self.form(config)
+                except (Unserved, Refused):
+                    continue
 
-    def near(self, config: Config, bad: Mapping[str, int]) -> Iterator[Config]:
-        """The configuration with other tiles for the launch that spills, if that is little."""
-        name = max(bad, key=bad.__getitem__, default=None)
-        if name is None or bad[name] > NEAR:
-            return
-        kernels = [one for part in self.passes(config) for one in (*part.kernels, *part.outer_kernels)]
-        now = next(one.tile for one in kernels if one.name == name)
-        place = (_name(replace(config, tiles=())), name)
-        for tile in sorted(_beside(now), key=lambda tile: _steps(tile, now)):
-            if self.tried.get(place, 0) < TRIED:
-                self.tried[place] = self.tried.get(place, 0) + 1
-                yield config.with_tile(name, tile)
+    def form(self, config: Config) -> _Form:
+        return _Form(config, self.kernels(config), self.sizes)
+
+    def kernels(self, config: Config) -> Launches:
+        passes = traffic.passes(self.plan, chosen(self.plan, None, config.chunk), config)
+        every = [(part, kernel) for part in passes for kernel in (*part.kernels, *part.outer_kernels)]
+        return {kernel.name: (part, kernel) for part, kernel in every}
+
+    def looped(self, form: _Form, name: str) -> Iterable[Launches]:
+        """The kernels with each dim that a launch may take block by block; its own is the first."""
+        kernel = form.usual[name][1]
+        found = {kernel.launch.loop: form.usual}
+        for dim in kernel.launch.dims if kernel.launch.loop else ():
+            if dim not in found:
+                other = self.kernels(form.config.with_tile(name, replace(kernel.tile, loop=dim)))
+                found |= {dim: other} if other[name][1].launch.loop == dim else {}
+        return found.values()
 
     # --- what it is --------------------------------------------------------------------------------------
 
-    def passes(self, config: Config) -> tuple[Function, Function]:
-        return traffic.passes(self.plan, chosen(self.plan, None, config.chunk), config)
-
-    def moved(self, config: Config) -> float:
-        return sum(one.total for part in self.passes(config) for one in traffic.moved(part, self.sizes))
-
-    def unfit(self, config: Config, quick: bool = False) -> dict[str, int]:
-        """By launch, what it spills, or more than that where it does not fit at all. quick: none but the first."""
-        generated = generate(self.plan, chosen(self.plan, None, config.chunk), config)
-        launches = aot.every_launch(generated, self.sizes, self.dtype)
+    def unfit(self, config: Config) -> dict[str, int]:
+        """By launch, what it spills."""
         bad: dict[str, int] = {}
-        for launch in sorted(launches, key=lambda launch: -self.suspects.get(launch.name, 0)):
-            facts = self.known(config, launch)
-            if facts is None or facts["shared"] > self.room:
-                bad[launch.name] = NEAR + 1
-            elif facts["spills"]:
-                bad[launch.name] = max(facts["spills"], bad.get(launch.name, 0))
-            else:
-                continue
-            self.suspects[launch.name] = max(bad[launch.name], self.suspects.get(launch.name, 0))
-            if quick:
-                break
+        for launch in self.launches(config):
+            spilled = self.spills(launch)
+            if spilled:
+                bad[launch.name] = max(spilled, bad.get(launch.name, 0))
+        self.suspects |= {name: max(spilled, self.suspects.get(name, 0)) for name, spilled in bad.items()}
         return bad
 
-    def known(self, config: Config, launch: aot.Recorded) -> dict[str, int] | None:
-        """The facts of a launch; None where it does not compile."""
-        own = {name: tile for name, tile in config.tiles if name == launch.name}
-        outer = launch.arguments.get("OUTER", False)
-        key = (_name(replace(config, tiles=tuple(own.items()))), launch.name, outer)
+    def launches(self, config: Config) -> list[aot.Recorded]:
+        if config not in self.recorded:
+            generated = generate(self.plan, chosen(self.plan, None, config.chunk), config)
+            self.recorded[config] = aot.every_launch(generated, self.sizes, self.dtype)
+        return self.recorded[config]
+
+    def spills(self, launch: aot.Recorded) -> int:
+        """Bytes a thread."""
+        key = launch.identity
         if key not in self.facts:
             try:
-                self.facts[key] = self.compile(launch)
+                facts = self.compile(launch)
+                self.facts[key] = facts["spills"] if facts["shared"] <= self.room else UNFIT
             except Exception:  # Triton's and ptxas's own errors: what does not compile does not fit
-                self.facts[key] = None
+                self.facts[key] = UNFIT
         return self.facts[key]
-
-
-def _beside(now: Tile) -> Iterator[Tile]:
-    """Tiles that are narrower in one choice, or have other warps."""
-    for tile in tiles(now):
-        differ = sum(value != getattr(now, field) for field, value in vars(tile).items())
-        if differ == 1 and tile.block <= now.block and tile.step <= now.step and tile.stages == now.stages:
-            yield tile
 
 
 def _steps(tile: Tile, now: Tile) -> float:
     """How often tile and `now` differ by a factor of two."""
     pairs = (tile.block, now.block), (tile.step, now.step), (tile.warps, now.warps)
     return sum(abs(math.log2(a / b)) for a, b in pairs)
-
-
-def _name(config: Config) -> str:
-    return repr(sorted(view(config).items(), key=lambda item: item[0]))

@@ -61,9 +61,9 @@ def unfit(facts: Facts, target: str, allowed: int = 0) -> str:
 
     allowed: bytes a thread that a kernel may spill.
     """
-    from recc.backends.triton.aot import SHARED
+    from recc.backends.triton.aot import LEAST, SHARED
 
-    room = SHARED.get(target, min(SHARED.values()))
+    room = SHARED.get(target, LEAST)
     for kernel, own in facts.items():
         if own["shared"] > room:
             return f"{kernel} needs {own['shared']} bytes of shared memory, and there are {room}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from recc.backends.triton.config import DEFAULT, Config
+from recc.backends.triton.config import DEFAULT, Config, Tile
 from recc.backends.triton.emit import Function
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.loops import has, loops
@@ -44,13 +44,18 @@ def moved(function: Function, sizes: Mapping[str, int], itemsize: int = 2, outer
     outer: chunks in an outer chunk, 0 where each sequence is walked in one go.
     """
     kernels = [*function.kernels, *(function.outer_kernels if outer else ())]
-    return [_Launch(function, kernel, sizes, itemsize, outer).moved() for kernel in kernels]
+    return [_Launch(function, kernel, kernel.tile, sizes, itemsize, outer).moved() for kernel in kernels]
+
+
+def of_launch(function: Function, kernel: Kernel, sizes: Mapping[str, int], tile: Tile) -> Moved:
+    """What a launch of a pass would move with another tile, of the same loop."""
+    return _Launch(function, kernel, tile, sizes, 2, 0).moved()
 
 
 class _Launch:
-    def __init__(self, function: Function, kernel: Kernel, sizes: Mapping[str, int], itemsize: int,
+    def __init__(self, function: Function, kernel: Kernel, tile: Tile, sizes: Mapping[str, int], itemsize: int,
                  outer: int) -> None:  # fmt: skip
-        self.outer = outer
+        self.tile, self.outer = tile, outer
         self.function, self.kernel, self.launch = function, kernel, kernel.launch
         self.sizes, self.itemsize, self.rows = sizes, itemsize, function.rows
 
@@ -93,7 +98,7 @@ class _Launch:
 
     def _blocks(self) -> int:
         split = self.launch.split
-        return -(-self._size(split) // self.kernel.tile.block) if split else 1
+        return -(-self._size(split) // self.tile.block) if split else 1
 
     def _times(self, node: Node) -> int:
         """How often a launch reads a tensor."""

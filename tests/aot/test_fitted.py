@@ -42,10 +42,8 @@ def test_of_what_fits_the_fewest_bytes_are_moved():
     plan = plan_of("simple_gla")
     found = fit.fit(plan, SIZES, TARGET, compile=faked(lambda name, rows, warps: 600 * (rows > 32)))
     assert {"backward_walk", "backward_finish"} <= found.spilled.keys() and found.config.chunk == 32
-    others = [config.Config(chunk=16), config.Config(chunk=32, apart=True)]
-    for other in others:
-        moved = fit._Search(plan, SIZES, TARGET, torch.bfloat16, None).moved(other)
-        assert moved >= found.moved
+    for other in (config.Config(chunk=16), config.Config(chunk=32, apart=True)):
+        assert fit._Search(plan, SIZES, TARGET, torch.bfloat16, None).form(other).total >= found.moved
 
 
 def test_a_tile_alone_is_changed_where_little_spills():
@@ -62,8 +60,8 @@ def test_what_does_not_compile_does_not_fit():
         return faked(lambda *launch: 0)(launch)
 
     assert fit.fit(plan_of("simple_gla"), SIZES, TARGET, compile=compile).config.chunk == 16
-    nothing = fit.fit(plan_of("simple_gla"), SIZES, TARGET, compile=faked(lambda *launch: 600))
-    assert nothing.config is None and set(nothing.spilled.values()) == {600}
+    nothing = fit.fit(plan_of("simple_gla"), SIZES, TARGET, compile=faked(lambda *launch: 9000))
+    assert nothing.config is None and set(nothing.spilled.values()) == {9000}
 
 
 def test_entries_are_found_by_equation_sizes_dtype_and_device():
