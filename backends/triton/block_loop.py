@@ -25,6 +25,9 @@ from recc.ir.node import BOOL, ROW, Node
 FORMED = (*CONTRACTIONS, "score", "score_rows", "score_cols", "channel_since", "channel_tail")
 
 
+POLICIES = "evict_first", "evict_last"  # of a load after a loop, and after another
+
+
 class LoopKernel(Kernel):
     """A launch with loops over the blocks of a dim, one program for each chunk and head."""
 
@@ -50,7 +53,7 @@ class LoopKernel(Kernel):
                 self._keep_narrow(self.narrow | self._crossing(loop, before, parts[place + 1 :]))
             lines += self._computed(self._ordered(before, loop, pending), pending, "    ")
             lines += self._loop(loop, dim, pending, again) if loop.nodes else []
-            self._forget(pending)
+            self._forget(pending, loop)
             lines += self._computed(after, pending, "    ")
         return lines + (self._tail(tail, pending) if tail is not None else [])
 
@@ -126,12 +129,16 @@ class LoopKernel(Kernel):
             node for node in tiles if (node in sides - others) or (node in after - others and node not in cheap)
         )
 
-    def _forget(self, pending: list[Node]) -> None:
-        """After a loop: what follows from vectors is loaded and computed again; no register holds it meanwhile."""
+    def _forget(self, pending: list[Node], loop: Loop) -> None:
+        """After a loop: what follows from vectors is loaded and computed again; no register holds it meanwhile. The
+        compiler takes two loads for one where nothing is stored between them, unless they say different things."""
         cheap = self._cheap()
+        merged = loop.nodes and not self.launch.split and not any(node in self.launch.stores for node in loop.nodes)
         for node in [node for node in self.variables if node in cheap]:
             if node in self.launch.loads:
                 pending += [node] if node not in pending else []
+                if merged and node in self.read:
+                    self.policies[node] = POLICIES[self.policies.get(node) == POLICIES[0]]
             else:
                 del self.variables[node]
 
@@ -152,7 +159,8 @@ class LoopKernel(Kernel):
         """What follows from vectors of rows by other operations than contractions, and those and numbers in memory;
         where programs share another dim, from any tile in memory that the loop does not go over."""
         dim, split = self.launch.loop or "", self.launch.split
-        found = {node for node in self.launch.loads if set(inner(node.axes)) <= {ROW} or (split and not has(node, dim))}
+        vectors = [node for node in self.launch.loads if len(inner(node.axes)) < 2]
+        found = {node for node in (self.launch.loads if split else vectors) if not has(node, dim)}
         for node in self.launch.nodes:
             from_vectors = all(arg in found or is_static(arg) or arg.op in CONSTANT for arg in reads(node))
             formed = node.op in (*CONTRACTIONS, *OPERATORS) or has(node, dim)

@@ -52,6 +52,7 @@ class Kernel:
         padding = Padding(loads.__contains__)
         self.narrow = self._sides()
         self.read: dict[Node, int] = {}  # how often the text loads a tensor
+        self.policies: dict[Node, str] = {}  # how long the cache keeps what the next load reads
         self.text = TileText(self.variables.get, self._static, padding, self.ranks, self._part, self.narrow)
         self.users = self._count_users()
         self.text.summed |= self._summed()
@@ -221,7 +222,8 @@ class Kernel:
             if node in pending:
                 pending.remove(node)
                 self.read[node] = self.read.get(node, 0) + 1
-                lines.append(f"{indent}{self.variables[node]} = {self._load(self.tensors[node], node in self.narrow)}")
+                text = self._load(self.tensors[node], node in self.narrow, self.policies.get(node, ""))
+                lines.append(f"{indent}{self.variables[node]} = {text}")
         return lines
 
     def _summed(self) -> set[Node]:
@@ -281,11 +283,12 @@ class Kernel:
         tensor = self.tensors[node]
         return tensor.wide and tensor.layout != TOKENS
 
-    def _load(self, tensor: Tensor, narrow: bool = False) -> str:
+    def _load(self, tensor: Tensor, narrow: bool = False, policy: str = "") -> str:
         pointer, masks = self._address(tensor)
         if tensor.zero and tensor.layout == TOKENS:
             masks.insert(0, aligned_text("valid", 0, (ROW,), self._tile(tensor)))
-        text = f"tl.load({pointer}{_masked(masks, ', other=0.0')})"
+        kept = f', eviction_policy="{policy}"' if policy else ""
+        text = f"tl.load({pointer}{_masked(masks, ', other=0.0')}{kept})"
         return text if narrow or (tensor.wide and tensor.layout != TOKENS) else f"{text}.to(tl.float32)"
 
     def _store(self, node: Node, tensor: Tensor) -> str:

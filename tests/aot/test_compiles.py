@@ -195,3 +195,13 @@ def test_products_of_delays_with_one_side_are_one():
     assert finish.count("tl.zeros((ROWS, BLOCK_V), tl.float32)") == 1
     for side in ("d_o", "q"):
         assert len(re.findall(rf"tile_dot\(.*, {side}, DOT\)", finish)) == 1
+
+
+def test_after_a_loop_without_stores_no_load_says_what_one_before_it_said():
+    """Else the compiler takes both for one, and what follows from it stays in registers throughout the loop."""
+    plan = analyse(recurrence("mlstm"))
+    _, backward, _ = module.functions(plan, module.chosen(plan))
+    text = backward.text[backward.text.index("def backward_prepare_2(") :].partition("\n\n\n")[0]
+    before, _, after = text.partition("    for at_V in")
+    again = re.findall(r"(?m)^    (\w+ = tl\.load\(.*)$", after)
+    assert again and not set(again) & set(re.findall(r"(?m)^    (\w+ = tl\.load\(.*)$", before))
