@@ -35,7 +35,7 @@ def computed_ahead(schedule: Schedule, level: int, body: set[Node]) -> Iterator[
         if node in later or not schedule.in_kernel(node):
             continue
         found = ordered([node], set(schedule.held))
-        products = [one for one in found if one.op == "dot" and schedule.in_kernel(one)]
+        products = [one for one in found if (one.op == "dot" or one in schedule.given) and schedule.in_kernel(one)]
         if any(vectors or any(map(_is_state, one.args)) for one in products):
             yield node, max(slot, schedule.slot[node])
 

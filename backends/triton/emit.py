@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
@@ -16,7 +17,7 @@ from recc.backends.triton.kernel import Kernel, ranks
 from recc.backends.triton.levels import paired_sums
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.loops import loops
-from recc.backends.triton.nodes import dims, inner, is_matrix, reads
+from recc.backends.triton.nodes import dims, inner, is_matrix, lies_in, per_token, reads
 from recc.backends.triton.one_side import one_side
 from recc.backends.triton.outer import OuterText
 from recc.backends.triton.pressure import beside
@@ -95,13 +96,9 @@ class Function:
     def _leaf(self, node: Node) -> str:
         name = self._claim(node["name"])
         carried = node in self.schedule.carried
-        layout = STATES if carried else FIXED if GRID not in node.axes else TOKENS if self._per_token(node) else CHUNKS
+        layout = STATES if carried else FIXED if GRID not in node.axes else TOKENS if per_token(node) else CHUNKS
         self.tensors[node] = Tensor(name, layout, node.axes, node in self.seeded, wide=layout in (STATES, FIXED))
         return name
-
-    @staticmethod
-    def _per_token(node: Node) -> bool:
-        return GRID in node.axes and ROW in node.axes and COL not in node.axes
 
     def _results(self) -> list[str]:
         """The tensors that the function writes, and where each stored node goes."""
@@ -111,7 +108,8 @@ class Function:
             name = self._claim(f"{wish}_out" if wish in self.used else wish)
             names.append(name)
             self.given.append((node, name))
-            self.written.setdefault(node, []).append(Tensor(name, TOKENS, node.axes))
+            for part, at in self.schedule.places(node):
+                self.written.setdefault(part, []).append(Tensor(name, TOKENS, node.axes, at=at))
         self.walks: dict[Node, Walk] = {}
         every, final = [], []
         for carry in program.carries:
@@ -127,7 +125,7 @@ class Function:
         if not program.reverse:
             names += every
             for node in program.kept.values():
-                layout = TOKENS if self._per_token(node) else CHUNKS
+                layout = TOKENS if per_token(node) else CHUNKS
                 tensor = Tensor(self._claim(f"{self.words.name(node)}_all"), layout, node.axes)
                 self.written.setdefault(node, []).append(tensor)
                 self.tensors[node] = tensor
@@ -164,8 +162,10 @@ class Function:
         """Whether float32 makes a difference: not for what is a side of matrix products alone, which round it."""
         if node.op not in WIDE:
             return False
-        views = [user for user in self.schedule.every if user.op == "rename" and node in user.args]
-        users = [user for user in self.schedule.every if user not in views and {node, *views} & set(reads(user))]
+        views = {node}
+        for user in self.schedule.every:
+            views |= {user} if user.op in ("rename", "take") and user.args[0] in views else set()
+        users = [user for user in self.schedule.every if user not in views and views & set(reads(user))]
         return not all(user.op == "dot" and is_matrix(user, inner(user["over"])) for user in users)
 
     def _split_of(self, node: Node) -> str | None:
@@ -238,6 +238,13 @@ class Function:
         text = "\n".join(body)
         return "\n".join([*kernels, *lines, *self._size_lines(text), *body]) + "\n"
 
+    def _address(self, step: Launch) -> None:
+        """Says where what a launch loads lies, where it is a place of a tensor."""
+        for node in step.loads:
+            whole, at = lies_in(node)
+            if node not in self.tensors:
+                self.tensors[node] = replace(self.tensors[whole], at=at)
+
     def _gathered(self, step: Launch) -> Launch:
         """A launch with few accumulators in its loop, if it has one; what it stores goes where it went."""
         if not step.loop:
@@ -250,6 +257,7 @@ class Function:
 
     def _kernel(self, step: Launch, name: str, tile: Tile, walks: dict[Node, Walk],
                 kind: type[Kernel] | None = None) -> Kernel:  # fmt: skip
+        self._address(step)
         taken = TAKEN | {dim_of(axis) for node in self.schedule.every for axis in dims(node.axes)}
         kind = kind or (WalkKernel if step.walks else LoopKernel if step.loop else Kernel)
         tensors = self.tensors, self.written, walks

@@ -125,7 +125,7 @@ class Kernel:
         for carry in self.launch.walks:
             own = self.walks[carry.old]
             found += [x for x in (own.initial, own.entering, own.leaving) if isinstance(x, Tensor)]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(tensor.whole for tensor in found))
 
     def _places(self) -> list[tuple[str, str]]:
         """The arguments that say where chunks lie, and what the call passes for them."""
@@ -286,7 +286,7 @@ class Kernel:
     def _load(self, tensor: Tensor, narrow: bool = False, policy: str = "") -> str:
         pointer, masks = self._address(tensor)
         if tensor.zero and tensor.layout == TOKENS:
-            masks.insert(0, aligned_text("valid", 0, (ROW,), self._tile(tensor)))
+            masks.insert(0, aligned_text("valid", 0, (ROW,), tensor.tile))
         kept = f', eviction_policy="{policy}"' if policy else ""
         text = f"tl.load({pointer}{_masked(masks, ', other=0.0')}{kept})"
         return text if narrow or (tensor.wide and tensor.layout != TOKENS) else f"{text}.to(tl.float32)"
@@ -294,33 +294,34 @@ class Kernel:
     def _store(self, node: Node, tensor: Tensor) -> str:
         pointer, masks = self._address(tensor)
         if tensor.layout == TOKENS:
-            masks.insert(0, aligned_text("valid", 0, (ROW,), self._tile(tensor)))
-        value = self.variables.get(node) or self.text._whole(node, self._tile(tensor))
+            masks.insert(0, aligned_text("valid", 0, (ROW,), tensor.tile))
+        value = self.variables.get(node) or self.text._whole(node, tensor.tile)
         cast = value if tensor.wide else f"{value}.to({tensor.name}_ptr.dtype.element_ty)"
         return f"tl.store({pointer}, {cast}{_masked(masks, '')})"
 
-    def _tile(self, tensor: Tensor) -> tuple[Axis, ...]:
-        return inner(tensor.axes)
-
     def _address(self, tensor: Tensor) -> tuple[str, list[str]]:
         """A pointer for each element of a tensor's tile, and the masks of its dims."""
-        tile = self._tile(tensor)
+        tile, at = tensor.tile, dict(tensor.at)
         parts = [f"{tensor.name}_ptr"]
         if tensor.strides:
             entry = tensor.entry or ("batch" if tensor.layout == TOKENS else "sequence")
             lead = {BLOCK: "block", GRID: entry, HEADS: "head"}
             for axis, stride in tensor.strides:
+                if axis in at:
+                    parts += [f"{at[axis]} * {stride}"] if at[axis] else []
+                    continue
                 index = lead.get(axis) or ("tokens" if axis == ROW else self.text.place(axis))
                 place = index if axis in lead else aligned_text(index, 0, (axis,), tile)
                 parts.append(f"{place} * {stride}")
         else:
-            parts += self._contiguous(tensor, tile)
+            parts += self._contiguous(tensor)
         masks = [aligned_text(f"in_{dim_of(a)}", 0, (a,), tile) for a in dims(tile) if not dim_of(a).startswith("@")]
         return " + ".join(parts), masks
 
-    def _contiguous(self, tensor: Tensor, tile: tuple[Axis, ...]) -> Iterator[str]:
-        sizes = [dim_of(axis) if axis in dims(tile) and not dim_of(axis).startswith("@") else self.text.size(axis)
-                 for axis in tile]  # fmt: skip
+    def _contiguous(self, tensor: Tensor) -> Iterator[str]:
+        tile, order, at = tensor.tile, tensor.order, dict(tensor.at)
+        sizes = [dim_of(axis) if axis in dims(order) and not dim_of(axis).startswith("@") else self.text.size(axis)
+                 for axis in order]  # fmt: skip
         lead = ""
         if tensor.parts:
             lead = "block"
@@ -331,9 +332,10 @@ class Kernel:
             lead = f"({lead} * heads + head)" if lead else "head"
         if lead:
             yield " * ".join([lead, *sizes])
-        for place, axis in enumerate(tile):
-            text = aligned_text(self.text.place(axis), 0, (axis,), tile)
-            yield " * ".join([text, *sizes[place + 1 :]])
+        for place, axis in enumerate(order):
+            if at.get(axis) != 0:
+                text = str(at[axis]) if axis in at else aligned_text(self.text.place(axis), 0, (axis,), tile)
+                yield " * ".join([text, *sizes[place + 1 :]])
 
 
 def ranks(schedule: Schedule) -> int:

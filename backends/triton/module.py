@@ -25,13 +25,15 @@ from recc.backends.triton import fitted, newton, room, sequential
 from recc.backends.triton.config import DEFAULT, Config, default, default_chunk, kept
 from recc.backends.triton.emit import Function
 from recc.backends.triton.paired import PairedOp, SolvedOp, present
-from recc.backends.triton.schedule import Schedule, Unserved, in_reals, split_axis
+from recc.backends.triton.schedule import Schedule, Unserved, in_reals
+from recc.backends.triton.split import split_axis
 
 from recc.analysis import analyse
 from recc.analysis.plan import Plan, Reason
 from recc.ir.node import HEADS
 from recc.ir.program import Recurrence
 from recc.strategies import STRATEGIES, Choice, choose, cost
+from recc.tile.by_rank import by_rank
 from recc.tile.first_rows import first_rows
 from recc.tile.outside import outside
 from recc.tile.pairs import declared
@@ -107,10 +109,10 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
             f"use the torch backend; `recc explain {rec.name}` says what keeps it from `chunk` and `scan`",
         )
     program, backward, step = programs(plan, choice, keep=kept(plan))
-    program, backward = in_reals(outside(program)), first_rows(in_reals(outside(backward)))
+    program, backward = in_reals(outside(by_rank(program))), first_rows(in_reals(outside(by_rank(backward))))
     config, split = default(program, choice, config), split_axis(program)
     first, second = (
-        Schedule(part, split, kind == "fused", config.apart)
+        Schedule(part, split, kind == "fused", config.apart, rec.dims)
         for part, kind in ((program, config.forward), (backward, config.backward))
     )
     forward = Function(first, "forward_tiles", f"The forward pass of {rec.name}.", config)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from recc.backends.torch.binding import is_static
 
-from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node
+from recc.ir.node import COL, GRID, HEADS, RANK, ROW, Axis, Node, dim_of
 from recc.tile.outer import FROM
 
 LEAVES = ("tile", "param", "carry")
@@ -58,6 +58,38 @@ def inner(axes: Iterable[Axis]) -> tuple[Axis, ...]:
 def dims(axes: Iterable[Axis]) -> tuple[Axis, ...]:
     """The axes that are dims of the spec, or ranks: those with a size that need not fill its block."""
     return tuple(axis for axis in inner(axes) if axis not in (ROW, COL, "@a", "@b"))
+
+
+def per_token(node: Node) -> bool:
+    """Whether a value of the call, or a result, has a row for each token."""
+    return GRID in node.axes and ROW in node.axes and COL not in node.axes
+
+
+def lies_in(node: Node) -> tuple[Node, tuple[tuple[Axis, int], ...]]:
+    """What a node is one place of along some axes, and which: a tensor that has strides to address it by, or itself."""
+    whole, found = node, []
+    while whole.op == "take" and whole["index"] >= 0:
+        found.append((whole["axis"], whole["index"]))
+        whole = whole.args[0]
+    addressed = all(dim_of(axis) == RANK for axis, _ in found) or (whole.op == "tile" and per_token(whole))
+    return (whole, tuple(found)) if addressed else (node, ())
+
+
+def places(node: Node, sizes: Mapping[str, int | None]) -> list[tuple[Node, tuple[tuple[Axis, int], ...]]]:
+    """The tiles that a result has beside each other along a dim, each with its place; itself where it is none such.
+    sizes: of the dims that have one in the spec."""
+    terms, found = [node], {}
+    while terms:
+        term = terms.pop()
+        if term.op == "add":
+            terms += term.args
+        elif term.op == "put" and term.args[0].axes == tuple(axis for axis in node.axes if axis != term["axis"]):
+            found[term["axis"], term["index"]] = term.args[0]
+        else:
+            return [(node, ())]
+    (axis, _), *_ = found
+    whole = {(axis, place) for place in range(sizes.get(dim_of(axis)) or 0)}
+    return [(part, (at,)) for at, part in found.items()] if whole == set(found) else [(node, ())]
 
 
 def source(node: Node) -> Node:

@@ -9,12 +9,27 @@ only what a walk would otherwise compute in its loop, and triangular inverses.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.ahead import computed_ahead
-from recc.backends.triton.nodes import CONSTANT, CONTRACTIONS, LEAVES, dims, inner, ordered, reads, source
+from recc.backends.triton.nodes import (
+    CONSTANT,
+    CONTRACTIONS,
+    LEAVES,
+    dims,
+    inner,
+    lies_in,
+    ordered,
+    places,
+    reads,
+    source,
+)
+from recc.backends.triton.score_gradients import pairs, rows_of, solved
+from recc.backends.triton.split import shared
 from recc.backends.triton.steps import Host, Launch, Outer, alike
 
-from recc.ir.node import COL, GRID, HEADS, ROW, Node, dim_of, walk
+from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
 from recc.tile.outer import Crossing, crossing
 from recc.tile.pairs import NoPair, in_real_numbers
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
@@ -48,29 +63,17 @@ def unserved(name: str, error: NoPair) -> Unserved:
     return Unserved(f"{name}: `{error.node.op}` of complex values has no form in real numbers", "use the torch backend")
 
 
-def split_axis(program: TileProgram) -> str | None:
-    """The dim that scans are split along: their tiles have rows and all of a state's dims. It is one that the forward
-    pass does not contract; where the backward pass does, blocks are summed by the host."""
-    every = ordered(program.roots)
-    contracted = {dim_of(axis) for node in every if node.op in CONTRACTIONS for axis in node["over"]}
-    for node in every:
-        if node.op in ("scan", "pair_scan"):
-            free = [axis for axis in dims(node.axes) if dim_of(axis) not in contracted]
-            if free:
-                return dim_of(free[0])
-    return None
-
-
 class Schedule:
     """Steps of a program in order. `partial`: host nodes of which a kernel computes the part of one program.
 
     fused: one kernel walks the chunks and computes everything on the way, where nothing stands against it; otherwise
     chunks run apart as far as they can. apart: results with different dims are computed by launches of their own, each
-    with fewer tiles, which read again what they share.
+    with fewer tiles, which read again what they share. sizes: of the dims that have one in the spec.
     """
 
-    def __init__(self, program: TileProgram, split: str | None, fused: bool = False, apart: bool = False) -> None:
-        self.program, self.split, self.apart = program, split, apart
+    def __init__(self, program: TileProgram, split: str | None, fused: bool = False, apart: bool = False,
+                 sizes: Mapping[str, int | None] | None = None) -> None:  # fmt: skip
+        self.program, self.split, self.apart, self.sizes = program, split, apart, sizes or {}
         self.stage = stages(program)
         self.every = ordered(program.roots)
         self.carried = {carry.old for carry in program.carries}
@@ -79,6 +82,9 @@ class Schedule:
         for node in self.every:  # those before it first
             self.host |= {node} if node in self.partial or self._is_host(node) else set()
         self._move_views()
+        self.solved = solved(self.every)
+        self.pairs = pairs(self.every, self.solved)
+        self.rows = rows_of(self.every, self.pairs)
         self.slot: dict[Node, int] = {}
         self.walks: dict[int, int] = {}  # the slot of each level's loop
         self._place()
@@ -175,7 +181,7 @@ class Schedule:
         own = self._kind(node)
         if own is None:
             return 0
-        return self.slot[node] + (0 if own == kind and kind != WALK else 1)
+        return self.slot[node] + (0 if own == kind and kind != WALK and node not in self.pairs | self.rows else 1)
 
     def _slot(self, node: Node) -> int:
         kind = self._kind(node)
@@ -201,20 +207,22 @@ class Schedule:
                 if self.in_kernel(arg):
                     self.held[arg] = self.slot[arg]
         self.held |= {node: self.slot[node] for node in program.kept.values() if self.in_kernel(node)}
-        results = [node for node in program.stores.values() if self.in_kernel(node)]
+        results = [node for whole in program.stores.values() for node, _ in self.places(whole) if self.in_kernel(node)]
         # One launch for all results, the last: what they have in common is read once.
         last = _up(max((self.slot[node] for node in results), default=0), KERNEL)
         self.stored = {node: last for node in results if node not in self.host}
         if self.fused:
             self._hold_local()
             return
+        self._hold_pairs()
+        late = _up(max((self.slot[node] + 1 for node in self.rows), default=0), KERNEL)  # one launch after them
         for level in levels(program):
             body = set(loop_nodes(program, level, self.stage))
             for node in ordered([c.new for c in carries_of(program, level)]):
                 if node not in body and self._is_operand(node, body, level):
                     self._settle(node, self.walks[level])
             for node, slot in computed_ahead(self, level, body):
-                self.held.setdefault(node, _up(slot, KERNEL))
+                self.held.setdefault(node, late if slot < late < self.walks[level] else _up(slot, KERNEL))
             self._give(level, body)
         while True:
             launches = [step for step in self._steps() if isinstance(step, Launch)]
@@ -239,9 +247,16 @@ class Schedule:
         the inverse, and all that the system's right side is made of."""
         later = {arg for node in self.every if self.in_kernel(node) and node not in body for arg in reads(node)}
         for node in self.every:
-            solved = node.op == "dot" and any(source(arg).op == "inverse" for arg in node.args)
-            if node in body and node in later and solved:
+            if node in body and node in later and node in self.solved:
                 self.held[node], self.given[node] = self.walks[level], level
+
+    def _hold_pairs(self) -> None:
+        """Tiles of pairs have a launch of their own, which leaves what they are made of, too, and sums of their rows
+        another: launches after it need no inverse, and no scores."""
+        operands = {source(arg) for node in self.pairs for arg in node.args} & self.solved
+        for group, more in ((self.pairs, operands), (self.rows, ())):
+            at = max((self.slot[node] for node in group), default=0)
+            self.held |= dict.fromkeys([*group, *more], at)
 
     def _is_operand(self, node: Node, body: set[Node], level: int) -> bool:
         carries = carries_of(self.program, level)
@@ -289,12 +304,20 @@ class Schedule:
         return [carries] if common or depends else groups
 
     def _groups(self, roots: list[Node]) -> list[list[Node]]:
-        """What one launch computes each: everything, or, `apart`, what has the same dims."""
+        """What one launch computes each: everything but sums of pairs, or, `apart`, what has the same dims."""
         groups: dict[tuple, list[Node]] = {}
+        rows = [node for node in roots if node in self.rows]
+        if rows and len(rows) < len(roots):
+            return [rows, *self._groups([node for node in roots if node not in rows])]
         for node in sorted(roots, key=lambda node: not dims(node.axes)):
             key = dims(node.axes) if self.apart and node in self.stored else ()
             groups.setdefault(key or next(iter(groups), ()), []).append(node)
         return list(groups.values())
+
+    def places(self, result: Node) -> list[tuple[Node, tuple[tuple[Axis, int], ...]]]:
+        """The tiles of a result that kernels compute, each with its place in it."""
+        found = places(result, self.sizes)
+        return found if all(self.in_kernel(part) for part, _ in found) else [(result, ())]
 
     def _fusible(self) -> bool:
         """Whether the host stands only before and after the kernels, and no sum goes over programs."""
@@ -362,35 +385,13 @@ class Schedule:
                 return not (node in self.partial and self.held[node] == slot)
             return self.held.get(node, slot) < slot
 
-        stops = {node for node in [*self.every, *(tiles or ())] if memory(node)}
+        stops = {node for node in [*self.every, *(tiles or ())] if memory(node) or memory(lies_in(node)[0])}
         found = ordered(roots, stops)
         loads = [node for node in found if node in stops]
         nodes = [node for node in found if node not in stops and node not in own]
         launch = Launch(slot, nodes, loads, stores, walks)
-        launch.split = self._split(launch)
+        launch.split = shared(launch, self.partial, self.split)
         return launch
-
-    def _split(self, launch: Launch) -> str | None:
-        """A dim along which several programs can share a launch: no node contracts it."""
-        everything = [*launch.nodes, *launch.loads, *(c.old for c in launch.walks)]
-        present = {dim_of(axis) for node in everything for axis in dims(node.axes)}
-        bound = {axis for axis in present if axis.startswith("@")}
-        for node in launch.nodes:
-            here = [dim_of(axis) for axis in dims(node.axes)]
-            bound |= {dim for dim in here if here.count(dim) > 1}
-            if node.op in CONTRACTIONS:
-                over = {dim_of(axis) for axis in node["over"]}
-                bound |= over - {self.split} if node in self.partial else over
-            elif node.op in ("take", "put", "stack"):
-                bound.add(dim_of(node["axis"]))
-            elif node.op == "score":
-                bound.add(dim_of(node["over"]))
-            elif node.op == "rename":
-                bound |= {
-                    dim_of(axis) for pair in node["mapping"] for axis in pair if dim_of(pair[0]) != dim_of(pair[1])
-                }
-        free = sorted(present - bound)
-        return self.split if self.split in free else free[-1] if free else None
 
 
 def _up(slot: int, kind: int) -> int:

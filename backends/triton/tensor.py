@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from recc.ir.node import GRID, HEADS, ROW, Axis
+from recc.backends.triton.nodes import inner
+
+from recc.ir.node import GRID, HEADS, RANK, ROW, Axis, dim_of
 
 BLOCK = "@block"  # of a sum, of which each block of a dim computes a part
 TOKENS, CHUNKS, FIXED, STATES = "tokens", "chunks", "fixed", "states"
@@ -18,7 +20,8 @@ class Tensor:
     contiguous; states: [sequences, heads, dims] with strides. axes: the node's, which say which of these there are.
     zero: rows after a chunk's last token are read as 0, otherwise they repeat that token. parts: a leading axis counts
     the blocks of a sum. wide: always float32, where others of its layout have the inputs' dtype. entry: the variable
-    that counts along the first axis, where that is not what the layout says.
+    that counts along the first axis, where that is not what the layout says. at: along these axes it is one place of
+    the tensor.
     """
 
     name: str
@@ -28,6 +31,23 @@ class Tensor:
     parts: bool = False
     wide: bool = False
     entry: str = ""
+    at: tuple[tuple[Axis, int], ...] = ()
+
+    @property
+    def whole(self) -> Tensor:
+        """The tensor that this is a place of."""
+        return replace(self, at=())
+
+    @property
+    def tile(self) -> tuple[Axis, ...]:
+        """The axes of the tile that a kernel reads or writes of it."""
+        places = dict(self.at)
+        return tuple(axis for axis in inner(self.axes) if axis not in places)
+
+    @property
+    def order(self) -> tuple[Axis, ...]:
+        """The axes of a tile as they lie in memory: a place of axes of ranks is in one piece."""
+        return tuple(sorted(inner(self.axes), key=lambda axis: dim_of(axis) != RANK))
 
     @property
     def strides(self) -> list[tuple[Axis, str]]:

@@ -15,7 +15,6 @@ from recc.backends.triton.config import DEFAULT, Config, Tile
 from recc.backends.triton.emit import Function
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.loops import has, loops
-from recc.backends.triton.nodes import inner
 from recc.backends.triton.tensor import CHUNKS, FIXED, STATES, TOKENS, Tensor
 
 from recc.analysis.plan import Plan
@@ -84,7 +83,7 @@ class _Launch:
         if tensor.layout in (FIXED, STATES) and not (tensor.entry and self.outer):
             return 0.0
         count = 1.0
-        for axis in inner(tensor.axes):
+        for axis in tensor.tile:
             if axis in (ROW, COL, "@a", "@b"):
                 count *= self.rows
             elif dim_of(axis).startswith("@"):

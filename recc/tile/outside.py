@@ -7,11 +7,10 @@ and products with several multiples of it share it. What is multiplied instead i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, Spans, walk
 from recc.ir.ops import build, dot, is_zero
-from recc.tile.program import TileProgram
+from recc.tile.program import TileProgram, with_values
 
 Factor = tuple[str, tuple[Node, ...]]  # an op, and its other argument if any
 
@@ -24,20 +23,7 @@ def outside(program: TileProgram) -> TileProgram:
         new = node if args == node.args else spans.inherit(build(node.op, *args, **dict(node.attrs)), node)
         new = _per_head(new) if new.op == "dot" else _masked_last(new)
         done[node] = spans.inherit(new, node)
-
-    def each(group: dict[str, Node]) -> dict[str, Node]:
-        return {name: done[node] for name, node in group.items()}
-
-    return replace(
-        program,
-        carries=tuple(replace(carry, new=done[carry.new]) for carry in program.carries),
-        stores=each(program.stores),
-        sums=each(program.sums),
-        kept=each(program.kept),
-        names={done.get(node, node): text for node, text in program.names.items()},
-        notes={done.get(node, node): text for node, text in program.notes.items()},
-        spans=spans,
-    )
+    return with_values(program, done, spans)
 
 
 def is_mask(node: Node) -> bool:

@@ -134,6 +134,24 @@ def _renamed(texts: dict[Node, str], olds: dict[Node, Node]) -> dict[Node, str]:
     return dict(zip(rebuild(texts, olds.get), texts.values(), strict=True))
 
 
+def with_values(program: TileProgram, new: dict[Node, Node], spans: Spans) -> TileProgram:
+    """`program` with what it computes replaced by `new`, which has every node of it."""
+
+    def each(group: dict[str, Node]) -> dict[str, Node]:
+        return {name: new[node] for name, node in group.items()}
+
+    return replace(
+        program,
+        carries=tuple(replace(carry, new=new[carry.new]) for carry in program.carries),
+        stores=each(program.stores),
+        sums=each(program.sums),
+        kept=each(program.kept),
+        names={new.get(node, node): text for node, text in program.names.items()},
+        notes={new.get(node, node): text for node, text in program.notes.items()},
+        spans=spans,
+    )
+
+
 def finish(program: TileProgram) -> TileProgram:
     """The program as it is computed: without what only a derivative asks for, and with the rows of scans taken out of
     its loops (`end(scan(...))` becomes a chunk's summary)."""

@@ -146,16 +146,27 @@ def test_a_system_is_solved_once_for_its_values_and_once_for_their_cotangents(na
     after the walk read what the walk has solved. With a decay of each channel the values are the forward pass's."""
     plan = analyse(recurrence(name))
     forward, backward, _ = module.functions(plan, module.chosen(plan))
-    products = [node for node in backward.schedule.every if node.op == "dot" and _solves(node)]
-    assert len(products) == 2 - len(forward.program.kept) and len(forward.program.kept) == (name == "kda")
+    ranks = 2 if name == "delta_product" else 1
+    solved = backward.schedule.solved
+    sums = [node for node in solved if not any(node in user.args for user in solved)]  # of products for each rank
+    assert len(sums) == ranks * (2 - len(forward.program.kept)) and len(forward.program.kept) == (name == "kda")
     (walk,) = (kernel.launch for kernel in backward.kernels if kernel.launch.walks)
-    (solved,) = (node for node in walk.stores if node in products)
+    left = [node for node in walk.stores if node in sums]
     after = backward.kernels[-1].launch
-    assert solved in after.loads and solved not in after.nodes
+    assert len(left) == ranks and set(left) <= set(after.loads) - set(after.nodes)
 
 
-def _solves(node) -> bool:
-    return any((arg.args[0] if arg.op == "rename" else arg).op == "inverse" for arg in node.args)
+@pytest.mark.parametrize("name", ["delta_product", "omega_net"])
+def test_ranks_have_tiles_of_their_own(name):
+    """But for the inverse and what it is made of: what a launch reads of it are the blocks of two ranks. Tiles of pairs
+    are computed before the gradients of keys."""
+    plan = analyse(recurrence(name))
+    _, backward, _ = module.functions(plan, module.chosen(plan))
+    launches = [kernel.launch for kernel in backward.kernels]
+    for launch in launches:
+        ranked = [node for node in (*launch.loads, *launch.nodes) if any(axis.startswith("@r") for axis in node.axes)]
+        assert not ranked or any(node.op == "inverse" for node in launch.nodes)
+    assert backward.schedule.pairs and not backward.schedule.pairs & set(launches[-1].nodes)
 
 
 @pytest.mark.parametrize("name", ["linear_attention", "gla_layer", "gated_delta_net_layer", "mlstm"])
