@@ -25,7 +25,8 @@ class Memory:
     """A tensor. axes: a tile's, which say what stands after the leading axes of the layout.
 
     block: a leading axis counts the blocks of the split dim. once: all blocks hold the same, the first one writes it.
-    dense: a program's part of it lies as its tile does, so that tensors with the same dims share their places.
+    dense: a program's part of it lies as its tile does, so that tensors with the same dims share their places. within:
+    the name of the tensor in which it lies behind others, if any, from the place `begin` on.
     """
 
     name: str
@@ -35,6 +36,12 @@ class Memory:
     block: bool = False
     once: bool = False
     dense: bool = False
+    within: str = ""
+    begin: str = ""
+
+    @property
+    def tensor(self) -> str:
+        return self.within or self.name
 
     @property
     def leads(self) -> tuple[str, ...]:
@@ -52,7 +59,7 @@ class Memory:
     def strides(self) -> list[str]:
         """The names of the strides that a kernel is handed: one for each axis, or of dense tensors each leading one."""
         own = [] if self.dense else [axis.replace("'", "_").replace("@", "") for axis in self.dims]
-        return [f"{self.name}_{axis}" for axis in (*self.leads, *own)]
+        return [f"{self.tensor}_{axis}" for axis in (*self.leads, *own)]
 
     @property
     def steps(self) -> list[str]:
@@ -126,14 +133,15 @@ class Access:
 
     def _offsets(self, memory: Memory, token: str | None) -> list[str]:
         """The terms of a tensor's address; token: None leaves a token's place out."""
-        tile, parts, of_rows = memory.tile, [f"{memory.name}_ptr"], []
+        tile, parts, of_rows = memory.tile, [f"{memory.tensor}_ptr"], []
         for lead in memory.leads:
             if lead == "time" and (self.single or token is None):
                 continue
             index = token if lead == "time" else INDEX[lead]
             of_row = self.rows and ROW in tile and lead in self.of_row
-            (of_rows if of_row else parts).append(f"{index} * {memory.name}_{lead}")
+            (of_rows if of_row else parts).append(f"{index} * {memory.tensor}_{lead}")
         parts += [self._sum(of_rows, tile)] if of_rows else []
+        parts += [f"({memory.begin})"] if memory.begin else []
         places = []
         if memory.dense and len(memory.dims) == 2:
             rows, columns = map(dim_of, memory.dims)

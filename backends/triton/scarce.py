@@ -6,18 +6,15 @@ loaded again for its next reader; sums over blocks of tokens wait in memory, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from recc.backends.triton.memory import AGAIN, FIXED, SCRATCH, TOKENS
+from recc.backends.triton.memory import AGAIN, FIXED, SCRATCH, TOKENS, Memory
 from recc.backends.triton.nodes import inner, reads
 from recc.backends.triton.pressure import APART, REGISTERS, VECTOR, WARP, held_by_walk
-from recc.backends.triton.statements import Loop
+from recc.backends.triton.statements import Loop, Walk
 
-from recc.ir.node import ROW, Node
-
-if TYPE_CHECKING:
-    from recc.backends.triton.walk import Walk
+from recc.ir.node import GRID, HEADS, ROW, Axis, Node, dim_of
 
 
 def crowded(loops: list[Loop], usual: int) -> bool:
@@ -44,8 +41,36 @@ def relieve(walk: Walk, usual: int) -> list[Node]:
         _read_again(loop)
     if not walk.split:
         walk.saved = {node: replace(memory, dense=len(memory.dims) == 2) for node, memory in walk.saved.items()}
-    walk.loop.loads |= {old: walk.room[old] for old in found}
+    walk.room = {old: replace(walk.room[old], dense=True) for old in found}
+    walk.loop.loads |= walk.room
+    _put_together(walk)
     return found
+
+
+def _put_together(walk: Walk) -> None:
+    """What the walk itself keeps lies in one tensor for all that have the same leading axes, matrices first, so that
+    one address leads to all."""
+    own = [memory for memory in walk.loop.loads.values() if memory.dense]
+    after: dict[tuple[str, ...], list[Memory]] = {}
+    new: dict[Memory, Memory] = {}
+    for memory in sorted(own, key=lambda memory: -len(memory.dims)):
+        before = after.setdefault((memory.layout, *memory.leads), [])
+        begin = " + ".join(" * ".join(map(dim_of, one.dims)) or "1" for one in before)
+        new[memory] = replace(memory, within=before[0].name, begin=begin) if before else memory
+        before.append(memory)
+    for loop in walk.loops:
+        loop.loads = {node: new.get(memory, memory) for node, memory in loop.loads.items()}
+        loop.stores = [(node, new.get(memory, memory)) for node, memory in loop.stores]
+    walk.room = {node: new.get(memory, memory) for node, memory in walk.room.items()}
+
+
+def sizes_in_one(nodes: list[Node], size: Callable[[Axis], str]) -> list[str]:
+    """The sizes of a tensor in which the values of `nodes` lie one behind the other, in whole vectors of memory; of one
+    node, its own."""
+    if len(nodes) == 1:
+        return [size(axis) for axis in nodes[0].axes if axis != GRID]
+    own = (" * ".join(map(size, inner(node.axes))) or "1" for node in nodes)
+    return ["heads"] * (HEADS in nodes[0].axes) + [f"triton.cdiv({' + '.join(own)}, 16) * 16"]
 
 
 def _kept(walk: Walk, usual: int) -> list[Node]:

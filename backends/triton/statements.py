@@ -74,6 +74,30 @@ def is_computed(node: Node) -> bool:
     return bool(node.args) and node.op not in CONSTANT and not is_static(node)
 
 
+@dataclass
+class Walk:
+    """A launch. loop: over all tokens, or those of a chunk; again: over the tokens of a chunk, before it. enter, leave:
+    where states come from and go to; saved: where they are saved for each chunk, or where `again` has them from.
+    rows: a program takes rows of sequences. split: the dim that programs share. room: where matrices among the states
+    may lie from token to token. single: one token, no loop."""
+
+    name: str
+    purpose: str
+    loop: Loop
+    again: Loop | None
+    enter: dict[Node, Memory]
+    leave: dict[Node, Memory]
+    saved: dict[Node, Memory]
+    rows: bool
+    split: str | None
+    room: dict[Node, Memory] = field(default_factory=dict)
+    single: bool = False
+
+    @property
+    def loops(self) -> list[Loop]:
+        return [loop for loop in (self.again, self.loop) if loop is not None]
+
+
 class Statements:
     """The values of one kernel. spell: makes a name of the generated file; used: names that are taken."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from recc.backends.triton.lines import wrapped
 from recc.backends.triton.memory import AGAIN, FIXED, TOKENS, Access, Memory
@@ -17,7 +16,7 @@ from recc.backends.triton.nodes import dims, formed, inner, ordered, reads
 from recc.backends.triton.padding import ZERO
 from recc.backends.triton.pressure import REGISTERS, WARP, share
 from recc.backends.triton.scarce import crowded, relieve
-from recc.backends.triton.statements import Loop, Statements, is_computed
+from recc.backends.triton.statements import Loop, Statements, Walk, is_computed
 from recc.backends.triton.tokens import TILE
 from recc.backends.triton.wording import aligned_text, static_text
 
@@ -32,30 +31,6 @@ BLOCK = 64  # tokens of a block of sums, where a walk has no chunks
 SETTINGS = ("ROWS", "CHUNK", "STEP", "PACKED", "DOT")
 
 
-@dataclass
-class Walk:
-    """A launch. loop: over all tokens, or those of a chunk; again: over the tokens of a chunk, before it. enter, leave:
-    where states come from and go to; saved: where they are saved for each chunk, or where `again` has them from.
-    rows: a program takes rows of sequences. split: the dim that programs share. room: where matrices among the states
-    may lie from token to token. single: one token, no loop."""
-
-    name: str
-    purpose: str
-    loop: Loop
-    again: Loop | None
-    enter: dict[Node, Memory]
-    leave: dict[Node, Memory]
-    saved: dict[Node, Memory]
-    rows: bool
-    split: str | None
-    room: dict[Node, Memory] = field(default_factory=dict)
-    single: bool = False
-
-    @property
-    def loops(self) -> list[Loop]:
-        return [loop for loop in (self.again, self.loop) if loop is not None]
-
-
 class Kernel:
     """The text of one launch. spell: makes a name of the generated file; taken: names of dims."""
 
@@ -65,7 +40,7 @@ class Kernel:
         self.walk = walk
         if walk.split not in self.dims():  # nothing in this kernel has the dim that others share
             walk.split = None
-        self.crowded = not walk.single and crowded(walk.loops, self._usual)
+        self.crowded = not (walk.single or walk.rows) and crowded(walk.loops, self._usual)
         self.kept = relieve(walk, self._usual) if self.crowded else []
         self.values = Statements(walk.loops, spell, TAKEN | taken)
         self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place, not self.crowded)
@@ -313,7 +288,14 @@ class Kernel:
     # --- arguments and the call --------------------------------------------------------------------------------------
 
     def memory(self) -> list[Memory]:
-        """Every tensor that the kernel reads or writes, in order."""
+        """Every tensor that the kernel reads or writes, in order, each by one of its parts."""
+        first: dict[str, Memory] = {}
+        for memory in self.every_memory():
+            first.setdefault(memory.tensor, memory)
+        return list(first.values())
+
+    def every_memory(self) -> list[Memory]:
+        """What the kernel reads and writes, in order."""
         walk, found = self.walk, []
         for loop in walk.loops:
             found += [*loop.loads.values(), *(memory for _, memory in (*loop.stores, *loop.sums))]
@@ -321,13 +303,17 @@ class Kernel:
             found += group.values()
         return list(dict.fromkeys(found))
 
+    def tensor_of(self, name: str) -> str:
+        """The tensor in which memory with this name lies."""
+        return next((memory.tensor for memory in self.every_memory() if memory.name == name), name)
+
     def tiles(self) -> list[tuple[Axis, ...]]:
         """The axes of every tile, those of states first."""
         states = [old.axes for loop in self.walk.loops for old, _ in loop.states]
         nodes = [node for loop in self.walk.loops for node in (*loop.nodes, *loop.loads, *loop.roots)]
         args = [arg.axes for loop in self.walk.loops for node in loop.nodes for arg in reads(node)]
         made = [formed(node) for node in nodes]
-        return [*states, *made, *args, *(memory.axes for memory in self.memory())]
+        return [*states, *made, *args, *(memory.axes for memory in self.every_memory())]
 
     def dims(self) -> list[str]:
         return sorted({dim_of(axis) for axes in self.tiles() for axis in dims(axes)})
@@ -345,7 +331,7 @@ class Kernel:
         parts = ["sequences"] if self.walk.single else ["bounds_ptr", "sequences", "time"]
         parts += [f"{name}_ptr" for name in self.BESIDE]
         for memory in self.memory():
-            parts += [f"{memory.name}_ptr", *memory.strides]
+            parts += [f"{memory.tensor}_ptr", *memory.strides]
         names = [f"{prefix}{dim}" for dim in self.dims() for prefix in ("", "BLOCK_")]
         names += [*self.values.statics.values(), *self._settings()]
         return [*parts, *(f"{name}: tl.constexpr" for name in names)]
@@ -356,7 +342,7 @@ class Kernel:
         lead = ["call.sequences"] if walk.single else ["call.bounds", "call.sequences", "call.time"]
         lead += self.BESIDE
         for memory in self.memory():
-            lead += [memory.name, f"*{strides(memory)}{f'[:{len(memory.leads)}]' if memory.dense else ''}"]
+            lead += [memory.tensor, f"*{strides(memory)}{f'[:{len(memory.leads)}]' if memory.dense else ''}"]
         blocks = {dim: f"part_{dim}" if dim == walk.split else f"block_{dim}" for dim in self.dims()}
         keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={block}" for dim, block in blocks.items()]
         keys += [f"{name}={static_text(node, sizes)}" for node, name in self.values.statics.items()]
@@ -374,9 +360,19 @@ class Kernel:
     def spare(self) -> bool:
         """Whether registers are left for more than states: for what a backward pass has beside them, and where matrices
         take half of them."""
-        matrices = sum(len(m.tile) > 1 for m in self.walk.loop.loads.values() if m.layout in (FIXED, AGAIN))
-        crowds = self.walk.rows and 2 * matrices * TILE // WARP > REGISTERS
+        crowds = self.walk.rows and 2 * self._matrices() * TILE // WARP > REGISTERS
         return self.walk.loop.backwards or crowds or not (self.walk.split or self.walk.rows)
+
+    def _matrices(self) -> int:
+        """How many matrices a program holds: those that are loaded, and what products take of those that are made of
+        numbers alone, which is another operand where it is turned or masked."""
+        loop, made, changing = self.walk.loop, set(), self.walk.loop.per_token
+        for node in loop.nodes:
+            for place, arg in enumerate(node.args if node.op == "dot" else ()):
+                if arg not in changing and arg not in loop.loads and len(inner(arg.axes)) > 1:
+                    made.add((arg, self.values.padding.operand(place, node, inner(node["over"]), "")))
+        loaded = [memory for memory in loop.loads.values() if memory.layout in (FIXED, AGAIN)]
+        return len(made) + sum(len(memory.tile) > 1 for memory in loaded)
 
     @property
     def _usual(self) -> int:

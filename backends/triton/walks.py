@@ -18,9 +18,10 @@ from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, Memory
 from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, ordered
 from recc.backends.triton.room import TYPICAL
-from recc.backends.triton.statements import Loop
+from recc.backends.triton.scarce import sizes_in_one
+from recc.backends.triton.statements import Loop, Walk
 from recc.backends.triton.tokens import MOST, ROWS, TILE, WARPS, Tokens
-from recc.backends.triton.walk import TAKEN, Kernel, Walk
+from recc.backends.triton.walk import TAKEN, Kernel
 
 from recc.ir.names import free_name
 from recc.ir.node import GRID, HEADS, ROW, Axis, Node, Spans, dim_of, walk
@@ -156,11 +157,11 @@ class Function:
             body += self._host(at)
             body += self._made(launch)
             kernel = self._kernel(at, launch)
-            body += self._scratch(kernel.kept)
+            body += self._scratch(kernel)
             self.tiles |= set(kernel.largest())
             self.room = min(self.room, WARPS * kernel.share)
             kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
-            body += kernel.call(self._size, lambda memory: self.strides.get(memory.name, f"{memory.name}.stride()"))
+            body += kernel.call(self._size, lambda memory: self.strides.get(memory.tensor, f"{memory.tensor}.stride()"))
         body += self._host(self.division.count)
         for node, name in self.outputs:
             if node not in self.division.results:
@@ -295,17 +296,17 @@ class Function:
         over = [*lead, *(str(shift + rest.index(axis)) for axis in gone)]
         return f"{name}.sum({over[0] if len(over) == 1 else '(' + ', '.join(over) + ')'})"
 
-    def _scratch(self, kept: list[Node]) -> list[str]:
+    def _scratch(self, kernel: Kernel) -> list[str]:
         """Lines that make the memory of a chunk's states, which a program runs again, and of states kept in memory."""
-        leads = {node: ["call.sequences", "call.CHUNK"] for node in self.chunked} | dict.fromkeys(
-            kept, ["call.sequences"]
-        )
-        lines = []
-        for node, lead in leads.items():
+        found: dict[str, tuple[list[str], list[Node]]] = {}
+        for node in (*self.chunked, *kernel.kept):
             memory = self.chunked.get(node) or self.beside[node]
-            lead = [f"parts_{self.division.split}"] * memory.block + lead
-            lines.append(f"    {memory.name} = call.empty({', '.join([*lead, *self._sizes(node)])})")
-        return lines
+            lead = [f"parts_{self.division.split}"] * memory.block + ["call.sequences", "call.CHUNK"]
+            found.setdefault(kernel.tensor_of(memory.name), (lead[: None if node in self.chunked else -1], []))[
+                1
+            ].append(node)
+        sizes = {name: [*lead, *sizes_in_one(nodes, self._size)] for name, (lead, nodes) in found.items()}
+        return [f"    {name} = call.empty({', '.join(own)})" for name, own in sizes.items()]
 
     def _kernel(self, at: int, launch: Launch) -> Kernel:
         again = self.again if at == 0 else None
@@ -325,7 +326,7 @@ class Function:
             self.program.reverse,
         )
         wide = [c.old for c in launch.carries if again is not None and len(inner(c.old.axes)) == 2]
-        self.beside = {n: self._at(self._name(f"{n['name']}_kept"), STATES, n, dense=True) for n in wide}
+        self.beside = {n: self._at(self._name(f"{n['name']}_kept"), STATES, n) for n in wide}
         saving = again.carries if again is not None else launch.carries if self.saved else []
         role = self.name.removesuffix("_tiles")
         walk = Walk(

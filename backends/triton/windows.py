@@ -15,8 +15,8 @@ from recc.backends.torch.emit import identifier
 from recc.backends.torch.solve import CLIPPED, PLAIN
 from recc.backends.triton.memory import STATES, TOKENS, Access, Memory
 from recc.backends.triton.nodes import inner, ordered, reads
-from recc.backends.triton.statements import Loop, is_computed
-from recc.backends.triton.walk import INDENT, Kernel, Walk
+from recc.backends.triton.statements import Loop, Walk, is_computed
+from recc.backends.triton.walk import INDENT, Kernel
 from recc.backends.triton.wording import aligned_text
 
 from recc.ir.node import ROW, Axis, Node, dim_of, rebuild, substitute

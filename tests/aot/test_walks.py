@@ -79,6 +79,12 @@ def test_crowded_walks_keep_in_memory_what_registers_do_not_hold():
     assert not any("_kept_ptr" in walks(name) for name in ("gla", "conv_gru", "gated_delta_net"))
 
 
+def test_matrices_made_of_numbers_are_held_by_more_warps():
+    """Four operands of one matrix, turned and masked: its forward pass would spill in 4 warps."""
+    found = compiled("fernn", "sm_90", ("forward",))
+    assert {facts["spills"] for facts in found.values()} == {0}
+
+
 def test_a_warp_holds_less_where_more_is_there_at_a_time():
     found = {name: walks(name) for name in ("gla", "hgrn", "ema", "s4d", "s4")}
     assert not any("share=" in found[name] for name in ("gla", "hgrn", "ema"))
