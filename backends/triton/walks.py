@@ -298,13 +298,12 @@ class Function:
 
     def _scratch(self, kernel: Kernel) -> list[str]:
         """Lines that make the memory of a chunk's states, which a program runs again, and of states kept in memory."""
-        found: dict[str, tuple[list[str], list[Node]]] = {}
+        found: dict[str, tuple] = {}
         for node in (*self.chunked, *kernel.kept):
             memory = self.chunked.get(node) or self.beside[node]
             lead = [f"parts_{self.division.split}"] * memory.block + ["call.sequences", "call.CHUNK"]
-            found.setdefault(kernel.tensor_of(memory.name), (lead[: None if node in self.chunked else -1], []))[
-                1
-            ].append(node)
+            lead = lead if node in self.chunked else lead[:-1]
+            found.setdefault(kernel.tensor_of(memory.name), (lead, []))[1].append(node)
         sizes = {name: [*lead, *sizes_in_one(nodes, self._size)] for name, (lead, nodes) in found.items()}
         return [f"    {name} = call.empty({', '.join(own)})" for name, own in sizes.items()]
 
