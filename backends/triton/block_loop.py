@@ -80,7 +80,9 @@ class LoopKernel(Kernel):
                     continue
                 body.append(f"        {self._claim(node, f'{whole}_part')} = {text}")
         self._keep_narrow({*self.narrow, *narrowed} - {*tail.held, *tail.again})
-        for part in together(Order(tail.nodes, pending, tail.held).best(), filter(self._alone, tail.nodes)):
+        for part in together(
+            Order(tail.nodes, pending, tail.held).best(self.tile.order), filter(self._alone, tail.nodes)
+        ):
             if isinstance(part, Together):
                 body += self._levels(part, pending, "        ")
             else:
@@ -111,7 +113,7 @@ class LoopKernel(Kernel):
         """What stands before a loop, in an order that keeps few tiles."""
         read = {arg for node in loop.nodes for arg in reads(node)}
         there = [node for node in self.launch.nodes if node in self.variables and node not in nodes]
-        return Order(nodes, pending, there, read).best()
+        return Order(nodes, pending, there, read).best(self.tile.order)
 
     def _crossing(self, loop: Loop, before: list[Node], later: list[Loop]) -> frozenset[Node]:
         """Tiles that a loop only multiplies, or that are there throughout it: they are as narrow as products take them,

@@ -51,7 +51,7 @@ class WalkKernel(Kernel):
         pending = list(self.launch.loads)  # also what is the same for all chunks: vectors take registers all the time
         walks = self.launch.walks
         order = Order(self.launch.nodes, pending, (carry.old for carry in walks), (carry.new for carry in walks))
-        inside += self._computed(order.best(), pending, "        ")
+        inside += self._computed(order.best(self.tile.order), pending, "        ")
         news = []
         for carry in self.launch.walks:
             inside += self._load_before([carry.new], pending, "        ")

@@ -9,7 +9,7 @@ from typing import Any
 
 from recc.backends.triton.loops import loops
 from recc.backends.triton.nodes import dims, inner, ordered
-from recc.backends.triton.order import numbers
+from recc.backends.triton.order import ORDERS, numbers
 from recc.backends.triton.pressure import PLACES, SCANS, VECTORS, beside, room, scans
 from recc.backends.triton.schedule import SMALL, Schedule
 from recc.backends.triton.steps import Launch
@@ -32,13 +32,19 @@ class Tile:
     """One launch. block: how many places of the dim that its programs share one of them takes, at most; a power of two.
     Where scans have other dims beside it, it counts the places of a row of them all.
     loop: the dim that a program takes block by block, if any; step: its places in a block, likewise.
-    warps: of a program. stages: how many iterations of a loop are loaded ahead."""
+    warps: of a program. stages: how many iterations of a loop are loaded ahead. order: of what a loop or a walk
+    computes, one of `order.ORDERS`; None: that in which the fewest numbers are there at a time."""
 
     block: int = 64
     loop: str | None = None
     step: int = 32
     warps: int = 4
     stages: int = 2
+    order: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.order not in (None, *ORDERS):
+            raise ValueError(f"no order `{self.order}`; there are {', '.join(ORDERS)}")
 
 
 @dataclass(frozen=True)
@@ -220,14 +226,18 @@ def tiles(now: Tile) -> Iterator[Tile]:
     """Every tile of the launch that has `now`. What spills or does not fit is found by compiling it."""
     steps = BLOCKS[:-1] if now.loop else (now.step,)
     for block, step, warps, stages in itertools.product(BLOCKS, steps, WARPS, STAGES):
-        yield Tile(block, now.loop, step, warps, stages)
+        yield Tile(block, now.loop, step, warps, stages, now.order)
 
 
 def view(config: Config) -> dict[str, Any]:
     """A configuration as plain values, those of the default left out; `of` reads them."""
-    usual, tiles = Config(), {name: asdict(tile) for name, tile in config.tiles}
+    usual, tiles = Config(), {name: _tile(tile) for name, tile in config.tiles}
     found = {name: value for name, value in vars(config).items() if name != "tiles" and value != getattr(usual, name)}
     return found | ({"tiles": tiles} if tiles else {})
+
+
+def _tile(tile: Tile) -> dict[str, Any]:
+    return {name: value for name, value in asdict(tile).items() if name == "loop" or value is not None}
 
 
 def of(tiles: Mapping[str, Mapping[str, Any]] | None = None, **fields: Any) -> Config:

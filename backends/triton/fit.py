@@ -21,6 +21,7 @@ from recc.backends.triton.config import CHUNKS, DEFAULT, Config, Tile, tiles
 from recc.backends.triton.emit import Function
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.module import chosen, generate
+from recc.backends.triton.order import ORDERS
 from recc.backends.triton.schedule import Unserved
 
 from recc.analysis.plan import Plan
@@ -29,7 +30,7 @@ from recc.strategies import Refused
 REGISTERS = 4 * 255  # bytes that a thread has
 NEAR = 256  # bytes a thread that other warps or a tile of the same size may do away with
 UNFIT = 3 * REGISTERS  # in place of what is spilled, where a launch does not compile, or not fit in shared memory
-TRIED = 12  # tiles of one launch
+TRIED = 24  # tiles of one launch
 
 Compile = Callable[[aot.Recorded], dict[str, int]]
 
@@ -100,13 +101,17 @@ class _Form:
         return traffic.of_launch(function, kernel, self.sizes, tile).total if kernel in function.kernels else 0.0
 
     def offer(self, name: str, looped: Iterable[Launches]) -> None:
-        """Takes what a launch may try: for each dim of a loop, tiles that are no larger than its own, nor than dims."""
+        """Takes what a launch may try: for each dim of a loop, blocks that are no larger than its own, and steps: a
+        compiler may make less of a larger one."""
         own, found = self.usual[name][1].tile, []
         for launches in looped:
             now, launch = launches[name][1].tile, launches[name][1].launch
-            block, step = min(now.block, self.most), min(now.step, self.most)
-            for tile in tiles(now):
-                fits = tile.step <= step and (tile.block <= block if launch.split else tile.block == now.block)
+            block = min(now.block, self.most)
+            orders = (None, *ORDERS) if launch.loop or launch.walks else (None,)
+            for tile in (replace(tile, order=order) for tile in tiles(now) for order in orders):
+                fits = tile.step <= max(now.step, self.most) and (
+                    tile.block <= block if launch.split else tile.block == now.block
+                )
                 if fits and tile.stages == now.stages and tile != own:
                     self.moved[name, tile] = self.of_launch(launches, name, tile)
                     found.append(tile)
@@ -244,6 +249,6 @@ class _Search:
 
 
 def _steps(tile: Tile, now: Tile) -> float:
-    """How often tile and `now` differ by a factor of two."""
+    """How often tile and `now` differ by a factor of two; another order counts as half of one."""
     pairs = (tile.block, now.block), (tile.step, now.step), (tile.warps, now.warps)
-    return sum(abs(math.log2(a / b)) for a, b in pairs)
+    return sum(abs(math.log2(a / b)) for a, b in pairs) + (tile.order is not None) / 2

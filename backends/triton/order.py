@@ -1,8 +1,8 @@
 """The order of what a kernel computes: a tile takes registers from where it is loaded or computed to its last use.
 
 The nodes of a launch are a partial order. Of the orders that are tried, the one is taken in which the tiles that are
-there at a time are smallest, counted in numbers: the order of the text, and orders that finish with the widest tile
-that is there before they go on to the next.
+there at a time are smallest, counted in numbers. The count is not what a compiler makes of it: a tile of a
+configuration may name another order.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from recc.backends.triton.nodes import inner, reads
 
 from recc.ir.node import COL, ROW, Axis, Node, dim_of
 
+# Of the spec's text; the widest tile that is there is done with before the next; what adds fewest numbers comes next;
+# results from the last to the first. The last is taken only where it is named.
+ORDERS = ("text", "widest", "least", "back")
 TYPICAL = 128  # places of a dim
 RANKS = 2
 
@@ -85,12 +88,19 @@ class Order:
             live = {x for x in live if self.users[x] & ~done or x in self.last}
         return most, total
 
-    def best(self) -> list[Node]:
-        """The nodes in the best order that was found."""
+    def best(self, name: str | None = None) -> list[Node]:
+        """The nodes in the best order that was found, or in the one of ORDERS that has this name."""
         first = len(self.held) + len(self.loads)
-        usual = list(range(first, len(self.items)))
-        orders = [usual, self._greedy(True), self._greedy(False)]
+        text = list(range(first, len(self.items)))
+        tries = [lambda: text, lambda: self._greedy(True), lambda: self._greedy(False), lambda: self._back(text)]
+        orders = [one() for one in tries[:-1]] if name is None else [tries[ORDERS.index(name)]()]
         return [self.items[at] for at in min(orders, key=self.peak)]
+
+    def _back(self, text: list[int]) -> list[int]:
+        order: list[int] = []
+        for root in reversed([at for at in text if not self.users[at]]):
+            order += [at for at in text if (self.below[root] >> at & 1 or at == root) and at not in order]
+        return order
 
     def _greedy(self, widest: bool) -> list[int]:
         first = len(self.held) + len(self.loads)
