@@ -37,7 +37,8 @@ def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
     """The op of a spec, in small chunks: a short sequence has several. schedule: `sequential` walks over tokens, of
     which `chunk` are between the states that are saved, where not all are; `newton` solves `chunk` tokens at a time;
     `two_level` walks outer chunks of two chunks, in the default schedule, and `two_level split` and `two_level fused`
-    in those; in `narrow` programs that share a dim take a place of another at a time."""
+    in those; `apart` and `handed` have more launches of fewer tiles; in `narrow` programs that share a dim take a place
+    of another at a time."""
     plan = analyse(recurrence(spec))
     if schedule == "newton":
         return module.load(module.generate(plan, module.chosen(plan, "newton"), Config(chunk)))
@@ -45,9 +46,10 @@ def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
         return module.load(module.generate(plan, module.chosen(plan), _narrow(plan, chunk)))
     if schedule != "sequential":
         words = (schedule or "").split()
-        kind = next((word for word in words if word != "two_level"), None)
+        kind = next((word for word in words if word in ("split", "fused")), None)
         outer = 2 * chunk if "two_level" in words else None
-        config = Config(chunk, forward=kind, backward=kind, outer=outer)
+        more = {word: True for word in words if word in ("apart", "handed")}
+        config = Config(chunk, forward=kind, backward=kind, outer=outer, **more)
         return module.load(module.generate(plan, module.chosen(plan), config))
     generated = module.generate(plan, module.chosen(plan, "sequential"))
     meta = dict(generated.meta)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from recc.backends.triton.apart import vectors_before
 from recc.backends.triton.loops import loops
 from recc.backends.triton.nodes import dims, inner, ordered
 from recc.backends.triton.order import ORDERS, numbers
@@ -56,9 +57,12 @@ class Config:
     forward, backward: the schedule of each pass, one of SCHEDULES; where a program cannot be fused, it is split.
     outer: tokens in an outer chunk, each walked by programs of its own; 0: none, every sequence is walked in one go;
     None: as `recc.strategies.outer` decides for a call.
-    apart: whether results with different dims are computed by launches of their own; None: where there are several
-    matrix memories, whose tiles would meet in one.
+    apart: whether there are more launches, each with fewer tiles: for results with different dims, for vectors that a
+    fused pass walks before a matrix, for what follows from tiles that pass; None: where there are several matrix
+    memories, whose tiles would meet in one.
     What is None is left to `default`.
+    handed: whether tiles that launches before and after the walk of a memory would both compute pass through memory,
+    where walks of vectors follow it; None: where that moves less.
     tiles: (kernel, tile) for launches, by the name that the kernel has in the generated file; the others take the
     default of the emitter, which `tile` says.
     """
@@ -69,6 +73,7 @@ class Config:
     backward: str | None = None
     outer: int | None = None
     apart: bool | None = None
+    handed: bool | None = None
     tiles: tuple[tuple[str, Tile], ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -101,7 +106,7 @@ def default(program: TileProgram, choice: Choice, config: Config) -> Config:
     A forward pass without scans is fused: it moves the fewest bytes. Its chunks are short, so that the state and a
     chunk's tiles fit in registers, and states are kept for each longer chunk of the backward pass; they are shorter
     where there are small tiles that take long, or where tiles of the tokens before stand beside each tile. Two matrices
-    as states would not fit beside them.
+    as states would not fit beside them. Vectors that are walked in a launch of their own are kept for each chunk of it.
     """
     several = sum(len(dims(carry.old.axes)) > 1 for carry in program.carries) > 1
     apart = several if config.apart is None else config.apart
@@ -110,6 +115,8 @@ def default(program: TileProgram, choice: Choice, config: Config) -> Config:
     chunk = config.chunk or choice.chunk
     forward = config.forward or ("split" if scans or several else "fused")
     inner = config.inner or min(chunk, 16 if short else 32)
+    if forward == "fused" and apart and vectors_before(program):
+        inner = chunk
     backward = config.backward or "split"
     return replace(config, chunk=chunk, inner=inner, forward=forward, backward=backward, apart=apart)
 
@@ -161,7 +168,7 @@ def default_tile(launch: Launch, schedule: Schedule, rows: int) -> Tile:
     if launch.walks:
         return Tile(block=128, warps=8, stages=1)
     wide = [node for node in launch.nodes if node.op == "dot"]
-    small = all(set(inner(node.axes)) <= {ROW, COL} for node in (*launch.stores, *wide))
+    small = not wide or all(set(inner(node.axes)) <= {ROW, COL} for node in (*launch.stores, *wide))
     warps = 4 if small and rows < 64 else 8
     return Tile(block=128, loop=_looped(launch), step=32 if small else 16, warps=warps, stages=1)
 

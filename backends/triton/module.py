@@ -112,7 +112,7 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Fun
     program, backward = in_reals(outside(by_rank(program))), first_rows(in_reals(outside(by_rank(backward))))
     config, split = default(program, choice, config), split_axis(program)
     first, second = (
-        Schedule(part, split, kind == "fused", config.apart, rec.dims)
+        Schedule(part, split, kind == "fused", bool(config.apart), config.handed, rec.dims)
         for part, kind in ((program, config.forward), (backward, config.backward))
     )
     forward = Function(first, "forward_tiles", f"The forward pass of {rec.name}.", config)

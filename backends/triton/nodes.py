@@ -132,3 +132,8 @@ def plain(node: Node) -> Node:
         return node
     table = dict(node["mapping"])
     return below if tuple(table.get(axis, axis) for axis in inner(below.axes)) == inner(node.axes) else node
+
+
+def meets_heads(node: Node) -> bool:
+    """Whether a product takes what all heads share with what each has of its own: one of matrices, a head a column."""
+    return len({HEADS in arg.axes for arg in node.args}) == 2

@@ -77,7 +77,7 @@ class _Sums:
             turned = [rename(arg, TURNED) for arg in product.args]
         else:
             product, turned = node, list(node.args)
-        if product.op != "dot" or not sums_on(product, inner(product["over"])):
+        if product in self.launch.loads or product.op != "dot" or not sums_on(product, inner(product["over"])):
             return None
         over = tuple(TURNED.get(axis, axis) if product is not node else axis for axis in product["over"])
         rows, side = turned if ROW in turned[0].axes else turned[::-1]

@@ -9,10 +9,11 @@ only what a walk would otherwise compute in its loop, and triangular inverses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.ahead import computed_ahead
+from recc.backends.triton.apart import elementwise, finished, handed_on, vectors_before
 from recc.backends.triton.nodes import (
     CONSTANT,
     CONTRACTIONS,
@@ -20,6 +21,7 @@ from recc.backends.triton.nodes import (
     dims,
     inner,
     lies_in,
+    meets_heads,
     ordered,
     places,
     reads,
@@ -27,7 +29,7 @@ from recc.backends.triton.nodes import (
 )
 from recc.backends.triton.score_gradients import pairs, rows_of, solved
 from recc.backends.triton.split import shared
-from recc.backends.triton.steps import Host, Launch, Outer, alike
+from recc.backends.triton.steps import HOST, KERNEL, WALK, Host, Launch, Outer, alike, up
 
 from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
 from recc.tile.outer import Crossing, crossing
@@ -39,7 +41,6 @@ from recc.tile.program import Carry, TileProgram
 EXPENSIVE = ("inverse", "score", "score_rows", "score_cols", "scan", "rscan", "span_gain", "span_sum", "span_rsum",
              "part")  # fmt: skip
 SMALL = ("inverse", "score")
-KERNEL, HOST, WALK = 1, 0, 2
 
 
 class Unserved(ValueError):
@@ -67,13 +68,15 @@ class Schedule:
     """Steps of a program in order. `partial`: host nodes of which a kernel computes the part of one program.
 
     fused: one kernel walks the chunks and computes everything on the way, where nothing stands against it; otherwise
-    chunks run apart as far as they can. apart: results with different dims are computed by launches of their own, each
-    with fewer tiles, which read again what they share. sizes: of the dims that have one in the spec.
+    chunks run apart as far as they can. apart: more launches, each with fewer tiles, which read again what they share.
+    handed: whether tiles that launches before and after a walk would both compute pass; None: where that moves less.
+    `recc.backends.triton.apart` has these, beside vectors. sizes: of the dims that have one in the spec.
     """
 
     def __init__(self, program: TileProgram, split: str | None, fused: bool = False, apart: bool = False,
-                 sizes: Mapping[str, int | None] | None = None) -> None:  # fmt: skip
-        self.program, self.split, self.apart, self.sizes = program, split, apart, sizes or {}
+                 handed: bool | None = None, sizes: Mapping[str, int | None] | None = None) -> None:  # fmt: skip
+        self.program, self.split, self.apart, self.handed = program, split, apart, handed
+        self.sizes = sizes or {}
         self.stage = stages(program)
         self.every = ordered(program.roots)
         self.carried = {carry.old for carry in program.carries}
@@ -91,9 +94,12 @@ class Schedule:
         self.given: dict[Node, int] = {}  # of those, what a walk leaves, and the level of its carries
         self.held: dict[Node, int] = {}  # values that pass through memory, and the slot that writes them
         self.stored: dict[Node, int] = {}  # results, likewise: nothing reads them again, their dtype is the caller's
+        self.passed: set[Node] = set()  # of those, tiles that launches before and after a walk would both compute
         self.fused = fused and self._fusible()
+        self.first = vectors_before(program) if self.fused and apart else []  # walked in a launch of its own
+        self.last = WALK + 3 * bool(self.first)  # of a fused pass, the slot of the launch that computes its results
         self._hold()
-        self.steps = self._fused_steps() if self.fused else self._steps()
+        self.steps = self._fused_steps() if self.fused else self.split_steps(apart)
         for step in self.steps:
             if isinstance(step, Launch) and step.walks:
                 step.outer = self._outer(step)
@@ -112,7 +118,7 @@ class Schedule:
         if node.op == "sum":
             return True
         a, b = (set(inner(arg.axes)) for arg in node.args)
-        both = all(GRID in arg.axes for arg in node.args)
+        both = all(GRID in arg.axes for arg in node.args) and not meets_heads(node)
         return both and (a <= b or b <= a)
 
     def _is_host(self, node: Node) -> bool:
@@ -126,7 +132,7 @@ class Schedule:
             return True
         if node.op == "dot":
             fixed = [arg for arg in node.args if not set(arg.axes) & {GRID, ROW, COL}]
-            return any(set(inner(arg.axes)) - set(node["over"]) for arg in fixed)
+            return any(set(inner(arg.axes)) - set(node["over"]) or meets_heads(node) for arg in fixed)
         return False
 
     def _move_views(self) -> None:
@@ -157,7 +163,7 @@ class Schedule:
                 outside = {arg for node in body for arg in reads(node) if arg not in body}
                 outside |= {c.new for c in carries if c.new not in body}
                 ready = [self._after(node, WALK) for node in outside if self.stage[node] <= stage]
-                at = _up(max(ready, default=0), WALK)
+                at = up(max(ready, default=0), WALK)
                 self.walks[order[stage]] = at
                 self.slot |= {c.old: at for c in carries}
                 hosted = next((node for node in body if node in self.host), None)
@@ -188,12 +194,12 @@ class Schedule:
         if kind is None:
             return 0
         if node in self.partial:
-            return _up(self.partial_slot(node) + 1, HOST)
-        return _up(max((self._after(arg, kind) for arg in reads(node)), default=0), kind)
+            return up(self.partial_slot(node) + 1, HOST)
+        return up(max((self._after(arg, kind) for arg in reads(node)), default=0), kind)
 
     def partial_slot(self, node: Node) -> int:
         """When a kernel computes the parts of a partial sum."""
-        return _up(max(self._after(arg, KERNEL) for arg in reads(node)), KERNEL)
+        return up(max(self._after(arg, KERNEL) for arg in reads(node)), KERNEL)
 
     # --- memory ------------------------------------------------------------------------------------------
 
@@ -209,23 +215,24 @@ class Schedule:
         self.held |= {node: self.slot[node] for node in program.kept.values() if self.in_kernel(node)}
         results = [node for whole in program.stores.values() for node, _ in self.places(whole) if self.in_kernel(node)]
         # One launch for all results, the last: what they have in common is read once.
-        last = _up(max((self.slot[node] for node in results), default=0), KERNEL)
+        last = up(max((self.slot[node] for node in results), default=0), KERNEL)
         self.stored = {node: last for node in results if node not in self.host}
         if self.fused:
             self._hold_local()
             return
         self._hold_pairs()
-        late = _up(max((self.slot[node] + 1 for node in self.rows), default=0), KERNEL)  # one launch after them
+        late = up(max((self.slot[node] + 1 for node in self.rows), default=0), KERNEL)  # one launch after them
         for level in levels(program):
             body = set(loop_nodes(program, level, self.stage))
             for node in ordered([c.new for c in carries_of(program, level)]):
                 if node not in body and self._is_operand(node, body, level):
                     self._settle(node, self.walks[level])
             for node, slot in computed_ahead(self, level, body):
-                self.held.setdefault(node, late if slot < late < self.walks[level] else _up(slot, KERNEL))
+                self.held.setdefault(node, late if slot < late < self.walks[level] else up(slot, KERNEL))
             self._give(level, body)
+        self.held, self.passed = handed_on(self)
         while True:
-            launches = [step for step in self._steps() if isinstance(step, Launch)]
+            launches = [step for step in self.split_steps(self.apart) if isinstance(step, Launch)]
             free = [node for node in self.every if node.op == "inverse" and node not in self.held]
             often = [node for node in free if sum(node in launch.nodes for launch in launches) > 1]
             if not often:
@@ -235,7 +242,7 @@ class Schedule:
     def _hold_local(self) -> None:
         """A fused pass is handed only what depends on no state and is small but takes long: triangular inverses, and
         scores that are made of the same inputs; not what an inverse alone is made of."""
-        self.held, self.stored = dict.fromkeys(self.held, WALK), dict.fromkeys(self.stored, WALK)
+        self.held, self.stored = dict.fromkeys(self.held, self.last), dict.fromkeys(self.stored, self.last)
         small = [node for node in self.every if node.op in SMALL and GRID in node.axes and self.in_kernel(node)]
         if any(node.op == "inverse" for node in small):
             local = {node for node in small if self.stage[node] == 0}
@@ -274,7 +281,7 @@ class Schedule:
 
     # --- steps -------------------------------------------------------------------------------------------
 
-    def _steps(self) -> list[Launch | Host]:
+    def split_steps(self, apart: bool) -> list[Launch | Host]:
         steps: list[Launch | Host] = []
         top = max(self.slot.values(), default=0)
         for slot in range(top + 1):
@@ -283,7 +290,7 @@ class Schedule:
                 steps += [Host(slot, nodes)] if nodes else []
             elif slot % 3 == KERNEL:
                 roots = [node for node in self.every if slot in (self.held.get(node), self.stored.get(node))]
-                steps += [self._launch(slot, group, [], group) for group in self._groups(roots)]
+                steps += self._kernels(slot, roots, apart)
             else:
                 for level, at in self.walks.items():
                     for carries in self._together(level) if at == slot else ():
@@ -303,14 +310,20 @@ class Schedule:
         depends = any(old & set(walk(*(c.new for c in group))) for old, group in zip(olds, groups))
         return [carries] if common or depends else groups
 
-    def _groups(self, roots: list[Node]) -> list[list[Node]]:
+    def _kernels(self, slot: int, roots: list[Node], apart: bool) -> list[Launch]:
+        """The launches over all chunks that compute `roots`."""
+        roots, after = finished(self, roots) if apart else (roots, [])
+        launches = [self._launch(slot, group, [], group) for group in self._groups(roots, apart)]
+        return [*launches, *([self._launch(slot, after, [], after, there=self.passed)] if after else [])]
+
+    def _groups(self, roots: list[Node], apart: bool) -> list[list[Node]]:
         """What one launch computes each: everything but sums of pairs, or, `apart`, what has the same dims."""
         groups: dict[tuple, list[Node]] = {}
         rows = [node for node in roots if node in self.rows]
         if rows and len(rows) < len(roots):
-            return [rows, *self._groups([node for node in roots if node not in rows])]
+            return [rows, *self._groups([node for node in roots if node not in rows], apart)]
         for node in sorted(roots, key=lambda node: not dims(node.axes)):
-            key = dims(node.axes) if self.apart and node in self.stored else ()
+            key = dims(node.axes) if apart and node in self.stored else ()
             groups.setdefault(key or next(iter(groups), ()), []).append(node)
         return list(groups.values())
 
@@ -329,15 +342,20 @@ class Schedule:
         return any(self.in_kernel(below) or below in self.carried for below in ordered([node]))
 
     def _fused_steps(self) -> list[Launch | Host]:
-        hosted = [node for node in self.every if node in self.host]
+        hosted, first, last = [node for node in self.every if node in self.host], self.first, self.last
         late = [node for node in hosted if self._late(node)]
-        carries = sorted(self.program.carries, key=lambda carry: carry.level)
+        carries = sorted((c for c in self.program.carries if c not in first), key=lambda carry: carry.level)
         local = [node for node in self.every if self.held.get(node) == KERNEL]
-        results = [node for node in self.every if WALK in (self.held.get(node), self.stored.get(node))]
+        results = [node for node in self.every if last in (self.held.get(node), self.stored.get(node))]
+        roots = [*results, *(carry.new for carry in carries)]
         steps: list[Launch | Host] = [Host(HOST, [node for node in hosted if node not in late])]
         steps += [self._launch(KERNEL, local, [], local)] if local else []
-        steps.append(self._launch(WALK, [*results, *(carry.new for carry in carries)], carries, results))
-        steps.append(Host(3, late))
+        if first:
+            tiles = elementwise(self, roots, len({carry.level for carry in first}))
+            self.held |= dict.fromkeys(tiles, WALK)
+            steps.append(self._launch(WALK, [*tiles, *(carry.new for carry in first)], first, tiles))
+        steps.append(self._launch(last, roots, carries, results))
+        steps.append(Host(last + 1, late))
         return [step for step in steps if isinstance(step, Launch) or step.nodes]
 
     def is_read(self, carry: Carry) -> bool:
@@ -374,8 +392,8 @@ class Schedule:
         return self._launch(slot, [carry.new for carry in carries], carries, [], tiles)
 
     def _launch(self, slot: int, roots: list[Node], walks: list[Carry], stores: list[Node],
-                tiles: list[Node] | None = None) -> Launch:  # fmt: skip
-        """tiles: what it reads that is no value of the program."""
+                tiles: list[Node] | None = None, there: Collection[Node] = ()) -> Launch:  # fmt: skip
+        """tiles: what it reads that is no value of the program. there: what launches of its slot have written."""
         own = {c.old for c in walks}
 
         def memory(node: Node) -> bool:
@@ -383,7 +401,7 @@ class Schedule:
                 return node not in own
             if node in self.host:
                 return not (node in self.partial and self.held[node] == slot)
-            return self.held.get(node, slot) < slot
+            return self.held.get(node, slot) < slot or node in there
 
         stops = {node for node in [*self.every, *(tiles or ())] if memory(node) or memory(lies_in(node)[0])}
         found = ordered(roots, stops)
@@ -392,8 +410,3 @@ class Schedule:
         launch = Launch(slot, nodes, loads, stores, walks)
         launch.split = shared(launch, self.partial, self.split)
         return launch
-
-
-def _up(slot: int, kind: int) -> int:
-    """The first slot from `slot` on that is one of `kind`."""
-    return slot + (kind - slot) % 3

@@ -1,4 +1,8 @@
-"""The steps of a schedule: launches of kernels, and calls of torch between them."""
+"""The steps of a schedule: launches of kernels, and calls of torch between them.
+
+Slots order them: 3i is the host's, 3i + 1 that of kernels over all chunks, 3i + 2 that of the kernels which walk the
+chunks of a sequence in order.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,13 @@ from recc.backends.triton.nodes import dims
 from recc.ir.node import Node, dim_of
 from recc.tile.outer import Crossing
 from recc.tile.program import Carry
+
+HOST, KERNEL, WALK = 0, 1, 2
+
+
+def up(slot: int, kind: int) -> int:
+    """The first slot from `slot` on that is one of `kind`."""
+    return slot + (kind - slot) % 3
 
 
 @dataclass

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 import torch
 from kernels import has_complex_state, parallel, recurrence
 from recc.backends.triton import aot, module
-from recc.backends.triton.config import Config, Tile
+from recc.backends.triton.config import DEFAULT, Config, Tile
 from recc.backends.triton.nodes import inner
 
 from recc.analysis import analyse
@@ -20,10 +20,11 @@ from recc.ir.node import ROW
 SMALL = dict.fromkeys(("K", "V", "N", "P", "D"), 16)
 
 
-def compiled(name: str, target: str, sizes: dict[str, int], chunk: int | None) -> dict[str, dict[str, int]]:
+def compiled(name: str, target: str, sizes: dict[str, int], chunk: int | None,
+             config: Config = DEFAULT) -> dict[str, dict[str, int]]:  # fmt: skip
     """The facts of every launch of a forward and a backward pass in bfloat16, by the kernel's name."""
     plan = analyse(recurrence(name))
-    generated = module.generate(plan, module.chosen(plan, chunk=chunk))
+    generated = module.generate(plan, module.chosen(plan, chunk=chunk), config)
     launches = aot.launches(generated, sizes, torch.bfloat16)
     assert {launch.name.partition("_")[0] for launch in launches} == {"forward", "backward"}
     return {launch.name: aot.facts(aot.compile_launch(launch, target)) for launch in launches}
@@ -55,6 +56,17 @@ SPILL_NOTHING = [("hgrn", 32, None), ("gdn2", 128, None), ("simple_gla", 32, Non
                    for size in (64, 128)),
                  ("gated_delta_net", 32, None), ("comba", 64, None), ("mlstm_sig", 64, None), ("rwkv7", 64, None),
                  ("rwkv7", 128, None), ("liger", 64, None), ("lightnet", 64, None), ("swla", 128, None)]  # fmt: skip
+
+
+HANDED = [("gated_delta_net_layer", 64, Config()), ("gated_delta_net_layer", 128, Config(apart=True)),
+          ("mlstm", 128, Config(handed=True))]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, size, config", HANDED)
+def test_what_follows_a_memory_spills_nothing(name, size, config):
+    """Cotangents of delays and of a stabiliser: the products that lead to them are computed once."""
+    found = compiled(name, "sm_90", dict.fromkeys(SMALL, size), None, config)
+    assert {name: facts["spills"] for name, facts in found.items() if facts["spills"]} == {}
 
 
 @pytest.mark.parametrize("name, size, chunk", SPILL_NOTHING)

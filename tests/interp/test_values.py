@@ -14,6 +14,9 @@ from recc import library
 from recc.analysis import analyse
 from recc.runtime.cases import PACKED, Case
 
+# Delays, a stabiliser, a window and a normaliser beside a memory.
+APART = [("gated_delta_net_layer", "packed_reverse", "two_level apart"), ("mlstm", "decay_mixed", "handed"),
+         ("swla", "plain", "handed apart"), ("linear_attention", "packed", "handed apart")]  # fmt: skip
 TOKENS = 34  # two chunks of 16 and one of two rows
 # One of each kind: a decay per channel, rank 1, a scan with a read-out, a cascade, a fixed decay.
 KINDS = ("gla", "gated_delta_net", "mamba", "mlstm", "retnet")
@@ -178,6 +181,13 @@ def test_states_are_kept_at_longer_chunks(name, variant, interpreted):
 @pytest.mark.parametrize("schedule", ["split", "fused"])
 def test_schedules(name, schedule, interpreted):
     assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, schedule) == []
+
+
+@pytest.mark.parametrize("name, variant, schedule", APART)
+def test_launches_of_fewer_tiles(name, variant, schedule, interpreted):
+    """Vectors are walked before the memory, their cotangents after it; tiles pass from launch to launch."""
+    time = sum(PACKED) if "packed" in variant else TOKENS
+    assert interpreted(too_large, name, Case(time, variant), 16, schedule) == []
 
 
 @pytest.mark.parametrize("name", KINDS)
