@@ -160,14 +160,20 @@ class _Search:
         if first is not None and not self.unfit(first):
             return found(first, self.form(first).total)
         order = itertools.count()
-        heap = [(form.total, next(order), form) for form in self.forms(usual)]
-        heapq.heapify(heap)
+        heap: list[tuple[float, int, Iterator[_Form] | _Form]] = [(0.0, next(order), self.forms(usual))]
         while heap and time.monotonic() < deadline:
-            _, _, form = heapq.heappop(heap)
-            if not form.open:
-                return found(form.full, form.total)
-            if self.goes_on(form):
-                heapq.heappush(heap, (form.total, next(order), form))
+            least, _, best = heapq.heappop(heap)
+            if isinstance(best, _Form):
+                if not best.open:
+                    return found(best.full, best.total)
+                if self.goes_on(best):
+                    heapq.heappush(heap, (best.total, next(order), best))
+            elif (
+                forms := next(best, None)
+            ) is not None:  # a shorter chunk is unlikely to move less than the one before it
+                for form in forms:
+                    heapq.heappush(heap, (form.total, next(order), form))
+                heapq.heappush(heap, (min((form.total for form in forms), default=least), next(order), best))
         return found(None)
 
     def goes_on(self, form: _Form) -> bool:
@@ -184,21 +190,30 @@ class _Search:
 
     # --- what may be taken --------------------------------------------------------------------------------
 
-    def forms(self, usual: _Form) -> Iterator[_Form]:
-        """Chunks no longer than the default's, shorter ones inside a fused pass, results apart, a pass that is not
-        fused."""
-        own = next(iter(usual.usual.values()))[0].config
-        for chunk, apart in itertools.product(CHUNKS, (None, True)):
-            if chunk > own.chunk or (apart and own.apart):
-                continue
-            short = CHUNKS[0] if CHUNKS[0] < min(own.inner, chunk) else None
-            fused = [(None, None), *([(None, short)] if short else [])]
-            for forward, inner in [*fused, ("split", None)] if own.forward == "fused" else [(None, None)]:
-                config = Config(None if chunk == own.chunk else chunk, inner, forward, apart=apart)
+    def forms(self, usual: _Form) -> Iterator[list[_Form]]:
+        """For each chunk no longer than the default's, the longest first: shorter ones inside a fused pass, a pass that
+        is not fused, results apart, tiles that pass from launch to launch; kernels that are the same but once."""
+        own, seen = next(iter(usual.usual.values()))[0].config, set()
+        for chunk in sorted((chunk for chunk in CHUNKS if chunk <= own.chunk), reverse=True):
+            found = []
+            for config in self.ways(own, chunk):
                 try:
-                    yield self.form(config)
+                    form = self.form(config)
                 except (Unserved, Refused):
                     continue
+                functions = dict.fromkeys(function for function, _ in form.usual.values())
+                texts = tuple((function.text, function.rows, function.every) for function in functions)
+                found += [] if texts in seen else [form]
+                seen.add(texts)
+            yield found
+
+    @staticmethod
+    def ways(own: Config, chunk: int) -> Iterator[Config]:
+        """What there is to choose from beside tiles. own: what the default stands for."""
+        short = CHUNKS[0] if CHUNKS[0] < min(own.inner, chunk) else None
+        passes = [(None, None), (None, short), ("split", None)] if own.forward == "fused" else [(None, None)]
+        for apart, handed, (forward, inner) in itertools.product((None, True), (None, True), dict.fromkeys(passes)):
+            yield Config(None if chunk == own.chunk else chunk, inner, forward, apart=apart, handed=handed)
 
     def form(self, config: Config) -> _Form:
         return _Form(config, self.kernels(config), self.sizes)

@@ -78,10 +78,21 @@ class GpuSpace:
         yield from ({"backend": "triton", **config.view(found)} for found in known)
         near = (usual.chunk // 2, usual.chunk, 2 * usual.chunk)
         yield from ({"backend": "triton", "outer": outer} for outer in config.OUTERS)
+        yield from ({"backend": "triton", "handed": handed} for handed in self._handed())
         for found in config.schedules():
             differ = sum(value != getattr(usual, name) for name, value in vars(found).items())
             if differ and (effort == FULL or (differ == 1 and found.chunk in near)):
                 yield {"backend": "triton", **config.view(found)}
+
+    def _handed(self) -> list[bool]:
+        """Whether tiles pass from launch to launch or are computed again, where the two differ."""
+        from recc.backends.triton import config, traffic
+        from recc.backends.triton.module import chosen
+
+        choice = chosen(self.plan)
+        texts = {value: [part.text for part in traffic.passes(self.plan, choice, config.Config(handed=value))]
+                 for value in (False, True)}  # fmt: skip
+        return list(texts) if texts[False] != texts[True] else []
 
     def around(self, form: Form, effort: str) -> list[Form]:
         if form["backend"] != "triton":
