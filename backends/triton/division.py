@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recc.backends.torch.text import is_static
-from recc.backends.triton.schedule import CONTRACTIONS, Unserved, dims, inner, ordered, reads
+from recc.backends.triton.nodes import CONTRACTIONS, LEAVES, dims, inner, ordered, reads
+from recc.backends.triton.schedule import Unserved
 
 from recc.ir.node import GRID, HEADS, Axis, Node, dim_of
 from recc.ir.ops import build
@@ -21,7 +22,6 @@ from recc.tile.cores import Phases
 from recc.tile.program import Carry, TileProgram
 
 FRESH, LIVE, HOST = "fresh", "live", "host"
-LEAVES = ("tile", "param", "carry")
 CONSTANT = ("const", "size", "ones", "iota", "eye")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from recc.backends.triton.schedule import inner
+from recc.backends.triton.nodes import inner
 from recc.backends.triton.wording import aligned_text
 
 from recc.ir.node import ROW, Axis, dim_of

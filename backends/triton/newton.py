@@ -14,8 +14,9 @@ from recc.backends.torch.module import Generated, finished
 from recc.backends.triton import sequential, walks
 from recc.backends.triton.division import Division, by_channels
 from recc.backends.triton.nodes import dims, inner
-from recc.backends.triton.schedule import Launch, Unserved
+from recc.backends.triton.schedule import Unserved
 from recc.backends.triton.statements import Walk
+from recc.backends.triton.steps import Launch
 from recc.backends.triton.walk import Kernel
 from recc.backends.triton.windows import TAKEN, NewtonKernel
 

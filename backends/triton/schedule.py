@@ -14,24 +14,13 @@ from collections.abc import Collection, Mapping
 from recc.backends.torch.binding import is_static
 from recc.backends.triton.ahead import computed_ahead
 from recc.backends.triton.apart import elementwise, finished, handed_on, vectors_before
-from recc.backends.triton.nodes import (
-    CONSTANT,
-    CONTRACTIONS,
-    LEAVES,
-    dims,
-    inner,
-    lies_in,
-    meets_heads,
-    ordered,
-    places,
-    reads,
-    source,
-)
+from recc.backends.triton.hosted import hosted
+from recc.backends.triton.nodes import CONSTANT, LEAVES, dims, lies_in, ordered, places, reads, source
 from recc.backends.triton.score_gradients import pairs, rows_of, solved
 from recc.backends.triton.split import shared
 from recc.backends.triton.steps import HOST, KERNEL, WALK, Host, Launch, Outer, alike, up
 
-from recc.ir.node import COL, GRID, HEADS, ROW, Axis, Node, dim_of, walk
+from recc.ir.node import GRID, Axis, Node, walk
 from recc.tile.outer import Crossing, crossing
 from recc.tile.pairs import NoPair, in_real_numbers
 from recc.tile.phases import carries_of, levels, loop_nodes, stages
@@ -65,7 +54,8 @@ def unserved(name: str, error: NoPair) -> Unserved:
 
 
 class Schedule:
-    """Steps of a program in order. `partial`: host nodes of which a kernel computes the part of one program.
+    """Steps of a program in order. `host`: what torch computes; `partial`: of it, that of which a program of a kernel
+    computes its part.
 
     fused: one kernel walks the chunks and computes everything on the way, where nothing stands against it; otherwise
     chunks run apart as far as they can. apart: more launches, each with fewer tiles, which read again what they share.
@@ -80,11 +70,7 @@ class Schedule:
         self.stage = stages(program)
         self.every = ordered(program.roots)
         self.carried = {carry.old for carry in program.carries}
-        self.partial = {node for node in self.every if self._is_partial(node)}
-        self.host: set[Node] = set()
-        for node in self.every:  # those before it first
-            self.host |= {node} if node in self.partial or self._is_host(node) else set()
-        self._move_views()
+        self.host, self.partial = hosted(self.every, self.carried, split)
         self.solved = solved(self.every)
         self.pairs = pairs(self.every, self.solved)
         self.rows = rows_of(self.every, self.pairs)
@@ -103,47 +89,6 @@ class Schedule:
         for step in self.steps:
             if isinstance(step, Launch) and step.walks:
                 step.outer = self._outer(step)
-
-    # --- host or kernel -----------------------------------------------------------------------------------
-
-    def _is_partial(self, node: Node) -> bool:
-        """Whether a contraction goes over programs, and each of them can do its own part."""
-        if node.op not in ("dot", "sum"):
-            return False
-        over = set(node["over"])
-        blocked = self.split is not None and any(dim_of(axis) == self.split for axis in over)
-        across = GRID in over or blocked
-        if not across or (HEADS in over and GRID not in over):
-            return False
-        if node.op == "sum":
-            return True
-        a, b = (set(inner(arg.axes)) for arg in node.args)
-        both = all(GRID in arg.axes for arg in node.args) and not meets_heads(node)
-        return both and (a <= b or b <= a)
-
-    def _is_host(self, node: Node) -> bool:
-        if is_static(node) or node.op in LEAVES or node.op in CONSTANT:
-            return False
-        if node.op in ("add", "sub", "neg") and all(arg in self.host for arg in node.args):
-            return True
-        if not set(node.axes) & {GRID, ROW, COL}:  # params alone; `iota` along a dim is the kernels' own
-            return HEADS in node.axes or bool(node.args)
-        if node.op in CONTRACTIONS and {GRID, HEADS} & set(node["over"]):
-            return True
-        if node.op == "dot":
-            fixed = [arg for arg in node.args if not set(arg.axes) & {GRID, ROW, COL}]
-            return any(set(inner(arg.axes)) - set(node["over"]) or meets_heads(node) for arg in fixed)
-        return False
-
-    def _move_views(self) -> None:
-        """What only relabels or repeats a tensor in memory is the host's, too, where the host reads it: a view."""
-        wanted = {arg for node in self.host - self.partial for arg in reads(node)}
-        for node in reversed(self.every):
-            view = node.op == "rename" or (node.op == "mul" and len(reads(node)) == 1)
-            if view and node in wanted and node not in self.host:
-                (source,) = reads(node)
-                if (source.op in LEAVES and source not in self.carried) or source in self.host:
-                    self.host.add(node)
 
     def in_kernel(self, node: Node) -> bool:
         """Whether a node is computed in kernels (not read from memory, not a number, not the host's)."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from recc.backends.torch.text import is_static
 from recc.backends.triton.division import CONSTANT
 from recc.backends.triton.memory import FIXED, Memory
+from recc.backends.triton.nodes import inner, ordered, reads
 from recc.backends.triton.padding import Padding
-from recc.backends.triton.schedule import inner, ordered, reads
 from recc.backends.triton.text import TileText
 from recc.backends.triton.wording import inlinable, static_text
 
