@@ -212,7 +212,8 @@ class _Search:
         """What there is to choose from beside tiles. own: what the default stands for."""
         short = CHUNKS[0] if CHUNKS[0] < min(own.inner, chunk) else None
         passes = [(None, None), (None, short), ("split", None)] if own.forward == "fused" else [(None, None)]
-        for apart, handed, (forward, inner) in itertools.product((None, True), (None, True), dict.fromkeys(passes)):
+        choices = itertools.product((None, not own.apart), (None, True, False), dict.fromkeys(passes))
+        for apart, handed, (forward, inner) in choices:
             yield Config(None if chunk == own.chunk else chunk, inner, forward, apart=apart, handed=handed)
 
     def form(self, config: Config) -> _Form:
