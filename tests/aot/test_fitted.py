@@ -59,8 +59,8 @@ def test_what_does_not_compile_does_not_fit():
             raise RuntimeError("ptxas fatal")
         return faked(lambda *launch: 0)(launch)
 
-    assert fit.fit(plan_of("simple_gla"), SIZES, TARGET, compile=compile).config.chunk == 16
-    nothing = fit.fit(plan_of("simple_gla"), SIZES, TARGET, compile=faked(lambda *launch: 9000))
+    assert fit.fit(plan_of("gla"), SIZES, TARGET, compile=compile).config.chunk == 16
+    nothing = fit.fit(plan_of("gla"), SIZES, TARGET, compile=faked(lambda *launch: 9000))
     assert nothing.config is None and set(nothing.spilled.values()) == {9000}
 
 
