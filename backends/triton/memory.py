@@ -12,11 +12,12 @@ from recc.ir.node import ROW, Axis, dim_of
 
 TOKENS, STATES, FIXED, CHUNKS, SCRATCH, SUMS = "tokens", "states", "fixed", "chunks", "scratch", "sums"
 AGAIN = "again"  # as FIXED, but read at every token
+WAITING = "waiting"  # from one token to the next: two places, in turn, so that one is read while the other is written
 # The leading axes of each layout: [batch, time, (heads,) dims] and so on. A block axis may stand before all of them.
 LEADS = {TOKENS: ("batch", "time"), STATES: ("sequence",), FIXED: (), AGAIN: (), CHUNKS: ("chunk",),
-         SCRATCH: ("sequence", "place"), SUMS: ("program",)}  # fmt: skip
+         SCRATCH: ("sequence", "place"), WAITING: ("sequence", "turn"), SUMS: ("program",)}  # fmt: skip
 INDEX = {"batch": "batch", "time": "token", "sequence": "sequence", "chunk": "saved", "place": "place",
-         "program": "tl.program_id(0)", "block": "block", "heads": "head"}  # fmt: skip
+         "turn": "(t % 2)", "program": "tl.program_id(0)", "block": "block", "heads": "head"}  # fmt: skip
 OF_ROW = ("batch", "time", "sequence", "chunk")  # one index for each row where a program takes rows of sequences
 
 
@@ -81,17 +82,18 @@ class Access:
     shared: bool = True
     of_row: tuple[str, ...] = OF_ROW
 
-    def load(self, memory: Memory, mask: str = "") -> str:
-        """A tile in float32. mask: which rows there are, by default those of this token."""
-        return f"{self._load(memory, 'token', mask or self._here(memory))}.to(tl.float32)"
+    def load(self, memory: Memory, mask: str = "", turn: str = "") -> str:
+        """A tile in float32. mask: which rows there are, by default those of this token. turn: which of two places, by
+        default this token's."""
+        return f"{self._load(memory, 'token', mask or self._here(memory), turn)}.to(tl.float32)"
 
     def early(self, memory: Memory) -> str:
         """The tile of the token `ahead`, as it is in memory; zero where there is none."""
         return self._load(memory, "ahead", "more")
 
-    def store(self, memory: Memory, value: str, mask: str = "") -> str:
-        """Writes a tile. mask: of which rows, by default those of this token."""
-        pointer, masks = self._address(memory, "token")
+    def store(self, memory: Memory, value: str, mask: str = "", turn: str = "") -> str:
+        """Writes a tile. mask, turn: see `load`."""
+        pointer, masks = self._address(memory, "token", turn)
         here = mask or self._here(memory)
         once = ["(block == 0)"] if memory.once and self.split else []
         masks = [*once, *([self._aligned(here, memory)] if here else []), *masks]
@@ -109,8 +111,8 @@ class Access:
         """A value for each row, aligned with a tile."""
         return aligned_text(text, 0, (ROW,), tile)
 
-    def _load(self, memory: Memory, token: str, mask: str) -> str:
-        pointer, masks = self._address(memory, token)
+    def _load(self, memory: Memory, token: str, mask: str, turn: str = "") -> str:
+        pointer, masks = self._address(memory, token, turn)
         masks = [*([self._aligned(mask, memory)] if mask else []), *masks]
         return f"tl.load({pointer}{_masked(masks, ', other=0.0')})"
 
@@ -123,21 +125,21 @@ class Access:
             return ""
         return "in_rows" if self.single or memory.layout == STATES else "valid"
 
-    def _address(self, memory: Memory, token: str) -> tuple[str, list[str]]:
+    def _address(self, memory: Memory, token: str, turn: str = "") -> tuple[str, list[str]]:
         """A pointer for each element of a tile, and the masks of its dims. For vectors of tokens, what they have in
         common is computed before the loops."""
         masks = [aligned_text(f"in_{dim_of(axis)}", 0, (axis,), memory.tile) for axis in memory.dims]
         if memory.layout != TOKENS or self.single or not self.shared or len(masks) > 1:
-            return " + ".join(self._offsets(memory, token)), masks
+            return " + ".join(self._offsets(memory, token, turn)), masks
         return f"{memory.name}_at + {self._sum([f'{token} * {memory.name}_time'], memory.tile)}", masks
 
-    def _offsets(self, memory: Memory, token: str | None) -> list[str]:
+    def _offsets(self, memory: Memory, token: str | None, turn: str = "") -> list[str]:
         """The terms of a tensor's address; token: None leaves a token's place out."""
         tile, parts, of_rows = memory.tile, [f"{memory.tensor}_ptr"], []
         for lead in memory.leads:
             if lead == "time" and (self.single or token is None):
                 continue
-            index = token if lead == "time" else INDEX[lead]
+            index = token if lead == "time" else turn if turn and lead == "turn" else INDEX[lead]
             of_row = self.rows and ROW in tile and lead in self.of_row
             (of_rows if of_row else parts).append(f"{index} * {memory.tensor}_{lead}")
         parts += [self._sum(of_rows, tile)] if of_rows else []

@@ -1,16 +1,17 @@
 """What a walk over tokens does where a thread has no registers for what is there at a time.
 
 Params are read at every token; no input is loaded early, and no address is held for all tokens; what lies in memory is
-loaded again for its next reader; sums over blocks of tokens wait in memory, and so do matrices among the states.
+loaded again for its next reader; sums over blocks of tokens wait in memory, and so do matrices among the states; a
+number is computed as soon as it can be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from recc.backends.triton.memory import AGAIN, FIXED, SCRATCH, TOKENS, Memory
-from recc.backends.triton.nodes import inner, reads
+from recc.backends.triton.nodes import CONTRACTIONS, inner, ordered, reads
 from recc.backends.triton.pressure import APART, REGISTERS, VECTOR, WARP, held_by_walk
 from recc.backends.triton.statements import Loop, Walk
 
@@ -93,6 +94,33 @@ def _read_again(loop: Loop) -> None:
         elif memory.layout == SCRATCH:
             loop.loads[node] = replace(memory, dense=True)
     loop.stores = [(node, replace(memory, dense=memory.layout == SCRATCH)) for node, memory in loop.stores]
+
+
+def numbers_first(nodes: list[Node], loads: Iterable[Node]) -> list[Node]:
+    """What a token computes, in an order in which a number comes as soon as the vectors that it is made of are there:
+    it takes one register where they would wait for it in several."""
+    pending, there = dict.fromkeys(nodes), set[Node]()
+    numbers = [node for node in nodes if not inner(node.axes)]
+
+    def emit(node: Node) -> Node:
+        there.update((node, *reads(node)))
+        del pending[node]
+        return node
+
+    def due(number: Node) -> list[Node]:
+        """What is still to be computed for a number, if no more than elementwise steps: neither a load nor a sum."""
+        left = [node for node in ordered([number], there) if node not in there]
+        late = any(node in loads or (node.args and node not in pending) for node in left)
+        wide = any(len(inner(node.axes)) > 1 or (node.op in CONTRACTIONS and node is not number) for node in left)
+        return [] if late or wide else left
+
+    found = []
+    for node in nodes:
+        if node in pending:
+            found.append(emit(node))
+            for number in [number for number in numbers if number in pending]:
+                found += [emit(one) for one in due(number) if one in pending]
+    return found
 
 
 def _tiles(node: Node) -> float:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from recc.backends.triton.lines import wrapped
 from recc.backends.triton.memory import AGAIN, FIXED, TOKENS, Access, Memory
 from recc.backends.triton.nodes import dims, formed, inner, ordered, reads
 from recc.backends.triton.padding import ZERO
 from recc.backends.triton.pressure import REGISTERS, WARP, share
-from recc.backends.triton.scarce import crowded, relieve
+from recc.backends.triton.scarce import crowded, numbers_first, relieve
 from recc.backends.triton.statements import Loop, Statements, Walk, is_computed
 from recc.backends.triton.tokens import TILE
 from recc.backends.triton.wording import aligned_text, static_text
@@ -28,6 +28,7 @@ TAKEN = {"tl", "triton", "torch", "math", "F", "call", "like", "batch", "time", 
          "start", "length", "steps", "step", "first", "token", "ahead", "more", "t", "i", "j", "n", "rows", "valid",
          "place", "begin", "count", "saved", "sequences", "bounds_ptr"}  # fmt: skip
 BLOCK = 64  # tokens of a block of sums, where a walk has no chunks
+FIRST, NEXT, LAST = "((steps + 1) % 2)", "((t + 1) % 2)", "1"  # turns of what waits for tokens that go backwards
 SETTINGS = ("ROWS", "CHUNK", "STEP", "PACKED", "DOT")
 
 
@@ -64,7 +65,8 @@ class Kernel:
             lines += self._invariants(loop)
         for old, memory in walk.enter.items():
             value, kept = self.access.load(memory), old in self.kept
-            lines.append(self.access.store(walk.room[old], value) if kept else f"{names[old]} = {value}")
+            first = self.access.store(walk.room[old], value, turn=FIRST) if kept else ""
+            lines.append(first or f"{names[old]} = {value}")
         lines += ["tl.debug_barrier()"] if self.kept else []
         for node, memory in walk.loop.sums:
             zero = self._zero(node)
@@ -75,7 +77,7 @@ class Kernel:
         else:
             lines += self._tokens(walk.loop, False) if walk.again is None else self._chunks()
         for old, memory in walk.leave.items():
-            value = self.access.load(walk.room[old]) if old in self.kept else names[old]
+            value = self.access.load(walk.room[old], turn=LAST) if old in self.kept else names[old]
             lines.append(self.access.store(memory, value))
         lines += self._added(False) if walk.again is None else []
         for node, memory in walk.loop.sums:
@@ -196,41 +198,35 @@ class Kernel:
         stores: dict[Node, list[Memory]] = {}
         for node, memory in loop.stores:
             stores.setdefault(node, []).append(memory)
-        last = {new: old for old, new in loop.states if loop is walk.loop and old in self.kept}
-        nodes = [*(node for node in stores if not is_computed(node)), *loop.nodes]
-        for at, node in enumerate(nodes):
+        away = [(old, new) for old, new in loop.states if loop is walk.loop and old in self.kept]
+        nodes = numbers_first(loop.nodes, loop.loads) if self.crowded else loop.nodes
+        nodes = [*(node for node in stores if not is_computed(node)), *nodes]
+        for node in nodes:
             if is_computed(node) and node in per_token and node not in values.variables:
                 lines += [*load(*reads(node)), *values.assign(node, loop, users)]
             for memory in stores.get(node, ()):
                 lines += [*load(node), self.access.store(memory, values.whole(node, memory.axes))]
-            if node in last and not self._is_read(last[node], [*nodes[at + 1 :], *loop.roots]):
-                lines += self._put_back(last.pop(node), node)
+            lines += [self._put_by(old, new) for old, new in away if new is node]
         for node, memory in loop.sums:
             value = values.whole(node, node.axes)
             if walk.rows and not walk.single:
                 value = f"tl.where({self.access.row('valid', inner(node.axes))}, {value}, 0.0)"
             lines += [*load(node), f"{memory.name}_{'part' if node in self.blocked() else 'sum'} += {value}"]
-        held = [(old, new) for old, new in loop.states if loop is not walk.loop or old not in self.kept]
-        held += [(old, new) for new, old in last.items()]
-        news = []
+        for old, new in away:
+            lines += [] if new in nodes else [*load(new), self._put_by(old, new)]
+        held, news = [(old, new) for old, new in loop.states if (old, new) not in away], []
         for old, new in held:
             lines += load(new)
             news.append(self._next(old, new))
         if news:
             lines.append(f"{', '.join(values.variables[old] for old, _ in held)} = {', '.join(news)}")
-        for old in last.values():
-            lines += self._put_back(old, old)
-        lines += ["tl.debug_barrier()"] if self.kept and loop is walk.loop else []
+        lines += ["tl.debug_barrier()"] if away else []
         values.free([node for node in values.variables if node in per_token and node not in known])
         return lines
 
-    def _is_read(self, node: Node, by: Iterable[Node]) -> bool:
-        """Whether the texts of `by`, or what stands in their lines, still read a state."""
-        return node in ordered(by, set(self.values.variables) - {node})
-
-    def _put_back(self, old: Node, new: Node) -> list[str]:
-        """The next value of a state that lies in memory, once all threads have read the one before."""
-        return ["tl.debug_barrier()", self.access.store(self.walk.room[old], self._next(old, new))]
+    def _put_by(self, old: Node, new: Node) -> str:
+        """The next value of a state that lies in memory, where the next token reads it."""
+        return self.access.store(self.walk.room[old], self._next(old, new), turn=NEXT)
 
     def _next(self, old: Node, new: Node) -> str:
         """The next value of a state: zero outside of its dims, and unchanged after a sequence's last token."""

@@ -15,7 +15,7 @@ from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
 from recc.backends.triton.division import HOST, Division, Launch, divide, in_rows
 from recc.backends.triton.lines import folded, wrapped
-from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, Memory
+from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, WAITING, Memory
 from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, ordered
 from recc.backends.triton.room import TYPICAL
 from recc.backends.triton.scarce import sizes_in_one
@@ -301,8 +301,8 @@ class Function:
         found: dict[str, tuple] = {}
         for node in (*self.chunked, *kernel.kept):
             memory = self.chunked.get(node) or self.beside[node]
-            lead = [f"parts_{self.division.split}"] * memory.block + ["call.sequences", "call.CHUNK"]
-            lead = lead if node in self.chunked else lead[:-1]
+            lead = [f"parts_{self.division.split}"] * memory.block + ["call.sequences"]
+            lead.append("call.CHUNK" if node in self.chunked else "2")
             found.setdefault(kernel.tensor_of(memory.name), (lead, []))[1].append(node)
         sizes = {name: [*lead, *sizes_in_one(nodes, self._size)] for name, (lead, nodes) in found.items()}
         return [f"    {name} = call.empty({', '.join(own)})" for name, own in sizes.items()]
@@ -325,7 +325,7 @@ class Function:
             self.program.reverse,
         )
         wide = [c.old for c in launch.carries if again is not None and len(inner(c.old.axes)) == 2]
-        self.beside = {n: self._at(self._name(f"{n['name']}_kept"), STATES, n) for n in wide}
+        self.beside = {n: self._at(self._name(f"{n['name']}_kept"), WAITING, n) for n in wide}
         saving = again.carries if again is not None else launch.carries if self.saved else []
         role = self.name.removesuffix("_tiles")
         walk = Walk(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytest.importorskip("triton")
@@ -17,7 +19,7 @@ from recc.strategies import choose
 
 # Known to spill in the backward pass: a layer has some forty vectors beside its memory, conv_gru nine matrices on the
 # way of its state, mdlstm ten, memories that are trained their gradients' states, and grids states of three dims.
-SPILLS = ("gated_delta_net_layer", "omega_net", "titans_mlp", "ttt_mlp", "atlas", "conv_gru", "mdlstm",
+SPILLS = ("gated_delta_net_layer", "omega_net", "ttt_mlp", "atlas", "conv_gru", "mdlstm",
           "plstm_2d", "plstm_2d_diffusive")  # fmt: skip
 # Tiles of three dims, of which programs cannot share one, are larger than a program has room for at dims of 64.
 REFUSED = ("chimera", "ssm_2d")
@@ -77,6 +79,22 @@ def test_crowded_walks_keep_in_memory_what_registers_do_not_hold():
     assert inside.count("d_S_W_C_kept_ptr") > 1 and "tile_elements(BLOCK_D, BLOCK_D, D)" in inside
     assert "x_parts_sum" not in text and "_ahead" not in inside and "tl.trans" not in inside
     assert not any("_kept_ptr" in walks(name) for name in ("gla", "conv_gru", "gated_delta_net"))
+
+
+def test_what_waits_in_memory_is_read_in_one_place_and_written_in_another():
+    """So no thread waits for the others before it writes, and no address is the same at every token."""
+    text = walks("titans_mlp").partition("def backward_walk")[2]
+    inside = text.partition("for j in range(count):")[2].partition("def backward_tiles")[0]
+    token = inside.partition("        tl.debug_barrier()\n    tl.store(")[0]
+    assert token.count("tl.debug_barrier()") == 1 and "(t % 2) *" in token and "((t + 1) % 2) *" in token
+
+
+def test_numbers_come_as_soon_as_their_vectors_are_there():
+    """The gradients of gates are written last; the products of vectors that are their terms are summed before."""
+    text = walks("titans_mlp").partition("for j in range(count):")[2]
+    terms = re.compile(r"tl\.sum\(x_\d+ \* x_\d+, 0\)")
+    before, _, after = text.partition("d_k_ptr +")
+    assert len(terms.findall(before)) > 4 and not terms.search(after.partition("for j in range")[0])
 
 
 def test_matrices_made_of_numbers_are_held_by_more_warps():

@@ -66,7 +66,7 @@ def test_lengths(name, time, interpreted):
     assert interpreted(too_large, name, Case(time, "plain"), CHUNK, "sequential") == []
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, "ttt_linear"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_packed_sequences_as_each_alone(name, reverse, interpreted):
     assert interpreted(apart, name, reverse) == []
