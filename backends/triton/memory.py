@@ -18,6 +18,7 @@ LEADS = {TOKENS: ("batch", "time"), STATES: ("sequence",), FIXED: (), AGAIN: (),
          SCRATCH: ("sequence", "place"), WAITING: ("sequence", "turn"), SUMS: ("program",)}  # fmt: skip
 INDEX = {"batch": "batch", "time": "token", "sequence": "sequence", "chunk": "saved", "place": "place",
          "turn": "(t % 2)", "program": "tl.program_id(0)", "block": "block", "heads": "head"}  # fmt: skip
+MOVING = (TOKENS, SCRATCH, AGAIN)  # what is read and written at every token
 OF_ROW = ("batch", "time", "sequence", "chunk")  # one index for each row where a program takes rows of sequences
 
 
@@ -149,7 +150,9 @@ class Access:
             rows, columns = map(dim_of, memory.dims)
             return [*parts, f"tile_elements(BLOCK_{rows}, BLOCK_{columns}, {columns})"]
         for axis, step in zip(memory.dims, memory.steps):
-            place = aligned_text(self.place(axis), 0, (axis,), tile)
+            moving = not self.shared and memory.layout in MOVING  # see scarce.py
+            text = f"({self.place(axis)} + still)" if moving else self.place(axis)
+            place = aligned_text(text, 0, (axis,), tile)
             places.append(place if step == "1" else f"{place} * {step}")
         return parts + places
 

@@ -97,6 +97,16 @@ def tile_dot(a, b, DOT: tl.constexpr):
 
 
 @triton.jit
+def tile_dot_apart(a, b, still, DOT: tl.constexpr):
+    """a @ b as tile_dot has it, in a loop of one turn. still: a zero that the compiler does not know, so that the loop
+    stays: it does not see then which products feed each other, and warps share the rows and columns of each."""
+    found = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
+    for _ in range(still + 1):
+        found = tile_dot(a, b, DOT)
+    return found
+
+
+@triton.jit
 def tile_wide_dot(a, b, DOT: tl.constexpr):
     """a @ b of what crosses outer chunks, where rounding adds up over a sequence: at least 11 bits of both, in tf32."""
     if DOT == tl.float32:

@@ -2,7 +2,8 @@
 
 Params are read at every token; no input is loaded early, and no address is held for all tokens; what lies in memory is
 loaded again for its next reader; sums over blocks of tokens wait in memory, and so do matrices among the states; a
-number is computed as soon as it can be.
+number is computed as soon as it can be; products of matrices stand in loops of their own, so that no warp holds what
+others hold, too.
 """
 
 from __future__ import annotations
@@ -21,10 +22,29 @@ from recc.ir.node import GRID, HEADS, ROW, Axis, Node, dim_of
 def crowded(loops: list[Loop], usual: int) -> bool:
     """Whether a thread of a walk has no registers for what is there at a time. usual: elements of the widest tile
     that a warp holds."""
-    nodes = [node for loop in loops for node in (*loop.nodes, *loop.loads, *(old for old, _ in loop.states))]
-    if max((len(inner(node.axes)) for node in nodes), default=0) != 2 or any(ROW in node.axes for node in nodes):
+    states = [old for loop in loops for old, _ in loop.states]
+    nodes = [*states, *(node for loop in loops for node in (*loop.nodes, *loop.loads))]
+    widest = max((len(inner(node.axes)) for node in nodes), default=0)
+    narrow = widest > 2 and all(len(inner(old.axes)) < widest for old in states)  # programs may take fewer columns
+    if widest < 2 or narrow or any(ROW in node.axes for node in nodes):
         return False
     return beyond(loops, usual) > 0
+
+
+def unknown_zero() -> str:
+    """A zero that no compiler knows to be one, at each token. What it is added to is computed at every token: a thread
+    would otherwise hold what the addresses of all tensors have from token to token."""
+    return "still = (t & (sequences >> 31)) * 16"
+
+
+def kept_apart(loop: Loop) -> set[Node]:
+    """The products of matrices at each token, where some lead to others."""
+    products = {node for node in loop.nodes if node.op == "dot"} & loop.per_token
+    ahead: set[Node] = set()  # what a product follows from
+    for node in reversed(loop.nodes):
+        if node in products or node in ahead:
+            ahead.update(reads(node))
+    return products if products & ahead else set()
 
 
 def beyond(loops: list[Loop], usual: int) -> int:
@@ -92,8 +112,11 @@ def _read_again(loop: Loop) -> None:
         if memory.layout == FIXED and memory.dims and node not in used:
             loop.loads[node] = replace(memory, layout=AGAIN)
         elif memory.layout == SCRATCH:
-            loop.loads[node] = replace(memory, dense=True)
-    loop.stores = [(node, replace(memory, dense=memory.layout == SCRATCH)) for node, memory in loop.stores]
+            loop.loads[node] = replace(memory, dense=len(memory.dims) <= 2)
+    loop.stores = [
+        (node, replace(memory, dense=memory.layout == SCRATCH and len(memory.dims) <= 2))
+        for node, memory in loop.stores
+    ]
 
 
 def numbers_first(nodes: list[Node], loads: Iterable[Node]) -> list[Node]:

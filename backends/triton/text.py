@@ -27,6 +27,7 @@ class TileText:
         self.named, self.static, self.padding = named, static, padding
         self.ranks, self.kernel_part, self.narrow = ranks, kernel_part, narrow
         self.summed: set[Node] = set()  # products that are printed where they are added to something
+        self.apart: set[Node] = set()  # products that stand in loops of their own; see scarce.py
 
     def __call__(self, node: Node) -> str:
         return self._print(node)[0]
@@ -240,6 +241,7 @@ class TileText:
             return f"tile_dot_add({first}, {second}, {more}, DOT)"
         crossing = any(axis.endswith(FROM) for axis in over)
         text = f"{'tile_wide_dot' if crossing else 'tile_dot'}({first}, {second}, DOT)"
+        text = f"tile_dot_apart({first}, {second}, still, DOT)" if node in self.apart else text
         if len(left) > 1 or len(right) > 1:
             text = f"tl.reshape({text}, {self.shape((*left, *right))})"
         return self._turned(text, (*left, *right), wanted)

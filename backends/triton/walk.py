@@ -15,7 +15,7 @@ from recc.backends.triton.memory import AGAIN, FIXED, TOKENS, Access, Memory
 from recc.backends.triton.nodes import dims, formed, inner, ordered, reads
 from recc.backends.triton.padding import ZERO
 from recc.backends.triton.pressure import REGISTERS, WARP, share
-from recc.backends.triton.scarce import crowded, numbers_first, relieve
+from recc.backends.triton.scarce import crowded, kept_apart, numbers_first, relieve, unknown_zero
 from recc.backends.triton.statements import Loop, Statements, Walk, is_computed
 from recc.backends.triton.tokens import TILE
 from recc.backends.triton.wording import aligned_text, static_text
@@ -44,6 +44,8 @@ class Kernel:
         self.crowded = not (walk.single or walk.rows) and crowded(walk.loops, self._usual)
         self.kept = relieve(walk, self._usual) if self.crowded else []
         self.values = Statements(walk.loops, spell, TAKEN | taken)
+        for loop in walk.loops if self.crowded else ():
+            self.values.text.apart |= kept_apart(loop)
         self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place, not self.crowded)
         self.body = [f"{INDENT}{line}" for line in self._body()]
         self.prologue = [f"{INDENT}{line}" for line in self._prologue()]
@@ -125,7 +127,7 @@ class Kernel:
         before.append(f"for {turn if back else at} in range({count}):")
         inside += [f"{at} = {count} - 1 - {turn}"] if back else []
         inside += ["t = begin + place"] if chunked else []
-        inside.append("token = first + STEP * t")
+        inside += ["token = first + STEP * t", *([unknown_zero()] if self.crowded else [])]
         inside += ["valid = t < length"] if rows else []
         if early:
             more = f"{at} > 0" if back else f"{at} + 1 < {count}"

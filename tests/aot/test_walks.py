@@ -97,10 +97,20 @@ def test_numbers_come_as_soon_as_their_vectors_are_there():
     assert len(terms.findall(before)) > 4 and not terms.search(after.partition("for j in range")[0])
 
 
-def test_matrices_made_of_numbers_are_held_by_more_warps():
-    """Four operands of one matrix, turned and masked: its forward pass would spill in 4 warps."""
-    found = compiled("fernn", "sm_90", ("forward",))
+@pytest.mark.parametrize("name", ["fernn", "conv_gru", "plstm_2d", "plstm_2d_diffusive"])
+def test_forward_passes_without_spills(name):
+    """Four operands of one matrix, turned and masked, would spill in 4 warps; products that feed each other, in warps
+    that share rows alone; states of three dims, where inputs are loaded early."""
+    found = compiled(name, "sm_90", ("forward",))
     assert {facts["spills"] for facts in found.values()} == {0}
+
+
+def test_crowded_walks_compute_places_and_products_apart():
+    """Places are computed at every token, and a product stands in a loop of its own where it feeds another."""
+    text = {name: walks(name).partition("def backward_walk")[2] for name in ("conv_gru", "plstm_2d", "gla")}
+    assert "tile_dot_apart(" in text["conv_gru"] and "tile_dot_apart(" not in text["plstm_2d"]
+    assert text["plstm_2d"].count("still = ") == 2 and "_ahead" not in text["plstm_2d"]
+    assert "still" not in text["gla"]
 
 
 def test_a_warp_holds_less_where_more_is_there_at_a_time():
