@@ -2,8 +2,8 @@
 
 Params are read at every token; no input is loaded early, and no address is held for all tokens; what lies in memory is
 loaded again for its next reader; sums over blocks of tokens wait in memory, and so do matrices among the states; a
-number is computed as soon as it can be; products of matrices stand in loops of their own, so that no warp holds what
-others hold, too.
+number is computed as soon as it can be, and a sum of tiles once both are there; products of matrices stand in loops of
+their own, so that no warp holds what others hold, too.
 """
 
 from __future__ import annotations

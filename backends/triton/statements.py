@@ -103,6 +103,7 @@ class Statements:
 
     def __init__(self, loops: list[Loop], spell: Callable[[str], str], used: set[str]) -> None:
         self.spell, self.used = spell, used
+        self.sums_early = False  # of tiles: two of them wait no longer than one
         self.variables: dict[Node, str] = {}
         self.statics: dict[Node, str] = {}
         memory = {node for loop in loops for node in (*loop.loads, *(old for old, _ in loop.states))}
@@ -134,6 +135,7 @@ class Statements:
         """One line `name = expression`, unless the node stands in its only user's line."""
         text = self.text.define(node)
         named = node in loop.words.program.names
+        named |= self.sums_early and node.op == "add" and len(inner(node.axes)) > 1
         if inlinable(node) and users.get(node, 0) <= 1 and not named and len(text) < WIDTH:
             return []
         if text.isidentifier():

@@ -44,6 +44,7 @@ class Kernel:
         self.crowded = not (walk.single or walk.rows) and crowded(walk.loops, self._usual)
         self.kept = relieve(walk, self._usual) if self.crowded else []
         self.values = Statements(walk.loops, spell, TAKEN | taken)
+        self.values.sums_early = self.crowded
         for loop in walk.loops if self.crowded else ():
             self.values.text.apart |= kept_apart(loop)
         self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place, not self.crowded)

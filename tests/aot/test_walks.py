@@ -111,6 +111,8 @@ def test_crowded_walks_compute_places_and_products_apart():
     assert "tile_dot_apart(" in text["conv_gru"] and "tile_dot_apart(" not in text["plstm_2d"]
     assert text["plstm_2d"].count("still = ") == 2 and "_ahead" not in text["plstm_2d"]
     assert "still" not in text["gla"]
+    last = text["conv_gru"].partition("d_S_h_next = ")[2].partition("\n")[0]
+    assert re.fullmatch(r"x_\d+ \+ x_\d+", last)  # six terms, most of which were added before
 
 
 def test_a_warp_holds_less_where_more_is_there_at_a_time():
