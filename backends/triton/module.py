@@ -40,7 +40,7 @@ from recc.tile.pairs import declared
 from recc.tile.program import TileProgram
 
 IMPORTS = "import functools\nimport math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
-KERNELS = ("primitives", "solve", "places", "pairs")  # libraries of which a file has what its kernels call
+KERNELS = ("primitives", "scans", "solve", "places", "pairs")  # libraries of which a file has what its kernels call
 SERVED = ("chunk", "scan", "sequential")  # strategies; the last for what has no other
 
 
