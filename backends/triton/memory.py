@@ -19,6 +19,7 @@ LEADS = {TOKENS: ("batch", "time"), STATES: ("sequence",), FIXED: (), AGAIN: (),
 INDEX = {"batch": "batch", "time": "token", "sequence": "sequence", "chunk": "saved", "place": "place",
          "turn": "(t % 2)", "program": "tl.program_id(0)", "block": "block", "heads": "head"}  # fmt: skip
 MOVING = (TOKENS, SCRATCH, AGAIN)  # what is read and written at every token
+OF_PROGRAM = ("batch", "sequence", "block", "heads")  # the same at every token
 OF_ROW = ("batch", "time", "sequence", "chunk")  # one index for each row where a program takes rows of sequences
 
 
@@ -137,10 +138,12 @@ class Access:
     def _offsets(self, memory: Memory, token: str | None, turn: str = "") -> list[str]:
         """The terms of a tensor's address; token: None leaves a token's place out."""
         tile, parts, of_rows = memory.tile, [f"{memory.tensor}_ptr"], []
+        moving = not self.shared and memory.layout in MOVING  # see scarce.py
         for lead in memory.leads:
             if lead == "time" and (self.single or token is None):
                 continue
             index = token if lead == "time" else turn if turn and lead == "turn" else INDEX[lead]
+            index = f"({index} + still)" if moving and lead in OF_PROGRAM else index
             of_row = self.rows and ROW in tile and lead in self.of_row
             (of_rows if of_row else parts).append(f"{index} * {memory.tensor}_{lead}")
         parts += [self._sum(of_rows, tile)] if of_rows else []
@@ -150,7 +153,6 @@ class Access:
             rows, columns = map(dim_of, memory.dims)
             return [*parts, f"tile_elements(BLOCK_{rows}, BLOCK_{columns}, {columns})"]
         for axis, step in zip(memory.dims, memory.steps):
-            moving = not self.shared and memory.layout in MOVING  # see scarce.py
             text = f"({self.place(axis)} + still)" if moving else self.place(axis)
             place = aligned_text(text, 0, (axis,), tile)
             places.append(place if step == "1" else f"{place} * {step}")
