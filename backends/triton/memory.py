@@ -105,6 +105,16 @@ class Access:
         """A tile each element of which has a token of its own, in float32."""
         return f"tl.load({' + '.join(self._offsets(memory, token))}, mask={mask}, other=0.0).to(tl.float32)"
 
+    def of_chunk(self, memory: Memory) -> str:
+        """A dense vector of each token of a chunk, a row each; zero where there is none."""
+        (axis,) = memory.dims
+        own = [f"{INDEX[lead]} * {memory.tensor}_{lead}" for lead in memory.leads if lead != "place"]
+        own += [f"({memory.begin})"] if memory.begin else []
+        rows = "tl.arange(0, CHUNK)[:, None]"
+        places = f"{rows} * {memory.tensor}_place + {self.place(axis)}[None, :]"
+        mask = f"({rows} < count) & in_{dim_of(axis)}[None, :]"
+        return f"tl.load({' + '.join([f'{memory.tensor}_ptr', *own, places])}, mask={mask}, other=0.0)"
+
     def base(self, memory: Memory) -> str:
         """The address that all tokens of a program share: see `_address`."""
         return " + ".join(self._offsets(memory, None))

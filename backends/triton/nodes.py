@@ -110,6 +110,22 @@ def is_batched(node: Node, over: tuple[Axis, ...]) -> bool:
     return bool(ours - theirs and theirs - ours and (ours & theirs) - set(over)) and bool(over)
 
 
+def sides(nodes: Iterable[Node]) -> set[str]:
+    """One dim of each side of a product of matrices among nodes, which tensor cores need 16 places of."""
+    every: set[tuple[str, ...]] = set()
+    for node in nodes:
+        over = inner(node["over"]) if node.op == "dot" else ()
+        if node.op == "dot" and (is_matrix(node, over) or is_batched(node, over)):
+            ours, theirs = (inner(arg.axes) for arg in node.args)
+            free = [[axis for axis in a if axis not in b] for a, b in ((ours, theirs), (theirs, ours))]
+            every |= {tuple(sorted({dim_of(axis) for axis in side})) for side in (*free, over)}
+    found: set[str] = set()
+    for side in sorted(every, key=lambda side: (len(side), side)):
+        if not found & set(side):
+            found |= set(side[:1])
+    return found
+
+
 def formed(node: Node) -> tuple[Axis, ...]:
     """The axes of the widest tile that a node's text makes: a contraction that is no product of matrices is a broadcast
     product that is summed."""

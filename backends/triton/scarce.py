@@ -1,9 +1,9 @@
 """What a walk over tokens does where a thread has no registers for what is there at a time.
 
 Params are read at every token; no input is loaded early, and no address is held for all tokens; what lies in memory is
-loaded again for its next reader; sums over blocks of tokens wait in memory, and so do matrices among the states; a
-number is computed as soon as it can be, and a sum of tiles once both are there; products of matrices stand in loops of
-their own, so that no warp holds what others hold, too.
+loaded again for its next reader; sums over blocks of tokens wait in memory, and so do states, matrices first, and then
+the terms of these sums; a number is computed as soon as it can be, and a sum of tiles once both are there; products of
+matrices stand in loops of their own, so that no warp holds what others hold, too.
 """
 
 from __future__ import annotations
@@ -55,23 +55,24 @@ def beyond(loops: list[Loop], usual: int) -> int:
     return APART + addresses + int((held_by_walk(loops, 2, VECTOR) + ahead) * usual) // WARP - REGISTERS
 
 
-def relieve(walk: Walk, usual: int) -> list[Node]:
-    """Turns a walk into one that holds less; returns the states that it keeps in memory from token to token."""
-    found = _kept(walk, usual)
+def relieve(walk: Walk, usual: int) -> tuple[dict[Node, Memory], dict[Node, Memory]]:
+    """Turns a walk into one that holds less. Returns where the states lie that it keeps in memory from token to token,
+    and where the terms of a chunk's sums do."""
+    _set_aside(walk, usual)
     for loop in walk.loops:
         _read_again(loop)
     if not walk.split:
         walk.saved = {node: replace(memory, dense=len(memory.dims) == 2) for node, memory in walk.saved.items()}
-    walk.room = {old: replace(walk.room[old], dense=True) for old in found}
     walk.loop.loads |= walk.room
+    walk.loop.stores += walk.terms.items()
     _put_together(walk)
-    return found
+    return walk.room, walk.terms
 
 
 def _put_together(walk: Walk) -> None:
     """What the walk itself keeps lies in one tensor for all that have the same leading axes, matrices first, so that
     one address leads to all."""
-    own = [memory for memory in walk.loop.loads.values() if memory.dense]
+    own = [memory for memory in (*walk.loop.loads.values(), *walk.terms.values()) if memory.dense]
     after: dict[tuple[str, ...], list[Memory]] = {}
     new: dict[Memory, Memory] = {}
     for memory in sorted(own, key=lambda memory: -len(memory.dims)):
@@ -83,6 +84,7 @@ def _put_together(walk: Walk) -> None:
         loop.loads = {node: new.get(memory, memory) for node, memory in loop.loads.items()}
         loop.stores = [(node, new.get(memory, memory)) for node, memory in loop.stores]
     walk.room = {node: new.get(memory, memory) for node, memory in walk.room.items()}
+    walk.terms = {node: new.get(memory, memory) for node, memory in walk.terms.items()}
 
 
 def sizes_in_one(nodes: list[Node], size: Callable[[Axis], str]) -> list[str]:
@@ -94,13 +96,18 @@ def sizes_in_one(nodes: list[Node], size: Callable[[Axis], str]) -> list[str]:
     return ["heads"] * (HEADS in nodes[0].axes) + [f"triton.cdiv({' + '.join(own)}, 16) * 16"]
 
 
-def _kept(walk: Walk, usual: int) -> list[Node]:
-    """The matrices among the states that lie in memory from token to token, as many as there are too few registers for:
-    first those that are read least often. None where programs may take fewer columns, or no chunk is in memory."""
-    if walk.split or walk.again is None:
-        return []
+def _set_aside(walk: Walk, usual: int) -> None:
+    """Leaves in `walk.room` the states that lie in memory from token to token, and in `walk.terms` the sums whose terms
+    do until a chunk is done, as many as there are too few registers for: first matrices, of these those that are read
+    least often. None where programs may take fewer columns, or no chunk is in memory."""
     readers = {old: sum(old in reads(node) for node in walk.loop.nodes) for old in walk.room}
-    return sorted(walk.room, key=readers.__getitem__)[: -(-max(beyond(walk.loops, usual), 0) // (usual // WARP))]
+    left = 0 if walk.split or walk.again is None else max(beyond(walk.loops, usual), 0)
+    found = []
+    for node in [*sorted(walk.room, key=lambda old: (-len(inner(old.axes)), readers[old])), *walk.terms]:
+        found += [node] if left > 0 else []
+        left -= int(_tiles(node) * usual) // WARP
+    walk.room = {node: replace(memory, dense=True) for node, memory in walk.room.items() if node in found}
+    walk.terms = {node: replace(memory, dense=True) for node, memory in walk.terms.items() if node in found}
 
 
 def _read_again(loop: Loop) -> None:

@@ -78,8 +78,8 @@ def is_computed(node: Node) -> bool:
 class Walk:
     """A launch. loop: over all tokens, or those of a chunk; again: over the tokens of a chunk, before it. enter, leave:
     where states come from and go to; saved: where they are saved for each chunk, or where `again` has them from.
-    rows: a program takes rows of sequences. split: the dim that programs share. room: where matrices among the states
-    may lie from token to token. single: one token, no loop."""
+    rows: a program takes rows of sequences. split: the dim that programs share. room: where states may lie from token
+    to token. terms: where the terms of a chunk's sums may lie until it is done. single: one token, no loop."""
 
     name: str
     purpose: str
@@ -91,6 +91,7 @@ class Walk:
     rows: bool
     split: str | None
     room: dict[Node, Memory] = field(default_factory=dict)
+    terms: dict[Node, Memory] = field(default_factory=dict)
     single: bool = False
 
     @property

@@ -42,7 +42,7 @@ class Kernel:
         if walk.split not in self.dims():  # nothing in this kernel has the dim that others share
             walk.split = None
         self.crowded = not (walk.single or walk.rows) and crowded(walk.loops, self._usual)
-        self.kept = relieve(walk, self._usual) if self.crowded else []
+        self.kept, self.terms = relieve(walk, self._usual) if self.crowded else ({}, {})
         self.values = Statements(walk.loops, spell, TAKEN | taken)
         self.values.sums_early = self.crowded
         for loop in walk.loops if self.crowded else ():
@@ -74,7 +74,7 @@ class Kernel:
         for node, memory in walk.loop.sums:
             zero = self._zero(node)
             lines.append(self.access.store(memory, zero) if self._waits(node) else f"{memory.name}_sum = {zero}")
-            lines += [f"{memory.name}_part = {zero}"] if node in self.blocked() else []
+            lines += [f"{memory.name}_part = {zero}"] if node in self.blocked() and node not in self.terms else []
         if walk.single:
             lines += self._token(walk.loop)
         else:
@@ -148,16 +148,19 @@ class Kernel:
 
     def _added(self, more: bool) -> list[str]:
         """Adds what a block of tokens has summed to the sums over all: so the rounding of many tokens grows with the
-        number of blocks, and of a block's. Where registers are scarce, those are in memory. more: whether there is
-        another block."""
-        lines = []
+        number of blocks, and of a block's. Where registers are scarce, those are in memory, and the terms of some.
+        more: whether there is another block."""
+        lines = ["tl.debug_barrier()"] if self.terms else []
         for node, memory in self.walk.loop.sums:
             if node not in self.blocked():
                 continue
             part, waits = f"{memory.name}_part", self._waits(node)
+            if node in self.terms:
+                lines.append(f"{part} = {self.access.of_chunk(self.terms[node])}")
+                part = f"tl.sum({part}, 0)"
             more_text = self.access.store(memory, f"{self.access.load(memory)} + {part}") if waits else ""
             lines.append(more_text or f"{memory.name}_sum += {part}")
-            lines += [f"{memory.name}_part = {self._zero(node)}"] if more else []
+            lines += [f"{memory.name}_part = {self._zero(node)}"] if more and node not in self.terms else []
         return lines
 
     def blocked(self) -> set[Node]:
@@ -210,7 +213,7 @@ class Kernel:
             for memory in stores.get(node, ()):
                 lines += [*load(node), self.access.store(memory, values.whole(node, memory.axes))]
             lines += [self._put_by(old, new) for old, new in away if new is node]
-        for node, memory in loop.sums:
+        for node, memory in [(node, memory) for node, memory in loop.sums if node not in self.terms]:
             value = values.whole(node, node.axes)
             if walk.rows and not walk.single:
                 value = f"tl.where({self.access.row('valid', inner(node.axes))}, {value}, 0.0)"

@@ -16,7 +16,7 @@ from recc.backends.torch.text import Text
 from recc.backends.triton.division import HOST, Division, Launch, divide, in_rows
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, WAITING, Memory
-from recc.backends.triton.nodes import dims, inner, is_batched, is_matrix, ordered
+from recc.backends.triton.nodes import dims, inner, ordered, sides
 from recc.backends.triton.room import TYPICAL
 from recc.backends.triton.scarce import sizes_in_one
 from recc.backends.triton.statements import Loop, Walk
@@ -233,21 +233,7 @@ class Function:
 
     @functools.cached_property
     def _sides(self) -> set[str]:
-        sides: set[tuple[str, ...]] = set()
-        for node in self.nodes:
-            if node.op != "dot" or self.division.side[node] == HOST:
-                continue
-            node = self.turn(node)
-            over = inner(node["over"])
-            if is_matrix(node, over) or is_batched(node, over):
-                ours, theirs = (inner(arg.axes) for arg in node.args)
-                free = [[axis for axis in a if axis not in b] for a, b in ((ours, theirs), (theirs, ours))]
-                sides |= {tuple(sorted({dim_of(axis) for axis in side})) for side in (*free, over)}
-        found: set[str] = set()
-        for side in sorted(sides, key=lambda side: (len(side), side)):
-            if not found & set(side):
-                found |= set(side[:1])
-        return found
+        return sides(self.turn(node) for node in self.nodes if self.division.side[node] != HOST)
 
     def _made(self, launch: Launch) -> list[str]:
         """Lines that make the memory of what a launch hands on, and where each value goes."""
@@ -297,12 +283,11 @@ class Function:
         return f"{name}.sum({over[0] if len(over) == 1 else '(' + ', '.join(over) + ')'})"
 
     def _scratch(self, kernel: Kernel) -> list[str]:
-        """Lines that make the memory of a chunk's states, which a program runs again, and of states kept in memory."""
+        """Lines that make the memory of a chunk's states, which a program runs again, and of what else it puts by."""
         found: dict[str, tuple] = {}
-        for node in (*self.chunked, *kernel.kept):
-            memory = self.chunked.get(node) or self.beside[node]
+        for node, memory in (*self.chunked.items(), *kernel.kept.items(), *kernel.terms.items()):
             lead = [f"parts_{self.division.split}"] * memory.block + ["call.sequences"]
-            lead.append("call.CHUNK" if node in self.chunked else "2")
+            lead.append("2" if memory.layout == WAITING else "call.CHUNK")
             found.setdefault(kernel.tensor_of(memory.name), (lead, []))[1].append(node)
         sizes = {name: [*lead, *sizes_in_one(nodes, self._size)] for name, (lead, nodes) in found.items()}
         return [f"    {name} = call.empty({', '.join(own)})" for name, own in sizes.items()]
@@ -324,8 +309,7 @@ class Function:
             self.summed,
             self.program.reverse,
         )
-        wide = [c.old for c in launch.carries if again is not None and len(inner(c.old.axes)) == 2]
-        self.beside = {n: self._at(self._name(f"{n['name']}_kept"), WAITING, n) for n in wide}
+        self.beside, self.terms = self._aside(launch) if again is not None else ({}, {})
         saving = again.carries if again is not None else launch.carries if self.saved else []
         role = self.name.removesuffix("_tiles")
         walk = Walk(
@@ -339,9 +323,17 @@ class Function:
             self.rows,
             self.division.split,
             self.beside,
+            self.terms,
             self.single,
         )
         return self._emitted(walk)
+
+    def _aside(self, launch: Launch) -> tuple[dict[Node, Memory], dict[Node, Memory]]:
+        """Where states and the terms of sums may lie that registers do not hold."""
+        states = [c.old for c in launch.carries if len(inner(c.old.axes)) in (1, 2)]
+        sums = [(node, memory.name) for node, memory in self.summed if len(inner(node.axes)) == 1]
+        return ({node: self._at(self._name(f"{node['name']}_kept"), WAITING, node) for node in states},
+                {node: self._at(self._name(f"{name}_each"), SCRATCH, node) for node, name in sums})  # fmt: skip
 
     def _emitted(self, walk: Walk) -> Kernel:
         return Kernel(walk, identifier, self.dim_names)
