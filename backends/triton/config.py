@@ -34,7 +34,10 @@ class Tile:
     Where scans have other dims beside it, it counts the places of a row of them all.
     loop: the dim that a program takes block by block, if any; step: its places in a block, likewise.
     warps: of a program. stages: how many iterations of a loop are loaded ahead. order: of what a loop or a walk
-    computes, one of `order.ORDERS`; None: that in which the fewest numbers are there at a time."""
+    computes, one of `order.ORDERS`; None: that in which the fewest numbers are there at a time.
+
+    A walk over tokens has no loop and no stages. Its order is that of the text where none is named. crowded: whether it
+    holds as little as it can, see `scarce`; None: where a thread has no registers for more."""
 
     block: int = 64
     loop: str | None = None
@@ -42,6 +45,7 @@ class Tile:
     warps: int = 4
     stages: int = 2
     order: str | None = None
+    crowded: bool | None = None
 
     def __post_init__(self) -> None:
         if self.order not in (None, *ORDERS):
@@ -86,8 +90,8 @@ class Config:
         fused = schedule.fused and not schedule.program.reverse
         return self.chunk // self.inner if fused and self.chunk and self.inner else 1
 
-    def tile(self, kernel: str, otherwise: Tile) -> Tile:
-        """The tile of a launch."""
+    def tile(self, kernel: str, otherwise: Tile | None = None) -> Tile | None:
+        """The tile of a launch; `otherwise` where none is named."""
         return dict(self.tiles).get(kernel, otherwise)
 
     def with_tile(self, kernel: str, tile: Tile) -> Config:

@@ -76,7 +76,7 @@ def generate(plan: Plan, choice: Choice, config: Config = DEFAULT) -> Generated:
     rec = plan.recurrence
     names = {choice.name(component) for component in plan.components}
     if names == {"sequential"}:
-        return sequential.generate(plan, choice)
+        return sequential.generate(plan, choice, config)
     if "newton" in names:
         return newton.generate(plan, choice, config.chunk)
     forward, backward, step = functions(plan, choice, config)

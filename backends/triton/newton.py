@@ -42,7 +42,7 @@ def generate(plan: Plan, choice: Choice, window: int | None = None) -> Generated
             'use the torch backend, or `strategy="sequential"`',
         )
     solver = functools.partial(Function, slopes=_slopes(plan), window=window)
-    generated = sequential.generate(plan, replace(choice, chunk=1), solver)
+    generated = sequential.generate(plan, replace(choice, chunk=1), solver=solver)
     states = ", ".join(carry.name for carry in step_program(plan).carries)
     return finished(generated.functions, {**generated.meta, "solvers": {states: "forward_tiles"}})
 
@@ -72,9 +72,9 @@ class Function(walks.Function):
                 raise Unserved(f"{name}: what is read at a token has dims that the states do not have", advice)
         return division, True
 
-    def text(self) -> str:
+    def _text(self) -> str:
         self.used |= TAKEN
-        return super().text()
+        return super()._text()
 
     def _purpose(self, launch: Launch) -> str:
         return f"{', '.join(f'`{carry.name}`' for carry in launch.carries)} by Newton's method, ROWS tokens at a time"

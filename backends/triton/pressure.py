@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from recc.backends.triton.memory import AGAIN, FIXED
 from recc.backends.triton.nodes import dims, inner, reads
+from recc.backends.triton.padding import Padding
 from recc.backends.triton.schedule import Schedule
 from recc.backends.triton.statements import Loop, is_computed
 from recc.backends.triton.steps import Launch
@@ -119,6 +121,18 @@ def share(loops: list[Loop], usual: int) -> int:
     while usual > WARP and APART + held * usual // WARP > REGISTERS:
         usual //= 2
     return usual
+
+
+def matrices(loop: Loop, padding: Padding) -> int:
+    """How many matrices a walk holds at every token: those that are loaded, and what products take of those that are
+    made of numbers alone, which is another operand where it is turned or masked."""
+    made, changing = set(), loop.per_token
+    for node in loop.nodes:
+        for place, arg in enumerate(node.args if node.op == "dot" else ()):
+            if arg not in changing and arg not in loop.loads and len(inner(arg.axes)) > 1:
+                made.add((arg, padding.operand(place, node, inner(node["over"]), "")))
+    loaded = [memory for memory in loop.loads.values() if memory.layout in (FIXED, AGAIN)]
+    return len(made) + sum(len(memory.tile) > 1 for memory in loaded)
 
 
 def held_by_walk(loops: list[Loop], widest: int, vector: float = 0) -> float:

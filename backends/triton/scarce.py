@@ -57,10 +57,10 @@ def beyond(loops: list[Loop], usual: int) -> int:
 
 def relieve(walk: Walk, usual: int) -> tuple[dict[Node, Memory], dict[Node, Memory]]:
     """Turns a walk into one that holds less. Returns where the states lie that it keeps in memory from token to token,
-    and where the terms of a chunk's sums do."""
+    and where the terms of a chunk's sums do. Not for rows of sequences, whose states lie in memory row by row."""
     _set_aside(walk, usual)
     for loop in walk.loops:
-        _read_again(loop)
+        _dense(loop)
     if not walk.split:
         walk.saved = {node: replace(memory, dense=len(memory.dims) == 2) for node, memory in walk.saved.items()}
     walk.loop.loads |= walk.room
@@ -110,15 +110,20 @@ def _set_aside(walk: Walk, usual: int) -> None:
     walk.terms = {node: replace(memory, dense=True) for node, memory in walk.terms.items() if node in found}
 
 
-def _read_again(loop: Loop) -> None:
-    """Params are read at every token, but not those of which something is made that is the same at all; and what the
-    walk keeps of a chunk lies as its tiles do, so that they share their places."""
+def params_late(loop: Loop) -> None:
+    """Params are read at every token, when they are needed, but not those of which something is made that is the same
+    at all."""
     changing = loop.per_token
     used = {arg for node in loop.nodes if node not in changing and node.op != "rename" for arg in reads(node)}
     for node, memory in loop.loads.items():
         if memory.layout == FIXED and memory.dims and node not in used:
             loop.loads[node] = replace(memory, layout=AGAIN)
-        elif memory.layout == SCRATCH:
+
+
+def _dense(loop: Loop) -> None:
+    """What the walk keeps of a chunk lies as its tiles do, so that they share their places."""
+    for node, memory in loop.loads.items():
+        if memory.layout == SCRATCH:
             loop.loads[node] = replace(memory, dense=len(memory.dims) <= 2)
     loop.stores = [
         (node, replace(memory, dense=memory.layout == SCRATCH and len(memory.dims) <= 2))

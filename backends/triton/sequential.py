@@ -6,12 +6,14 @@ where a state waits for what torch has to add up; see `walks`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from recc.backends.torch.emit import step_function
 from recc.backends.torch.module import Generated, describe, finished, initial_function, saved_item
+from recc.backends.triton.config import DEFAULT, Config
 from recc.backends.triton.schedule import unserved
 from recc.backends.triton.walks import Function
 
@@ -26,8 +28,24 @@ from recc.tile.step import step_program, step_programs
 FORMS = {}, {"alone": True}, {"shared": True}, {"alone": True, "shared": True}
 
 
-def generate(plan: Plan, choice: Choice, solver: Callable[..., Function] | None = None) -> Generated:
-    """Kernels and tile functions of a plan, token by token. solver: of the forward pass. Raises Unserved."""
+def generate(plan: Plan, choice: Choice, config: Config = DEFAULT, solver: Callable[..., Function] | None = None
+             ) -> Generated:  # fmt: skip
+    """Kernels and tile functions of a plan, token by token. config: has the tiles of walks; solver: of the forward
+    pass. Raises Unserved."""
+    meta, parts = functions(plan, choice, config, solver)
+    whole, name = finish(step_program(plan)), plan.recurrence.name
+    texts = [
+        *(part.text for part in parts),
+        step_function(whole, "step_tiles", f"One token of {name} in torch: outputs and new states."),
+        initial_function(plan.recurrence, whole),
+    ]
+    return finished("\n\n".join(texts), meta)
+
+
+def functions(plan: Plan, choice: Choice, config: Config = DEFAULT, solver: Callable[..., Function] | None = None
+              ) -> tuple[dict[str, Any], tuple[Function, Function, Function]]:  # fmt: skip
+    """What is said of the op, and the walks of the forward pass, of the backward pass and of one token. Raises
+    Unserved."""
     rec, name = plan.recurrence, plan.recurrence.name
     whole = finish(step_program(plan))
     try:
@@ -45,31 +63,17 @@ def generate(plan: Plan, choice: Choice, solver: Callable[..., Function] | None 
     back_doc = f"The backward pass of {name}; returns the params' gradients."
     decode_doc = f"One token of {name}; the states may be updated in place."
     forward_doc = f"The forward pass of {name}."
-    fitting = _fitting(rec.dims)
-    parts = [
-        solver(stored, "forward_tiles", forward_doc, saved=apart).text()
-        if solver
-        else fitting(stored, "forward_tiles", forward_doc, saved=apart),
+    fitting = functools.partial(_fitting, rec.dims, config=config)
+    return meta, (
+        (solver or fitting)(stored, "forward_tiles", forward_doc, saved=apart),
         fitting(back, "backward_tiles", back_doc, again=again if apart else None),
         fitting(step, "decode_tiles", decode_doc, single=True),
-        step_function(whole, "step_tiles", f"One token of {name} in torch: outputs and new states."),
-        initial_function(rec, whole),
-    ]
-    return finished("\n\n".join(parts), meta)
+    )
 
 
-def _fitting(dims: Mapping[str, int | None]) -> Callable[..., str]:
-    """Makes the text of a function: of the forms that it can have, the first whose tiles programs have room for, and
-    where none does, the first of all. dims: the sizes of those that the spec fixes."""
-
-    def text(*args: Any, **options: Any) -> str:
-        first = None
-        for form in FORMS:
-            function = Function(*args, **options, **form)
-            found = function.text()
-            first = first or found
-            if function.fits(dims):
-                return found
-        return first
-
-    return text
+def _fitting(dims: Mapping[str, int | None], *args: Any, **options: Any) -> Function:
+    """A function: of the forms that it can have, the first whose tiles programs have room for, and where none does, the
+    first of all. dims: the sizes of those that the spec fixes."""
+    forms = (Function(*args, **options, **form) for form in FORMS)
+    first = next(forms)
+    return first if first.fits(dims) else next((function for function in forms if function.fits(dims)), first)

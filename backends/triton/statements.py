@@ -10,6 +10,7 @@ from recc.backends.torch.text import is_static
 from recc.backends.triton.division import CONSTANT
 from recc.backends.triton.memory import FIXED, Memory
 from recc.backends.triton.nodes import inner, ordered, reads
+from recc.backends.triton.order import Order
 from recc.backends.triton.padding import Padding
 from recc.backends.triton.text import TileText
 from recc.backends.triton.wording import inlinable, static_text
@@ -25,7 +26,7 @@ WIDTH = 88  # longest expression that is printed in line
 class Loop:
     """What a loop over tokens does. states: (carry's leaf, next value); loads: leaves in memory; stores: what each
     token writes, and where; sums: what is added up over all tokens, and where it goes. backwards: from the last one.
-    beside: what else is computed."""
+    beside: what else is computed. placed: what is computed, in order; empty: as the text has it."""
 
     words: Words
     states: list[tuple[Node, Node]]
@@ -34,6 +35,7 @@ class Loop:
     sums: list[tuple[Node, Memory]] = field(default_factory=list)
     backwards: bool = False
     beside: list[Node] = field(default_factory=list)
+    placed: list[Node] = field(default_factory=list)
 
     @property
     def roots(self) -> list[Node]:
@@ -42,8 +44,15 @@ class Loop:
     @property
     def nodes(self) -> list[Node]:
         """What is computed, in order."""
+        if self.placed:
+            return self.placed
         stops = set(self.loads) | {old for old, _ in self.states}
         return [node for node in ordered(self.roots, stops) if is_computed(node) and node not in stops]
+
+    def place(self, order: str) -> None:
+        """Computes in the order of this name from now on; see `order.ORDERS`."""
+        olds, news = zip(*self.states) if self.states else ((), ())
+        self.placed = Order(self.nodes, self.loads, olds, news).best(order)
 
     @property
     def per_token(self) -> set[Node]:

@@ -80,19 +80,25 @@ class Tokens:
         usual = max(1, min(8, SPACE // max(beside)))
         return min(block, max(usual if least is None else least, room // max(beside)))
 
-    def options(self, *tiles, spare=False, share=None):
+    @staticmethod
+    def most(block, most):
+        """How many of `block` places one program takes where a configuration says how many at most."""
+        return min(block, most)
+
+    def options(self, *tiles, spare=False, share=None, warps=None):
         """Compiler options for a kernel with tiles of so many elements. spare: leave registers for other values; share:
-        how many elements one warp holds, where that is fewer. Raises TooLarge where a tile is."""
+        how many elements one warp holds, where that is fewer; warps: as many, whatever the tiles. Raises TooLarge where
+        a tile is."""
         if max(tiles) > MOST and self.like.device.type != "cpu":
             raise TooLarge(
                 f"{self.what}: a program that walks over tokens would have a tile of {max(tiles):,} elements, and has "
                 f'room for {MOST:,}; use backend="torch" or smaller dims'
             )
-        usual, most = (TILE // 2, 2 * WARPS) if spare else (TILE, WARPS)
-        warps = min(most, max(1, max(tiles) // usual))
+        usual, many = (TILE // 2, 2 * WARPS) if spare else (TILE, WARPS)
+        found = min(many, max(1, max(tiles) // usual))
         if share is not None:  # more than WARPS share as many registers
-            warps = max(warps, min(WARPS, max(tiles) // share))
-        return {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+            found = max(found, min(WARPS, max(tiles) // share))
+        return {"num_warps": warps or found, "num_stages": 1, "enable_fp_fusion": True}
 
     # --- Newton's method -----------------------------------------------------------------------------------------
 

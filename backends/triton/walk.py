@@ -10,12 +10,13 @@ import functools
 import re
 from collections.abc import Callable
 
+from recc.backends.triton.config import Tile
 from recc.backends.triton.lines import wrapped
-from recc.backends.triton.memory import AGAIN, FIXED, TOKENS, Access, Memory
+from recc.backends.triton.memory import FIXED, TOKENS, Access, Memory
 from recc.backends.triton.nodes import dims, formed, inner, ordered, reads
 from recc.backends.triton.padding import ZERO
-from recc.backends.triton.pressure import REGISTERS, WARP, share
-from recc.backends.triton.scarce import crowded, kept_apart, numbers_first, relieve, unknown_zero
+from recc.backends.triton.pressure import REGISTERS, WARP, matrices, share
+from recc.backends.triton.scarce import crowded, kept_apart, numbers_first, params_late, relieve, unknown_zero
 from recc.backends.triton.statements import Loop, Statements, Walk, is_computed
 from recc.backends.triton.tokens import TILE
 from recc.backends.triton.wording import aligned_text, static_text
@@ -33,23 +34,35 @@ SETTINGS = ("ROWS", "CHUNK", "STEP", "PACKED", "DOT")
 
 
 class Kernel:
-    """The text of one launch. spell: makes a name of the generated file; taken: names of dims."""
+    """The text of one launch. spell: makes a name of the generated file; taken: names of dims; tile: that of a
+    configuration, if it has one; part: what the places of the dim that programs share are called."""
 
     BESIDE: tuple[str, ...] = ()  # tensors that it is handed beside those that it walks over
 
-    def __init__(self, walk: Walk, spell: Callable[[str], str], taken: set[str]) -> None:
-        self.walk = walk
+    def __init__(self, walk: Walk, spell: Callable[[str], str], taken: set[str], tile: Tile | None = None,
+                 part: str | None = None) -> None:  # fmt: skip
+        self.walk, self.name, self.tile, self.part = walk, walk.name, tile, part or walk.split
         if walk.split not in self.dims():  # nothing in this kernel has the dim that others share
             walk.split = None
-        self.crowded = not (walk.single or walk.rows) and crowded(walk.loops, self._usual)
-        self.kept, self.terms = relieve(walk, self._usual) if self.crowded else ({}, {})
+        self.crowded, alone = self._crowded(), not (walk.single or walk.rows)
+        self.kept, self.terms = relieve(walk, self._usual) if self.crowded and alone else ({}, {})
+        for loop in walk.loops if self.crowded else ():
+            params_late(loop)
+        for loop in walk.loops if tile and tile.order else ():
+            loop.place(tile.order)
         self.values = Statements(walk.loops, spell, TAKEN | taken)
         self.values.sums_early = self.crowded
         for loop in walk.loops if self.crowded else ():
             self.values.text.apart |= kept_apart(loop)
-        self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place, not self.crowded)
+        shared = walk.single or not self.crowded
+        self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place, shared)
         self.body = [f"{INDENT}{line}" for line in self._body()]
         self.prologue = [f"{INDENT}{line}" for line in self._prologue()]
+
+    def _crowded(self) -> bool:
+        """Whether the walk holds as little as it can; see `scarce`."""
+        asked, alone = self.tile and self.tile.crowded, not (self.walk.single or self.walk.rows)
+        return alone and crowded(self.walk.loops, self._usual) if asked is None else asked
 
     def lines(self) -> list[str]:
         options = "" if self.walk.single else '(do_not_specialize=["sequences", "time"])'
@@ -169,7 +182,7 @@ class Kernel:
 
     def _waits(self, node: Node) -> bool:
         """Whether the sum over all blocks of tokens lies in memory while one is summed."""
-        return self.crowded and node in self.blocked()
+        return self.crowded and not self.walk.rows and node in self.blocked()
 
     def _zero(self, node: Node) -> str:
         shape = self.values.text.shape(node.axes)
@@ -345,7 +358,7 @@ class Kernel:
         lead += self.BESIDE
         for memory in self.memory():
             lead += [memory.tensor, f"*{strides(memory)}{f'[:{len(memory.leads)}]' if memory.dense else ''}"]
-        blocks = {dim: f"part_{dim}" if dim == walk.split else f"block_{dim}" for dim in self.dims()}
+        blocks = {dim: f"part_{self.part}" if dim == walk.split else f"block_{dim}" for dim in self.dims()}
         keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={block}" for dim, block in blocks.items()]
         keys += [f"{name}={static_text(node, sizes)}" for node, name in self.values.statics.items()]
         keys += [f"{name}={self._setting(name)}" for name in self._settings()]
@@ -362,19 +375,8 @@ class Kernel:
     def spare(self) -> bool:
         """Whether registers are left for more than states: for what a backward pass has beside them, and where matrices
         take half of them."""
-        crowds = self.walk.rows and 2 * self._matrices() * TILE // WARP > REGISTERS
+        crowds = self.walk.rows and 2 * matrices(self.walk.loop, self.values.padding) * TILE // WARP > REGISTERS
         return self.walk.loop.backwards or crowds or not (self.walk.split or self.walk.rows)
-
-    def _matrices(self) -> int:
-        """How many matrices a program holds: those that are loaded, and what products take of those that are made of
-        numbers alone, which is another operand where it is turned or masked."""
-        loop, made, changing = self.walk.loop, set(), self.walk.loop.per_token
-        for node in loop.nodes:
-            for place, arg in enumerate(node.args if node.op == "dot" else ()):
-                if arg not in changing and arg not in loop.loads and len(inner(arg.axes)) > 1:
-                    made.add((arg, self.values.padding.operand(place, node, inner(node["over"]), "")))
-        loaded = [memory for memory in loop.loads.values() if memory.layout in (FIXED, AGAIN)]
-        return len(made) + sum(len(memory.tile) > 1 for memory in loaded)
 
     @property
     def _usual(self) -> int:
@@ -390,6 +392,7 @@ class Kernel:
         tiles = [" * ".join(blocks.get(dim, "call.ROWS") for dim in tile) for tile in self.largest()]
         more = ", spare=True" if self.spare else ""
         more += f", share={self.share}" if self.share < self._usual else ""
+        more = f", warps={self.tile.warps}" if self.tile else more
         return f"**call.options({', '.join(tiles) or '1'}{more})"
 
 

@@ -13,19 +13,20 @@ from math import prod
 
 from recc.backends.torch.emit import identifier
 from recc.backends.torch.text import Text
+from recc.backends.triton.config import DEFAULT, Config
 from recc.backends.triton.division import HOST, Division, Launch, divide, in_rows
 from recc.backends.triton.lines import folded, wrapped
 from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TOKENS, WAITING, Memory
 from recc.backends.triton.nodes import dims, inner, ordered, sides
 from recc.backends.triton.room import TYPICAL
+from recc.backends.triton.rows import Rows
 from recc.backends.triton.scarce import sizes_in_one
 from recc.backends.triton.statements import Loop, Walk
 from recc.backends.triton.tokens import MOST, ROWS, TILE, WARPS, Tokens
 from recc.backends.triton.walk import TAKEN, Kernel
 
 from recc.ir.names import free_name
-from recc.ir.node import GRID, HEADS, ROW, Axis, Node, Spans, dim_of, walk
-from recc.ir.ops import build, leaf
+from recc.ir.node import GRID, HEADS, ROW, Axis, Node, dim_of
 from recc.tile.program import TileProgram
 from recc.tile.words import Words
 
@@ -36,23 +37,23 @@ class Function:
     results are the tensors that it writes: stores, leaving states, and states saved for each chunk if `saved`. It
     returns the sums. again: for a backward pass that runs chunks again, the program of that. single: one token.
     alone: a program takes one sequence, whatever its products are; shared: programs share a dim also where torch has to
-    add up what each has of an output.
+    add up what each has of an output. config: has the tiles of walks, by their names. text: all of it; kernels: one a
+    launch, in order.
     """
 
     def __init__(self, program: TileProgram, name: str, doc: str, *, again: TileProgram | None = None,
                  saved: bool = False, single: bool = False, alone: bool = False,
-                 shared: bool = False) -> None:  # fmt: skip
+                 shared: bool = False, config: Config = DEFAULT) -> None:  # fmt: skip
         news = {c.new: f"{c.old['name']}_next" for c in program.carries if c.new.args}
         program = replace(program, names={**news, **program.names})
         self.program, self.name, self.doc, self.again = program, name, doc, again
-        self.saved, self.single, self.alone, self.shared = saved, single, alone, shared
+        self.saved, self.single, self.alone, self.shared, self.config = saved, single, alone, shared, config
         self.division, self.rows = self._divided()
-        self.words = Words(program)
+        self.words, self.turn = Words(program), Rows(self.rows)
         self.nodes = self.division.nodes_all()
         self.dim_names = {dim_of(axis) for node in self.nodes for axis in dims(node.axes)}
         self.used = set(TAKEN) | self.dim_names
-        self.turned: dict[Node, Node] = {}
-        self.of_kernels = self._kernel_words(program)
+        self.of_kernels = self.turn.words(program, set(self.nodes))
         self.memory: dict[Node, Memory] = {}  # what lies in memory when a launch or torch needs it
         self.strides: dict[str, str] = {}  # of tensors that do not tell themselves
         self.host: dict[Node, str] = {}
@@ -62,6 +63,7 @@ class Function:
         self.arguments = [self._leaf(node) for node in self.leaves]
         self.results: list[str] = []
         self._carries()
+        self.text = self._text()
 
     def _divided(self) -> tuple[Division, bool]:
         """What is computed where, and whether tiles have rows."""
@@ -117,46 +119,19 @@ class Function:
                 self.keep[carry.old] = self._at(name, CHUNKS, carry.old)
                 self.arguments.append(name)
 
-    def _kernel_words(self, program: TileProgram) -> Words:
-        """Names and comments for the nodes that kernels have."""
-        if not self.rows:
-            return Words(program)
-
-        def turned(texts: dict) -> dict:
-            return {self.turn(node): text for node, text in texts.items()}
-
-        results = {name: self.turn(node) for name, node in program.stores.items()}
-        known = set(self.nodes)
-        spans = Spans({self.turn(node): span for node, span in program.spans.items() if node in known})
-        return Words(replace(program, names=turned(program.names), notes=turned(program.notes), stores=results,
-                             sums={}, spans=spans))  # fmt: skip
-
-    def turn(self, node: Node) -> Node:
-        """A node as a kernel's tile has it: where a program takes rows of sequences, the sequences are its rows."""
-        if not self.rows:
-            return node
-        for below in walk(node):
-            if below in self.turned:
-                continue
-            attrs = dict(below.attrs)
-            if not below.args:
-                axes = tuple(ROW if axis == GRID else axis for axis in below.axes)
-                self.turned[below] = leaf(below.op, axes, below.dtype, **attrs)
-                continue
-            if "over" in attrs:
-                attrs["over"] = tuple(ROW if axis == GRID else axis for axis in attrs["over"])
-            self.turned[below] = build(below.op, *(self.turned[arg] for arg in below.args), **attrs)
-        return self.turned[node]
-
-    def text(self) -> str:
+    def _text(self) -> str:
         kernels: list[str] = []
         body: list[str] = []
+        self.kernels: list[Kernel] = []
+        self.named_parts: dict[str, str] = {}  # those that a configuration says
         self.tiles: set[tuple[str, ...]] = set()
         self.room = TILE
         for at, launch in enumerate(self.division.launches):
+            self.part = self._part_name(self._walk_name(at))
             body += self._host(at)
             body += self._made(launch)
             kernel = self._kernel(at, launch)
+            self.kernels.append(kernel)
             body += self._scratch(kernel)
             self.tiles |= set(kernel.largest())
             self.room = min(self.room, WARPS * kernel.share)
@@ -204,14 +179,27 @@ class Function:
                 if re.search(rf"\b(\w+_)?{dim}\b", body):
                     lines.append(f"    {dim} = {name}.shape[{place + (more if GRID in axes else 0)}]")
         for dim in sorted(seen):
-            if re.search(rf"\b(block|part|parts)_{dim}\b", body):
+            if re.search(rf"\b(block|part|parts)_{dim}(_\d+)?\b", body):
                 lines.append(f"    block_{dim} = call.block({dim}, {self._least(dim)})")
         split = self.division.split
-        if split is not None:
-            lines.append(f"    part_{split} = {self._part(split)}")
-            if re.search(rf"\bparts_{split}\b", body):
-                lines.append(f"    parts_{split} = triton.cdiv({split}, part_{split})")
+        for part in dict.fromkeys(kernel.part for kernel in self.kernels) if split is not None else ():
+            lines.append(f"    part_{part} = {self.named_parts.get(part) or self._part(split)}")
+            if re.search(rf"\bparts_{part}\b", body):
+                lines.append(f"    parts_{part} = triton.cdiv({split}, part_{part})")
         return lines
+
+    def _walk_name(self, at: int) -> str:
+        role = self.name.removesuffix("_tiles")
+        return f"{role}_walk" if self.division.count == 1 else f"{role}_walk_{at + 1}"
+
+    def _part_name(self, walk: str) -> str | None:
+        """What stands after `part_` and `parts_` in the names for a walk's part of the dim that programs share."""
+        split, tile = self.division.split, self.config.tile(walk)
+        if split is None or tile is None:
+            return split
+        name = f"{split}_{tile.block}"
+        self.named_parts[name] = f"call.most(block_{split}, {max(tile.block, self._least(split))})"
+        return name
 
     def _part(self, split: str) -> str:
         least = [f"least={self._least(split)}"] if self._least(split) > 1 else []
@@ -258,7 +246,7 @@ class Function:
             part = self.division.kernel_part(node)
             name = self._name(f"{self.words.name(node)}_parts")
             memory = self._at(name, TOKENS, part, block=True)
-            lines.append(f"    {name} = call.empty({', '.join([f'parts_{split}', 'n', *self._sizes(part)])})")
+            lines.append(f"    {name} = call.empty({', '.join([f'parts_{self.part}', 'n', *self._sizes(part)])})")
             self.strides[name] = f"call.strides({name}, 1)"
             self.written.setdefault(part, []).append(memory)
             self.host[node] = self._total(node, part, name, ["0"])
@@ -268,7 +256,7 @@ class Function:
             blocked = self._is_split and any(dim_of(axis) == split for axis in inner(node["over"]))
             memory = self._at(name, SUMS, part, block=blocked)
             memory = replace(memory, axes=tuple(axis for axis in memory.axes if axis != ROW))
-            lead = [f"parts_{split}"] * blocked + ["call.programs" if self.rows else "call.sequences"]
+            lead = [f"parts_{self.part}"] * blocked + ["call.programs" if self.rows else "call.sequences"]
             lines.append(f"    {name} = call.empty({', '.join([*lead, *self._sizes(part)])})")
             self.summed.append((self.turn(part), memory))
             self.host[node] = self._total(node, part, name, [str(place) for place in range(len(lead))])
@@ -286,7 +274,7 @@ class Function:
         """Lines that make the memory of a chunk's states, which a program runs again, and of what else it puts by."""
         found: dict[str, tuple] = {}
         for node, memory in (*self.chunked.items(), *kernel.kept.items(), *kernel.terms.items()):
-            lead = [f"parts_{self.division.split}"] * memory.block + ["call.sequences"]
+            lead = [f"parts_{self.part}"] * memory.block + ["call.sequences"]
             lead.append("2" if memory.layout == WAITING else "call.CHUNK")
             found.setdefault(kernel.tensor_of(memory.name), (lead, []))[1].append(node)
         sizes = {name: [*lead, *sizes_in_one(nodes, self._size)] for name, (lead, nodes) in found.items()}
@@ -311,9 +299,8 @@ class Function:
         )
         self.beside, self.terms = self._aside(launch) if again is not None else ({}, {})
         saving = again.carries if again is not None else launch.carries if self.saved else []
-        role = self.name.removesuffix("_tiles")
         walk = Walk(
-            f"{role}_walk" if self.division.count == 1 else f"{role}_walk_{at + 1}",
+            self._walk_name(at),
             self._purpose(launch),
             loop,
             self._again(again, loads) if again is not None else None,
@@ -336,14 +323,14 @@ class Function:
                 {node: self._at(self._name(f"{name}_each"), SCRATCH, node) for node, name in sums})  # fmt: skip
 
     def _emitted(self, walk: Walk) -> Kernel:
-        return Kernel(walk, identifier, self.dim_names)
+        return Kernel(walk, identifier, self.dim_names, self.config.tile(walk.name), self.part)
 
     def _again(self, again: TileProgram, loads: dict[Node, Memory]) -> Loop:
         values = {self.program.loads[name]: value for name, value in again.stores.items() if name in self.program.loads}
         stores = [(self.turn(values[node]), memory) for node, memory in self.chunked.items()]
         own = set(ordered([*(c.new for c in again.carries), *values.values()], set(loads)))
         return Loop(
-            self._kernel_words(again),
+            self.turn.words(again, set(self.nodes)),
             [(self.turn(c.old), self.turn(c.new)) for c in again.carries],
             {self.turn(node): memory for node, memory in loads.items() if node in own},
             stores,
