@@ -12,12 +12,9 @@ import argparse
 import functools
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,50 +25,24 @@ from benchmarks.isolated import isolated, progress
 from recc.runtime import cache
 
 DIMS = (64, 128)
-KERNEL = 60  # seconds that one kernel may take to compile
 
 
 def searched(case: Case, seconds: float, known: Fitted | None) -> dict[str, Any]:
     """The entry of a case, if it needs one, and what the default spills by launch."""
-    from recc.backends.triton import aot, config
-    from recc.backends.triton.fit import fit
+    from recc.backends.triton.fit import entry_of, fit, within
 
     from recc import library
     from recc.analysis import analyse
     from recc.frontend import parse_text
 
-    def compile(launch: aot.Recorded) -> dict[str, int]:
-        with limited(KERNEL):
-            return aot.facts(aot.compile_launch(launch, case.target))
-
     text, path = map(str, library.find(case.spec))
     rec = parse_text(text, path)[0]
     plan, sizes = analyse(rec), {dim: size or case.size for dim, size in rec.dims.items()}
-    specs = (rec.fingerprint, parse_text(text, path, dims=sizes)[0].fingerprint)
     first = known.config if known is not None else None
-    found = fit(plan, sizes, case.target, seconds, compile=compile, first=first)
-    entry = None
-    if found.config is not None and found.config != config.DEFAULT:
-        dims = tuple(sorted(sizes.items()))
-        entry = Fitted(rec.name, tuple(dict.fromkeys(specs)), case.target, "bfloat16", dims, found.config,
-                       round(found.moved), round(found.usual)).view()  # fmt: skip
+    found = fit(plan, sizes, case.target, seconds, compile=within(case.target), first=first)
+    kept = entry_of(found, (rec, parse_text(text, path, dims=sizes)[0]), sizes, case.target, "bfloat16")
+    entry = None if kept is None else kept.view()
     return {"entry": entry, "spilled": found.spilled, "fits": found.config is not None, "sizes": sizes}
-
-
-@contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    """Raises TimeoutError after so many seconds, in the main thread; a compiler that was started is ended."""
-
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"not compiled within {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def write(entries: list[Fitted], path: Path = FILE) -> None:

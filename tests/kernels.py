@@ -37,8 +37,8 @@ def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
     """The op of a spec, in small chunks: a short sequence has several. schedule: `sequential` walks over tokens, of
     which `chunk` are between the states that are saved, where not all are; `newton` solves `chunk` tokens at a time;
     `two_level` walks outer chunks of two chunks, in the default schedule, and `two_level split` and `two_level fused`
-    in those; `apart` and `handed` have more launches of fewer tiles; in `narrow` programs that share a dim take a place
-    of another at a time."""
+    in those; `apart` and `handed` have more launches of fewer tiles; in `looped` those without a loop have one where
+    they can; in `narrow` programs that share a dim take a place of another at a time."""
     plan = analyse(recurrence(spec))
     if schedule == "newton":
         return module.load(module.generate(plan, module.chosen(plan, "newton"), Config(chunk)))
@@ -50,12 +50,29 @@ def op(spec: str, chunk: int | None = 16, schedule: str | None = None):
         outer = 2 * chunk if "two_level" in words else None
         more = {word: True for word in words if word in ("apart", "handed")}
         config = Config(chunk, forward=kind, backward=kind, outer=outer, **more)
+        config = _looped(plan, config) if "looped" in words else config
         return module.load(module.generate(plan, module.chosen(plan), config))
     generated = module.generate(plan, module.chosen(plan, "sequential"))
     meta = dict(generated.meta)
     if meta["checkpoint"] > 1:
         meta |= {"checkpoint": chunk, "digest": f"{meta['digest']}_{chunk}"}
     return module.load(replace(generated, meta=meta))
+
+
+def _looped(plan, config: Config) -> Config:
+    """A configuration in which launches that take every dim whole take one block by block."""
+
+    def kernels(config):
+        passes = module.functions(plan, module.chosen(plan), config)[:2]
+        return {kernel.name: kernel for part in passes for kernel in part.kernels}
+
+    found = config
+    for name, kernel in kernels(config).items():
+        for dim in kernel.launch.dims if not (kernel.launch.walks or kernel.launch.loop) else ():
+            tried = found.with_tile(name, replace(kernel.tile, loop=dim, step=16))
+            found = tried if kernels(tried)[name].launch.loop == dim else found
+    assert found != config
+    return found
 
 
 def _narrow(plan, chunk: int) -> Config:

@@ -27,6 +27,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+CAPABILITIES = 75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121  # of NVIDIA's GPUs; a compiler ends at any other
 # Bytes of shared memory that a program may have.
 SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10,
           "sm_120": 99 << 10, "gfx942": 64 << 10}  # fmt: skip
@@ -126,7 +127,8 @@ def target_of(arch: str) -> GPUTarget:
     """The target of an architecture, `sm_90` or `gfx942`. Raises ValueError for others."""
     if arch in TARGETS:
         return TARGETS[arch]
-    if match := re.fullmatch(r"sm_(\d+)", arch):
+    match = re.fullmatch(r"sm_(\d+)", arch)
+    if match and int(match[1]) in CAPABILITIES:
         return GPUTarget("cuda", int(match[1]), 32)
     raise ValueError(f"no target `{arch}`; there are {', '.join(TARGETS)}")
 

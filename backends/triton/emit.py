@@ -373,11 +373,13 @@ class Function:
         return any(isinstance(step, Launch) and node in step.loads for step in self.schedule.steps)
 
     def _total(self, node: Node) -> str:
-        """The sum of the parts that programs have computed."""
+        """The sum of the parts that programs have computed; of no axes torch would take all of them."""
         tensor = self.parts[node]
         gone = {GRID, HEADS} - set(node.axes)
         lead = [0] if tensor.parts else []
         over = [*lead, *(place + len(lead) for place, axis in enumerate(tensor.axes) if axis in gone)]
+        if not over:  # one program has all of it, in a loop
+            return tensor.name
         return f"{tensor.name}.sum({over[0] if len(over) == 1 else tuple(over)})"
 
     def _copies(self) -> list[str]:

@@ -11,47 +11,95 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from recc.backends.triton import aot, traffic
 from recc.backends.triton.config import CHUNKS, DEFAULT, Config, Tile, tiles
 from recc.backends.triton.emit import Function
+from recc.backends.triton.fitted import Fitted
 from recc.backends.triton.kernel import Kernel
 from recc.backends.triton.module import chosen, generate
 from recc.backends.triton.order import ORDERS
 from recc.backends.triton.schedule import Unserved
 
 from recc.analysis.plan import Plan
+from recc.ir.program import Recurrence
 from recc.strategies import Refused
 
 REGISTERS = 4 * 255  # bytes that a thread has
 NEAR = 256  # bytes a thread that other warps or a tile of the same size may do away with
 UNFIT = 3 * REGISTERS  # in place of what is spilled, where a launch does not compile, or not fit in shared memory
 TRIED = 24  # tiles of one launch
+KERNEL = 60  # seconds that one kernel may take to compile
 
 Compile = Callable[[aot.Recorded], dict[str, int]]
+Report = Callable[[int, float], None]  # launches compiled, and the bytes that the form at hand moves
 
 
 @dataclass(frozen=True)
 class Found:
     """config: the first that fits, None where none does. moved: bytes per token and head of both passes, and usual:
-    those of the default. spilled: by launch, what the default spills. compiled: how many launches were compiled."""
+    those of the default. spilled: by launch, what the default spills. compiled: how many launches were compiled; all:
+    whether that was all there is to try."""
 
     config: Config | None
     moved: float
     usual: float
     spilled: dict[str, int]
     compiled: int
+    all: bool = False
 
 
 def fit(plan: Plan, sizes: Mapping[str, int], target: str, seconds: float = 600.0, dtype: torch.dtype = torch.bfloat16,
-        compile: Compile | None = None, first: Config | None = None) -> Found:  # fmt: skip
+        compile: Compile | None = None, first: Config | None = None, report: Report | None = None
+        ) -> Found:  # fmt: skip
     """What fits for `target` where dims have `sizes`. seconds: after which nothing more is tried. first: what is taken
     where the default spills, if it fits. Raises Unserved."""
-    return _Search(plan, sizes, target, dtype, compile).run(time.monotonic() + seconds, first)
+    return _Search(plan, sizes, target, dtype, compile, report).run(time.monotonic() + seconds, first)
+
+
+def entry_of(found: Found, recs: Iterable[Recurrence], sizes: Mapping[str, int], target: str, dtype: str
+             ) -> Fitted | None:  # fmt: skip
+    """What is kept of a search: nothing where the default fits, or nothing does. recs: the recurrence with dims of any
+    size, and with `sizes`."""
+    if found.config is None or found.config == DEFAULT:
+        return None
+    names, specs = zip(*((rec.name, rec.fingerprint) for rec in recs))
+    dims = tuple(sorted(sizes.items()))
+    moved = round(found.moved), round(found.usual)
+    return Fitted(names[0], tuple(dict.fromkeys(specs)), target, dtype, dims, found.config, *moved)
+
+
+def within(target: str, seconds: int = KERNEL) -> Compile:
+    """Compiles a launch for `target`, and raises TimeoutError where that takes longer. In the main thread alone."""
+
+    def compile(launch: aot.Recorded) -> dict[str, int]:
+        with _limited(seconds):
+            return aot.facts(aot.compile_launch(launch, target))
+
+    return compile
+
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """Raises TimeoutError after so many seconds; a compiler that was started is ended."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"not compiled within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 Launches = dict[str, tuple[Function, Kernel]]  # by the kernel's name, with the pass that it is of
@@ -139,7 +187,8 @@ class _Form:
 
 class _Search:
     def __init__(self, plan: Plan, sizes: Mapping[str, int], target: str, dtype: torch.dtype,
-                 compile: Compile | None) -> None:  # fmt: skip
+                 compile: Compile | None = None, report: Report | None = None) -> None:  # fmt: skip
+        self.report = report or (lambda compiled, moved: None)
         self.plan, self.sizes, self.dtype, self.target = plan, dict(sizes), dtype, target
         self.compile = compile or (lambda launch: aot.facts(aot.compile_launch(launch, target)))
         self.room = aot.SHARED.get(target, aot.LEAST)
@@ -149,18 +198,19 @@ class _Search:
 
     def run(self, deadline: float, first: Config | None) -> Found:
         """Best first: by the bytes that a form moves."""
+        heap: list[tuple[float, int, Iterator[_Form] | _Form]] = []
         usual = self.form(DEFAULT)
         moved, spilled = usual.total, self.unfit(DEFAULT)
 
         def found(config: Config | None, total: float = moved) -> Found:
-            return Found(config, total, moved, spilled, len(self.facts))
+            return Found(config, total, moved, spilled, len(self.facts), not heap)
 
         if not spilled:
             return found(DEFAULT)
         if first is not None and not self.unfit(first):
             return found(first, self.form(first).total)
         order = itertools.count()
-        heap: list[tuple[float, int, Iterator[_Form] | _Form]] = [(0.0, next(order), self.forms(usual))]
+        heap.append((0.0, next(order), self.forms(usual)))
         while heap and time.monotonic() < deadline:
             least, _, best = heapq.heappop(heap)
             if isinstance(best, _Form):
@@ -178,6 +228,7 @@ class _Search:
 
     def goes_on(self, form: _Form) -> bool:
         """Compiles one more launch of a form, the likeliest to spill; whether the form may yet fit."""
+        self.report(len(self.facts), form.total)
         name = max(form.open, key=lambda name: self.suspects.get(name, 0))
         spilled = max((self.spills(one) for one in self.launches(form.full) if one.name == name), default=0)
         if not spilled:
@@ -225,12 +276,13 @@ class _Search:
         return {kernel.name: (part, kernel) for part, kernel in every}
 
     def looped(self, form: _Form, name: str) -> Iterable[Launches]:
-        """The kernels with each dim that a launch may take block by block; its own is the first."""
+        """The kernels with each dim that a launch may take block by block; its own choice, or none, is the first."""
         kernel = form.usual[name][1]
         found = {kernel.launch.loop: form.usual}
-        for dim in kernel.launch.dims if kernel.launch.loop else ():
+        for dim in () if kernel.launch.walks else kernel.launch.dims:
             if dim not in found:
-                other = self.kernels(form.config.with_tile(name, replace(kernel.tile, loop=dim)))
+                stages = kernel.tile.stages if kernel.tile.loop else 1  # what is loaded ahead waits, too
+                other = self.kernels(form.config.with_tile(name, replace(kernel.tile, loop=dim, stages=stages)))
                 found |= {dim: other} if other[name][1].launch.loop == dim else {}
         return found.values()
 

@@ -1,12 +1,14 @@
-"""Configurations that spill no registers, by the sizes of dims, the dtype and the device: what ships with recc.
+"""Configurations that spill no registers, by the sizes of dims, the dtype and the device: what `recc tune --fit` has
+kept in the user's cache, and what ships with recc.
 
-`fit.py` finds them by compiling; nothing is timed. Where the emitter's own default spills nothing, there is no entry,
-and none is needed for a recurrence that is not in the file: its default stands.
+`fit.py` finds them by compiling; nothing is timed. Where the emitter's own default spills nothing, there is no entry;
+for a recurrence without one its default stands.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from recc.backends.triton import config
 from recc.backends.triton.config import DEFAULT, Config
 
 from recc.ir.program import Recurrence
+from recc.runtime import cache
 
 FILE = Path(__file__).with_name("fitted.json")
 
@@ -55,9 +58,34 @@ def everything(path: Path = FILE) -> tuple[Fitted, ...]:
     return tuple(map(Fitted.of, json.loads(path.read_text(encoding="utf-8"))))
 
 
+def folder(rec: Recurrence) -> Path:
+    """Where the user's cache keeps what was found for a recurrence."""
+    return cache.folder("fitted") / f"{rec.name}-{rec.fingerprint}"
+
+
+def keep(rec: Recurrence, entry: Fitted) -> Path:
+    """Keeps an entry in the user's cache, in place of the one for its target, dtype and sizes. Raises OSError."""
+    key = repr((entry.target, entry.dtype, entry.dims))
+    path = folder(rec) / f"{hashlib.blake2s(key.encode(), digest_size=12).hexdigest()}.json"
+    cache.write(path, (json.dumps(entry.view()) + "\n").encode())
+    return path
+
+
+def _kept(rec: Recurrence) -> list[Fitted]:
+    """What the user's cache has; of a file that is damaged nothing, and a warning."""
+    found = []
+    for path in sorted(folder(rec).glob("*.json")):
+        try:
+            found.append(Fitted.of(json.loads(path.read_bytes())))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+            cache.warn_once(f"recc ignores {path}, which is damaged ({why}); `recc tune --fit` writes it anew")
+    return found
+
+
 def entries(rec: Recurrence, target: str | None = None) -> list[Fitted]:
-    """What is known of a recurrence on a device, or on any."""
-    own = [entry for entry in everything() if rec.fingerprint in entry.specs]
+    """What is known of a recurrence on a device, or on any; what counts most is first."""
+    own = [entry for entry in (*_kept(rec), *everything()) if rec.fingerprint in entry.specs]
     return [entry for entry in own if target in (None, entry.target)]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from recc.backends.triton.loops import KEPT, after_sums, sums_over
 from recc.backends.triton.nodes import inner, ordered, sums_on
 from recc.backends.triton.order import numbers
-from recc.backends.triton.rebuilt import added_up, users_of
+from recc.backends.triton.rebuilt import added_up, read_once, users_of
 from recc.backends.triton.steps import Launch
 
 from recc.ir.node import ROW, Axis, Node
@@ -56,15 +56,14 @@ def gathered(launch: Launch, dim: str) -> Launch:
 
 def _numbers(launch: Launch, dim: str) -> int:
     """How many numbers the tiles have that add up over `dim`."""
-    alone = {node for node, users in users_of(launch).items() if len(users) == 1 and node not in launch.stores}
     products = [node for node in launch.nodes if sums_over(node, dim) and sums_on(node, inner(node["over"]))]
-    return sum(numbers(total, launch.rows) for total in added_up(launch.nodes, products, alone))
+    return sum(numbers(total, launch.rows) for total in added_up(launch.nodes, products, read_once(launch)))
 
 
 class _Gathering:
     def __init__(self, launch: Launch, dim: str, single: bool) -> None:
         self.launch, self.dim = launch, dim
-        self.users = users_of(launch)
+        self.users, self.once = users_of(launch), read_once(launch)
         self.late = after_sums(launch, dim)
         self.contractions: dict[Node, Contraction] = {}
         self.sums: dict[Node, list[Term]] = {}  # by the outermost node
@@ -82,18 +81,16 @@ class _Gathering:
 
     def _outermost(self, node: Node) -> bool:
         """Whether a node is a sum, and not itself a term of one."""
-        return node.op in ("add", "sub") and not (self._alone(node) and self.users[node][0].op in ("add", "sub", "neg"))
-
-    def _alone(self, node: Node) -> bool:
-        return len(self.users.get(node, ())) == 1 and node not in self.launch.stores
+        inside = node in self.once and self.users[node][0].op in ("add", "sub", "neg")
+        return node.op in ("add", "sub") and not inside
 
     def _terms(self, node: Node, negative: bool, labels: Labels, inside: bool = False) -> Iterator[Term]:
-        opened = not inside or self._alone(node)
+        opened = not inside or node in self.once
         if node.op in ("add", "sub") and opened:
             first, second = node.args
             yield from self._terms(first, negative, labels, True)
             yield from self._terms(second, negative != (node.op == "sub"), labels, True)
-        elif node.op == "rename" and opened and not labels and node.args[0].op == "add" and self._alone(node.args[0]):
+        elif node.op == "rename" and opened and not labels and node.args[0].op == "add" and node.args[0] in self.once:
             yield from self._terms(node.args[0], negative, node["mapping"], True)
         else:
             yield Term(node, factored(node, ())[0], negative, labels)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from recc.backends.triton.nodes import reads
-from recc.backends.triton.rebuilt import added_up, rebuilt, users_of
+from recc.backends.triton.rebuilt import added_up, read_once, rebuilt, users_of
 from recc.backends.triton.steps import Launch
 from recc.backends.triton.text import TileText
 from recc.backends.triton.wording import called
@@ -65,12 +65,9 @@ def _distributed(launch: Launch) -> dict[Node, Node]:
 
 class _Paired:
     def __init__(self, launch: Launch) -> None:
-        self.launch, self.users = launch, users_of(launch)
+        self.launch, self.users, self.once = launch, users_of(launch), read_once(launch)
         self.roots = {node for node in launch.nodes if _is_sum(node) and not self._within(node)}
         self.total: dict[Node, Node | None] = {}  # what stands for a term; None: another term stands for it, too
-
-    def _alone(self, node: Node) -> bool:
-        return len(self.users.get(node, ())) == 1 and node not in self.launch.stores
 
     def _within(self, node: Node) -> bool:
         """Whether a sum is a term of one other, and of vectors at most."""
@@ -107,7 +104,7 @@ class _Paired:
                 self._find(arg, root, flipped, places)
                 continue
             places.setdefault(arg, []).append((root, flipped, None))
-            if arg.op == "mul" and self._alone(arg):
+            if arg.op == "mul" and arg in self.once:
                 for one, factor in (arg.args, arg.args[::-1]):
                     places.setdefault(one, []).append((root, flipped, factor))
 
@@ -115,7 +112,7 @@ class _Paired:
         """A term or sum with what stands for its terms; None where nothing is left of it."""
         if node in self.total:
             return self.total[node]
-        if node.op == "mul" and self._alone(node):
+        if node.op == "mul" and node in self.once:
             parts = [self.total.get(arg, arg) for arg in node.args]
         elif node in self.roots or self._within(node):
             parts = [self._renewed(arg) for arg in node.args]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from recc.backends.triton.loops import after_sums, sums_over
 from recc.backends.triton.nodes import inner, sums_on
-from recc.backends.triton.rebuilt import rebuilt, users_of
+from recc.backends.triton.rebuilt import read_once, rebuilt
 from recc.backends.triton.steps import Launch
 
 from recc.ir.node import COL, ROW, Axis, Node
@@ -57,7 +57,7 @@ def one_side(launch: Launch, dim: str) -> Launch:
 class _Sums:
     def __init__(self, launch: Launch, dim: str) -> None:
         self.launch, self.dim = launch, dim
-        self.users, self.late = users_of(launch), after_sums(launch, dim)
+        self.once, self.late = read_once(launch), after_sums(launch, dim)
         self.sums: dict[Node, Sum] = {}
         self.inside: set[Node] = set()  # sums that are part of a larger one
         for node in launch.nodes:
@@ -72,7 +72,7 @@ class _Sums:
 
     def _product(self, node: Node) -> Sum | None:
         """A product of two tiles, of which one alone has the rows."""
-        if node.op == "rename" and node["mapping"] == (BACK,) and self._alone(node.args[0]):
+        if node.op == "rename" and node["mapping"] == (BACK,) and node.args[0] in self.once:
             product = node.args[0]
             turned = [rename(arg, TURNED) for arg in product.args]
         else:
@@ -86,7 +86,7 @@ class _Sums:
 
     def _sum(self, node: Node) -> Sum | None:
         """A sum of products, and of what else there is, from those that its arguments are."""
-        parts = [arg for arg in node.args if arg in self.sums and arg.axes == node.axes and self._alone(arg)]
+        parts = [arg for arg in node.args if arg in self.sums and arg.axes == node.axes and arg in self.once]
         others = [arg for arg in node.args if arg not in parts]
         vectors = all(set(inner(arg.axes)) <= {ROW} and arg not in self.late for arg in others)
         match node.op, parts:
@@ -100,9 +100,6 @@ class _Sums:
                 return None
         self.inside.update(parts)
         return found
-
-    def _alone(self, node: Node) -> bool:
-        return len(self.users.get(node, ())) == 1 and node not in self.launch.stores
 
 
 def _added(parts: list[Sum]) -> Sum:

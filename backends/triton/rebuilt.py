@@ -21,6 +21,12 @@ def users_of(launch: Launch) -> dict[Node, list[Node]]:
     return users
 
 
+def read_once(launch: Launch) -> set[Node]:
+    """What a launch computes for one reader alone: it neither reads it from memory nor writes it."""
+    users = users_of(launch)
+    return {node for node in launch.nodes if len(users.get(node, ())) == 1 and node not in launch.stores}
+
+
 def added_up(nodes: Iterable[Node], terms: Iterable[Node], alone: Collection[Node]) -> dict[Node, list[Node]]:
     """What terms add up to where nothing else reads them, each with its terms; a term that is read otherwise stands for
     itself. alone: what has one reader."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from recc.backends.triton.loops import after_sums, has, sums_over
 from recc.backends.triton.nodes import inner
-from recc.backends.triton.rebuilt import rebuilt, users_of
+from recc.backends.triton.rebuilt import read_once, rebuilt
 from recc.backends.triton.steps import Launch
 
 from recc.ir.node import ROW, Node
@@ -40,19 +40,16 @@ def row_sums(launch: Launch, dim: str) -> Launch:
 class _RowSums:
     def __init__(self, launch: Launch, dim: str) -> None:
         self.launch, self.dim = launch, dim
-        self.users = users_of(launch)
+        self.once = read_once(launch)
         self.late = after_sums(launch, dim)
         vectors = [node for node in launch.nodes if node.op in ("add", "sub") and inner(node.axes) == (ROW,)]
-        within = {arg for node in launch.nodes if node.op in ("add", "sub") for arg in node.args if self._alone(arg)}
+        within = {arg for node in launch.nodes if node.op in ("add", "sub") for arg in node.args if arg in self.once}
         self.vectors = [node for node in vectors if node not in within]  # the outermost ones
-
-    def _alone(self, node: Node) -> bool:
-        return len(self.users.get(node, ())) == 1 and node not in self.launch.stores
 
     def _terms(
         self, node: Node, negative: bool = False, factors: tuple[Node, ...] = (), top: bool = True
     ) -> list[Term]:
-        if top or self._alone(node):
+        if top or node in self.once:
             if node.op in ("add", "sub"):
                 first, second = node.args
                 flipped = negative != (node.op == "sub")
@@ -68,7 +65,7 @@ class _RowSums:
         new = {}
         for node in self.vectors:
             terms = self._terms(node)
-            sums = [one for one in terms if one.node.op == "rcumsum" and not one.factors and self._alone(one.node)]
+            sums = [one for one in terms if one.node.op == "rcumsum" and not one.factors and one.node in self.once]
             if len(sums) > 1:
                 inside = [Term(one.negative, one.node.args[0], ()) for one in sums]
                 rest = [one for one in terms if one not in sums]
@@ -91,7 +88,7 @@ class _RowSums:
         tiles = _tiles(node)
         if not tiles or not sums_over(node, self.dim) or any(arg in self.late for arg in tiles):
             return False
-        single = len(inner(node["over"])) == 1 and self._alone(node)
+        single = len(inner(node["over"])) == 1 and node in self.once
         return single and all(len(inner(arg.axes)) == 2 and ROW in arg.axes and has(arg, self.dim) for arg in tiles)
 
 

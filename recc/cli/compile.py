@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from recc.strategies import Choice
 
 NVIDIA = ("sm_90", "sm_80", "sm_100")  # the first is the default
-TARGETS = {"ptx": NVIDIA, "sass": NVIDIA, "amdgcn": ("gfx942",)}
+TARGETS = {"ptx": NVIDIA, "sass": NVIDIA, "amdgcn": ("gfx942",), "triton": (*NVIDIA, "gfx942")}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write; standard output without it")
     parser.add_argument("--emit", choices=EMITTERS, default="torch")
-    parser.add_argument("--target", metavar="ARCH", help="for ptx and sass: sm_80, sm_90, sm_100; for amdgcn: gfx942; "
-                        "for c and so: native, x86-64-v2, x86-64-v3, x86-64-v4, generic")  # fmt: skip
+    parser.add_argument("--target", metavar="ARCH",
+                        help="for ptx and sass: sm_80, sm_90, sm_100; for amdgcn: gfx942; for triton: any of these; "
+                             "for c and so: native, x86-64-v2, x86-64-v3, x86-64-v4, generic")  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the state, for c and so")
     options.compiling(parser)
 
@@ -134,10 +135,10 @@ def _kernels(args: argparse.Namespace) -> str:
 
 
 def _target(args: argparse.Namespace) -> str | None:
-    """The GPU that kernels are compiled for; None for a file of Python, which is for none in particular."""
+    """The GPU that kernels are compiled for; None for a file of Python that is for none in particular."""
     from recc.cli import common
 
-    if args.emit == "triton":
+    if args.emit == "triton" and args.target is None:
         return None
     targets = TARGETS[args.emit]
     target = args.target or targets[0]

@@ -85,8 +85,10 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
         found = facts(compile_launch(launch, target))
         rows.append({"kernel": launch.name, **found, "warps": launch.options["num_warps"],
                      "bytes": moved.get(launch.name)})  # fmt: skip
+    open_to_fit = usual and config == DEFAULT and generated.meta["chunk"] > 1
+    may_fit = open_to_fit and any(row["spills"] for row in rows)
     return {"target": target, "served": True, "dtype": "bfloat16", "sizes": sizes,
-            "chunk": generated.meta["chunk"], "strategies": _strategies(plan, choice), **decided,
+            "chunk": generated.meta["chunk"], "may_fit": may_fit, "strategies": _strategies(plan, choice), **decided,
             "call": {"batch": batch, "time": time, "heads": heads},
             "walks": [{"kernel": kernel.name, **decision(outers.get(kernel.name), processors)} for kernel in walks],
             "launches": rows}  # fmt: skip
@@ -207,6 +209,8 @@ class Section:
             Text(f"  {sizes}{found['dtype']}, {self._form()}; bytes: {BYTES}", "dim"),
             *(Text(f"  not {name}: {why}") for one in found["strategies"] for name, why in one["refused"].items()),
             table,
+            *([Text(f"  `recc tune SPEC --fit --target {found['target']}` searches for a configuration that spills nothing")]
+              if found["may_fit"] else []),
             *([Text("  for batch {batch:,}, time {time:,} and {heads:,} heads:".format(**found["call"]), "dim")]
               if found["walks"] or found["few"] else []),
             *([Text(f"  {'one by one' if found['few']['walks'] else 'in chunks'}: {found['few']['why']}")]

@@ -1,5 +1,6 @@
 """Find the fastest form of a recurrence for tensors of a size on this machine, and keep it: ops that are loaded from
-then on use it. Only this command times anything. Without the device, forms are compiled for it and nothing is timed."""
+then on use it. Only this command times anything. Without the device, forms are compiled for it and nothing is timed;
+with `--fit` a form of the kernels that spills no registers is searched so, and kept."""
 
 from __future__ import annotations
 
@@ -26,14 +27,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--passes", choices=("forward", "training", "both"), default="both",
                         help="what counts: the forward pass alone, forward + backward, or each (default)")  # fmt: skip
     parser.add_argument("--backend", metavar="NAME", help="only forms of c, torch or triton")
-    parser.add_argument("--budget", metavar="TIME", help="how long to search, as 90s or 5m (default: 60s, full 10m)")
+    parser.add_argument("--budget", metavar="TIME",
+                        help="how long to search, as 90s or 5m (default: 60s; full and a fit: 10m)")  # fmt: skip
     parser.add_argument("--effort", choices=("quick", "full"), default="quick",
                         help="quick: what differs from the best in one choice; full: everything")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the inputs and of the order")
     parser.add_argument("--fresh", action="store_true", help="time again what an earlier search has timed")
     parser.add_argument("--save", action="store_true", help="also write SPEC.tuned.json, beside the spec")
     parser.add_argument("--dry-run", action="store_true", help="compile the kernels and say what fits; time nothing")
-    parser.add_argument("--target", metavar="ARCH", help="what a dry run compiles for: sm_90 (default), sm_80, ...")
+    parser.add_argument("--fit", action="store_true",
+                        help="search, by compiling alone, kernels that spill no registers; keep them")  # fmt: skip
+    parser.add_argument("--target", metavar="ARCH",
+                        help="what a dry run or a fit compiles for: sm_90 (default), sm_80, ...")  # fmt: skip
     parser.add_argument("--jobs", type=int, metavar="N", help="processes that compile (default: one a core)")
     parser.add_argument("--json", action="store_true", help="the machine's view")
 
@@ -41,12 +46,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from recc.cli import common, sized
 
+    if args.fit:
+        return _fit(args)
     task, seconds = sized.task(args), budget(args)
     if args.backend not in (None, "torch", "c" if task.device == "cpu" else "triton"):
         there = "c, torch" if task.device == "cpu" else "triton, torch"
         raise common.Usage(f"no backend `{args.backend}` on {task.device}", f"there are {there}")
     if args.target and not args.dry_run:
-        raise common.Usage("`--target` is for a dry run", "drop it, or add `--dry-run`")
+        raise common.Usage("`--target` is for a dry run", "drop it, or add `--dry-run` or `--fit`")
     if args.save and task.rec.path == "<stdin>":
         raise common.Usage("`--save` writes beside a spec's file", "name a file instead of `-`")
     if args.dry_run or not sized.present(task.device):
@@ -59,7 +66,7 @@ def budget(args: argparse.Namespace) -> float:
     from recc.cli import common
 
     if args.budget is None:
-        return BUDGETS[args.effort]
+        return BUDGETS["full" if args.fit else args.effort]
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", args.budget.strip())
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"] if match else 0.0
     if seconds <= 0:
@@ -202,3 +209,15 @@ def _dry(task: Task, args: argparse.Namespace) -> int:
     if task.device == "cpu":
         raise common.Usage("a dry run compiles for GPUs", "add `--device cuda`, or drop `--dry-run`")
     return kernels.dry_run(task, args)
+
+
+def _fit(args: argparse.Namespace) -> int:
+    """Searches for kernels that fit a device that need not be there."""
+    from recc.cli import common, fit, sized
+
+    for option in ("dry_run", "save", "backend"):
+        if getattr(args, option):
+            given = "--" + option.replace("_", "-")
+            raise common.Usage(f"`{given}` does not go with `--fit`", "a fit compiles and times nothing; drop one")
+    args.device = "cuda"  # what kernels are for; it need not be there
+    return fit.run(sized.task(args), budget(args), args)

@@ -43,7 +43,7 @@ def test_of_what_fits_the_fewest_bytes_are_moved():
     found = fit.fit(plan, SIZES, TARGET, compile=faked(lambda name, rows, warps: 600 * (rows > 32)))
     assert {"backward_walk", "backward_finish"} <= found.spilled.keys() and found.config.chunk == 32
     for other in (config.Config(chunk=16), config.Config(chunk=32, apart=True)):
-        assert fit._Search(plan, SIZES, TARGET, torch.bfloat16, None).form(other).total >= found.moved
+        assert fit._Search(plan, SIZES, TARGET, torch.bfloat16).form(other).total >= found.moved
 
 
 def test_a_tile_alone_is_changed_where_little_spills():

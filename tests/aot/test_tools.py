@@ -56,6 +56,16 @@ def test_explain_says_that_few_tokens_are_walked_one_by_one(capsys):
     assert {row["kernel"] for row in found["8"]["launches"]} == {"forward_walk", "backward_walk", "decode_walk"}
 
 
+def test_explain_says_what_to_do_where_registers_spill(capsys, monkeypatch):
+    monkeypatch.setattr(aot, "compile_launch", lambda *launch: None)
+    monkeypatch.setattr(aot, "facts", lambda kernel: {"registers": 255, "spills": 8, "shared": 0, "matrix": 0})
+    asked = ["explain", "hgrn", "--target", "sm_90", "--dim", "D=16"]
+    assert main(asked) == 0
+    assert "`recc tune SPEC --fit --target sm_90` searches" in " ".join(capsys.readouterr().out.split())
+    assert main([*asked, "--chunk", "16"]) == 0
+    assert "--fit" not in capsys.readouterr().out
+
+
 def test_explain_says_when_newtons_method_is_taken():
     plan = analyse(recurrence("para_gru"))
     taken = {(time, programs): kernels._solved(plan, "sm_90", time, programs)["newton"]
@@ -96,5 +106,6 @@ def test_sass_is_what_the_gpu_runs(capsys):
 
 def test_any_nvidia_target_has_a_form():
     assert aot.target_of("sm_89").arch == 89 and aot.target_of("gfx942").backend == "hip"
-    with pytest.raises(ValueError, match="there are sm_80"):
-        aot.target_of("apple")
+    for name in ("apple", "sm_1", "sm_91"):  # of which a compiler would end the process
+        with pytest.raises(ValueError, match="there are sm_80"):
+            aot.target_of(name)

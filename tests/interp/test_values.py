@@ -105,6 +105,24 @@ example T = 33, heads = 1, K = 3, V = 2
 """
 
 
+# Two ranks, of which the second writes a trace that gates what is read.
+TRACED = """recurrence traced
+dim K, V
+input q, k, p : K unit
+input v : V
+input f : K <= 0
+input beta, mu in [0, 1]
+input r : V <= 0
+state S : K x V = 0
+state z : V = 0
+output o : V
+z[t] = exp(r) * z[t-1] + (1 - exp(r)) * v
+S[t] = exp(f) * S[t-1] + beta * outer(k, v - k @ S[t-1]) + mu * outer(p, z[t])
+o    = (q @ S[t]) * sigmoid(z[t])
+example T = 33, heads = 2, K = 5, V = 20
+"""
+
+
 @pytest.mark.parametrize("name", parallel())
 def test_float32(name, interpreted):
     assert interpreted(too_large, name, Case(TOKENS, "plain")) == []
@@ -188,6 +206,12 @@ def test_launches_of_fewer_tiles(name, variant, schedule, interpreted):
     """Vectors are walked before the memory, their cotangents after it; tiles pass from launch to launch."""
     time = sum(PACKED) if "packed" in variant else TOKENS
     assert interpreted(too_large, name, Case(time, variant), 16, schedule) == []
+
+
+@pytest.mark.parametrize("name, schedule", [(TRACED, "handed apart looped"), ("lightnet", "looped")])
+def test_launches_that_take_a_dim_block_by_block(name, schedule, interpreted):
+    """Where `backends/triton/fit.py` asks for it; what was handed on is read, and not computed from what it is of."""
+    assert interpreted(too_large, name, Case(TOKENS, "plain"), 16, schedule) == []
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -72,6 +72,8 @@ def test_interrupted_command_keeps_the_best(monkeypatch, capsys):
     (["--dim", "Q=3"], "`small` has no dim Q"),
     (["--target", "sm_90"], "`--target` is for a dry run"),
     (["--dry-run"], "a dry run compiles for GPUs"),
+    (["--fit", "--dry-run"], "`--dry-run` does not go with `--fit`"),
+    (["--fit", "--target", "sm_1"], "no GPU is called `sm_1`"),
 ])  # fmt: skip
 def test_bad_usage(args, words, capsys):
     run("small.rec", *args, code=2)
@@ -142,3 +144,61 @@ def test_without_the_device_nothing_is_timed(capsys, monkeypatch):
     run("small.rec", "--device", "cuda")
     assert "compiled alone" in capsys.readouterr().out
     run("small.rec", "--device", "cuda", "--target", "sm_90", code=2)
+
+
+# --- a fit ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spilling(monkeypatch):
+    """In place of compiling: what spills is a launch with more tokens in a chunk than are in the list."""
+    fit = pytest.importorskip("recc.backends.triton.fit")
+    most = [16]
+
+    def within(target):
+        return lambda launch: {**FACTS["plain"], "spills": 9000 * (launch.arguments["ROWS"] > most[0])}
+
+    monkeypatch.setattr(fit, "within", within)
+    return most
+
+
+def test_a_fit_is_kept_for_the_calls_that_it_fits(spilling, capsys):
+    from recc.backends.triton import fitted, module
+    from recc.backends.triton.config import Config
+
+    from recc.analysis import analyse
+
+    run("small.rec", "--fit", "--dim", "D=32", "--target", "sm_80")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the default's forward_finish does not fit: 9,000 bytes a thread spill" in said
+    assert "kept for bfloat16 tensors of these sizes on sm_80" in said
+    for text in (TEXT, TEXT.replace("dim D", "dim D = 32")):
+        assert fitted.config_of(small(text), {"D": 32}, "sm_80") == Config(chunk=16)
+    assert fitted.config_of(small(), {"D": 64}, "sm_80") == fitted.config_of(small(), {"D": 32}, "sm_90") == Config()
+    assert main(["compile", "small.rec", "--emit", "triton", "--target", "sm_80", "--dim", "D=32"]) == 0
+    assert "'chunk': 16" in capsys.readouterr().out
+    (made,) = module.op(analyse(small()), target="sm_80").fitted
+    assert made[0] == {"D": 32} and made[2].rows == 16
+    (kept,) = fitted.folder(small()).iterdir()
+    kept.write_text("{")
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        assert fitted.config_of(small(), {"D": 32}, "sm_80") == Config()
+
+
+def test_a_fit_that_keeps_nothing(spilling, capsys, monkeypatch):
+    from recc.backends.triton import fit, fitted
+
+    spilling[0] = 1024
+    run("small.rec", "--fit", "--json")
+    view = json.loads(capsys.readouterr().out)
+    assert view["config"] == {"backend": "triton"} and view["default_spills"] == {} and view["dims"] == {"D": 64}
+    spilling[0] = 0
+    run("small.rec", "--fit", code=1)
+    assert "which are all that there are to try" in capsys.readouterr().out
+
+    def interrupted(*args, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, "fit", interrupted)
+    run("small.rec", "--fit", code=130)
+    assert "interrupted; nothing is kept" in capsys.readouterr().err and not fitted.folder(small()).exists()
