@@ -209,7 +209,7 @@ class Section:
             Text(f"  {sizes}{found['dtype']}, {self._form()}; bytes: {BYTES}", "dim"),
             *(Text(f"  not {name}: {why}") for one in found["strategies"] for name, why in one["refused"].items()),
             table,
-            *([Text(f"  `recc tune SPEC --fit --target {found['target']}` searches for a configuration that spills nothing")]
+            *([Text(f"  `recc tune SPEC --fit --target {found['target']}` searches for a configuration without spills")]
               if found["may_fit"] else []),
             *([Text("  for batch {batch:,}, time {time:,} and {heads:,} heads:".format(**found["call"]), "dim")]
               if found["walks"] or found["few"] else []),
