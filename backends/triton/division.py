@@ -43,11 +43,11 @@ class Launch:
 
 class Division:
     """again: the program that the first launch runs for a chunk's tokens before its own; its stores are leaves of
-    `program`, by name. split: the dim that programs share in blocks. A launch before `steps[i]` follows host nodes
-    `hosts[i]`; hosts has one entry more than launches. Raises Conflict for a split that cannot be."""
+    `program`, by name. shared: the dims that programs share in blocks. A launch before `steps[i]` follows host nodes
+    `hosts[i]`; hosts has one entry more than launches. Raises Conflict for dims that cannot be shared."""
 
-    def __init__(self, program: TileProgram, again: TileProgram | None, split: str | None) -> None:
-        self.program, self.again, self.split = program, again, split
+    def __init__(self, program: TileProgram, again: TileProgram | None, *shared: str) -> None:
+        self.program, self.again, self.shared = program, again, shared
         self.nodes = ordered(program.roots)
         self.inner = {program.loads[name] for name in again.stores if name in program.loads} if again else set()
         self.own = {dim_of(axis) for c in program.carries for axis in dims(c.old.axes)}
@@ -88,7 +88,7 @@ class Division:
             for node in around:
                 if node not in own or node in olds:
                     continue
-                if self._over_split(node):
+                if self.shared_over(node):
                     raise Conflict
                 if HEADS in _over(node):
                     self._unserved(node)
@@ -120,7 +120,7 @@ class Division:
         side = LIVE if any(self._is_live(arg) and self.at[arg] == at for arg in args) else FRESH
         if self._is_host(node):
             side, at = HOST, max(self.at[arg] + self._in_kernel(arg) for arg in args)
-        elif GRID in _over(node) or self._over_split(node):
+        elif GRID in _over(node) or self.shared_over(node):
             side, at = HOST, at + any(self._in_kernel(arg) and self.at[arg] == at for arg in args)
         self.side[node], self.at[node] = side, at
         if side == FRESH and any(arg in self.fed for arg in args):
@@ -158,8 +158,15 @@ class Division:
             return node.op != "amax" and any(arg.op != "iota" for arg in node.args)
         return node.op == "dot" and any(set(inner(arg.axes)) - set(over) for arg in fixed)
 
-    def _over_split(self, node: Node) -> bool:
-        return self.split is not None and any(dim_of(axis) == self.split for axis in inner(_over(node)))
+    def shared_over(self, node: Node) -> tuple[str, ...]:
+        """The shared dims that a node is a sum over, of which each program has a part."""
+        over = {dim_of(axis) for axis in inner(_over(node))}
+        return tuple(dim for dim in self.shared if dim in over)
+
+    @property
+    def split(self) -> str | None:
+        """The dim that programs share first."""
+        return self.shared[0] if self.shared else None
 
     # --- what is needed where --------------------------------------------------------------------------------------
 
@@ -207,7 +214,7 @@ class Division:
     def kernel_part(self, node: Node) -> Node | None:
         """What each program of a kernel computes of a HOST node's sum; None: torch computes all of it."""
         over = _over(node)
-        if self.side[node] != HOST or self._is_host(node) or not (GRID in over or self._over_split(node)):
+        if self.side[node] != HOST or self._is_host(node) or not (GRID in over or self.shared_over(node)):
             return None
         args = reads(node)
         at = max(self.at[arg] for arg in args)
@@ -256,12 +263,12 @@ class Division:
 
 
 def divide(program: TileProgram, again: TileProgram | None = None, in_place: bool = False,
-           shared: bool = False) -> Division:  # fmt: skip
+           shared: bool = False, twice: bool = False) -> Division:  # fmt: skip
     """The best division of a program: by a dim whose elements never meet, or, if states are matrices, at least not on
     the way from state to state; otherwise a program takes all dims whole. in_place: states go where they come from.
-    shared: not whole, if it can be."""
+    shared: not whole, if it can be. twice: by two dims, if it can be."""
     try:
-        whole = Division(program, again, None)
+        whole = Division(program, again)
     except Conflict:
         raise Unserved(
             f"{program.name}: what the backward pass runs again waits for a product with a param, which these kernels "
@@ -269,27 +276,36 @@ def divide(program: TileProgram, again: TileProgram | None = None, in_place: boo
             "use the torch backend",
         ) from None
     wide = max((len(dims(c.old.axes)) for c in program.carries), default=0)
-    found = []
-    for split in _candidates(whole):
-        try:
-            found.append(Division(program, again, split))
-        except Conflict:
-            continue
-    found = [part for part in found if not part.keeps_wide]
-    if in_place:  # no program writes a state that another one has yet to read
-        found = [part for part in found if all(_has(c.old, part.split) for c in program.carries)]
+
+    def further(*given: str) -> list[Division]:
+        """The divisions by one more dim."""
+        found = []
+        for dim in [dim for dim in _candidates(whole) if dim not in given]:
+            try:
+                found.append(Division(program, again, *given, dim))
+            except Conflict:
+                continue
+        found = [part for part in found if not part.keeps_wide]
+        if in_place:  # no program writes a state that another one has yet to read
+            found = [part for part in found if all(_has(c.old, dim) for c in program.carries for dim in part.shared)]
+        return found
+
+    found = further()
     free = [part for part in found if part.cost == (whole.count, 0)]
     if free:
-        return free[-1]
-    if wide < 2 or not (program.reverse or shared):  # a forward pass keeps its epilogue in the kernel
+        best = free[-1]
+    elif wide < 2 or not (program.reverse or shared):  # a forward pass keeps its epilogue in the kernel
         return whole
-    return min(found, key=lambda part: part.cost, default=whole)
+    else:
+        best = min(found, key=lambda part: part.cost, default=whole)
+    twice &= program.reverse and bool(best.shared)
+    return min(further(*best.shared), key=lambda part: part.cost, default=best) if twice else best
 
 
 def by_channels(program: TileProgram) -> Division | None:
     """The division where programs share the one dim of the states, none of whose elements meet; None if there is none
     in one launch. States without dims are not shared."""
-    whole = Division(program, None, None)
+    whole = Division(program, None)
     own = {dims(c.old.axes) for c in program.carries}
     if len(own) != 1 or len(min(own)) > 1:
         return None

@@ -27,7 +27,7 @@ OF_ROW = ("batch", "time", "sequence", "chunk")  # one index for each row where 
 class Memory:
     """A tensor. axes: a tile's, which say what stands after the leading axes of the layout.
 
-    block: a leading axis counts the blocks of the split dim. once: all blocks hold the same, the first one writes it.
+    block: the dims whose blocks a leading axis counts. once: those whose blocks all hold the same; the first writes it.
     dense: a program's part of it lies as its tile does, so that tensors with the same dims share their places. within:
     the name of the tensor in which it lies behind others, if any, from the place `begin` on.
     """
@@ -36,8 +36,8 @@ class Memory:
     layout: str
     axes: tuple[Axis, ...]
     headed: bool
-    block: bool = False
-    once: bool = False
+    block: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
     dense: bool = False
     within: str = ""
     begin: str = ""
@@ -72,14 +72,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Access:
-    """The text of loads and stores. rows: a program takes rows of sequences; single: there is one token; split: several
-    programs share a dim. shared: what the addresses of all tokens have in common is
-    computed before the loops. of_row:
-    the leading axes of which each row has an index of its own."""
+    """The text of loads and stores. rows: a program takes rows of sequences; single: there is one token; split: the
+    dims that programs share. shared: what the addresses of all tokens have in common is computed before the loops.
+    of_row: the leading axes of which each row has an index of its own."""
 
     rows: bool
     single: bool
-    split: bool
+    split: tuple[str, ...]
     place: Callable[[Axis], str]
     shared: bool = True
     of_row: tuple[str, ...] = OF_ROW
@@ -97,7 +96,7 @@ class Access:
         """Writes a tile. mask, turn: see `load`."""
         pointer, masks = self._address(memory, "token", turn)
         here = mask or self._here(memory)
-        once = ["(block == 0)"] if memory.once and self.split else []
+        once = [f"({self.block(memory.once)} == 0)"] if set(memory.once) & set(self.split) else []
         masks = [*once, *([self._aligned(here, memory)] if here else []), *masks]
         return f"tl.store({pointer}, {value}{_masked(masks, '')})"
 
@@ -153,6 +152,7 @@ class Access:
             if lead == "time" and (self.single or token is None):
                 continue
             index = token if lead == "time" else turn if turn and lead == "turn" else INDEX[lead]
+            index = self.block(memory.block) if lead == "block" else index
             index = f"({index} + still)" if moving and lead in OF_PROGRAM else index
             of_row = self.rows and ROW in tile and lead in self.of_row
             (of_rows if of_row else parts).append(f"{index} * {memory.tensor}_{lead}")
@@ -168,6 +168,11 @@ class Access:
             places.append(place if step == "1" else f"{place} * {step}")
         return parts + places
 
+    def block(self, dims: tuple[str, ...]) -> str:
+        """Which block of some of the shared dims a program has."""
+        own = [dim for dim in self.split if dim in dims]
+        return "block" if len(own) in (0, len(self.split)) else f"block_{own[0]}"
+
     def _sum(self, terms: list[str], tile: tuple[Axis, ...]) -> str:
         """A sum of offsets, aligned with a tile if there is one for each of its rows."""
         text = " + ".join(terms)
@@ -176,3 +181,10 @@ class Access:
 
 def _masked(masks: list[str], more: str) -> str:
     return f", mask={' & '.join(masks)}{more}" if masks else ""
+
+
+def blocks_of(shared: tuple[str, ...]) -> list[str]:
+    """Lines that tell which block of the shared dims a program has, and which of each where they are two."""
+    count = f"tl.cdiv({shared[0]}, BLOCK_{shared[0]})" if shared else ""
+    each = [f"block_{dim} = block {how} {count}" for dim, how in zip(shared, ("%", "//"))]
+    return ["block = tl.program_id(2)", *(each if len(shared) > 1 else [])] if shared else []

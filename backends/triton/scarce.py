@@ -55,6 +55,19 @@ def beyond(loops: list[Loop], usual: int) -> int:
     return APART + addresses + int((held_by_walk(loops, 2, VECTOR) + ahead) * usual) // WARP - REGISTERS
 
 
+def spared(loops: list[Loop], usual: int) -> int:
+    """Elements of the widest tile that a warp may hold, so that a thread has registers for what is there at a time."""
+    while usual > WARP and beyond(loops, usual) > 0:
+        usual //= 2
+    return usual
+
+
+def may_share(walk: Walk) -> bool:
+    """Whether programs of a walk without registers to spare may share a second dim: of a state of three."""
+    wide = any(len(inner(old.axes)) > 2 for loop in walk.loops for old, _ in loop.states)
+    return wide and len(walk.shared) == 1
+
+
 def relieve(walk: Walk, usual: int) -> tuple[dict[Node, Memory], dict[Node, Memory]]:
     """Turns a walk into one that holds less. Returns where the states lie that it keeps in memory from token to token,
     and where the terms of a chunk's sums do. Not for rows of sequences, whose states lie in memory row by row."""

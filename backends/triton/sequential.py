@@ -73,7 +73,13 @@ def functions(plan: Plan, choice: Choice, config: Config = DEFAULT, solver: Call
 
 def _fitting(dims: Mapping[str, int | None], *args: Any, **options: Any) -> Function:
     """A function: of the forms that it can have, the first whose tiles programs have room for, and where none does, the
-    first of all. dims: the sizes of those that the spec fixes."""
-    forms = (Function(*args, **options, **form) for form in FORMS)
-    first = next(forms)
-    return first if first.fits(dims) else next((function for function in forms if function.fits(dims)), first)
+    first of all. Programs share a second dim where registers are scarce and states have three. dims: the sizes of those
+    that the spec fixes."""
+    first = None
+    for form in FORMS:
+        function = Function(*args, **options, **form)
+        first = first or function
+        if function.fits(dims):
+            twice = Function(*args, **options, **form, twice=True) if function.narrow else function
+            return twice if len(twice.division.shared) > 1 else function
+    return first

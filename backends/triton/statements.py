@@ -87,7 +87,7 @@ def is_computed(node: Node) -> bool:
 class Walk:
     """A launch. loop: over all tokens, or those of a chunk; again: over the tokens of a chunk, before it. enter, leave:
     where states come from and go to; saved: where they are saved for each chunk, or where `again` has them from.
-    rows: a program takes rows of sequences. split: the dim that programs share. room: where states may lie from token
+    rows: a program takes rows of sequences. shared: the dims that programs share. room: where states may lie from token
     to token. terms: where the terms of a chunk's sums may lie until it is done. single: one token, no loop."""
 
     name: str
@@ -98,10 +98,15 @@ class Walk:
     leave: dict[Node, Memory]
     saved: dict[Node, Memory]
     rows: bool
-    split: str | None
+    shared: tuple[str, ...]
     room: dict[Node, Memory] = field(default_factory=dict)
     terms: dict[Node, Memory] = field(default_factory=dict)
     single: bool = False
+
+    @property
+    def split(self) -> str | None:
+        """The dim that programs share first."""
+        return self.shared[0] if self.shared else None
 
     @property
     def loops(self) -> list[Loop]:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from recc.backends.triton.config import Tile
 from recc.backends.triton.lines import wrapped
-from recc.backends.triton.memory import FIXED, TOKENS, Access, Memory
+from recc.backends.triton.memory import FIXED, TOKENS, Access, Memory, blocks_of
 from recc.backends.triton.nodes import dims, formed, inner, ordered, reads
 from recc.backends.triton.padding import ZERO
 from recc.backends.triton.pressure import REGISTERS, WARP, matrices, share
-from recc.backends.triton.scarce import crowded, kept_apart, numbers_first, params_late, relieve, unknown_zero
+from recc.backends.triton.scarce import crowded, kept_apart, numbers_first, params_late, relieve, spared, unknown_zero
 from recc.backends.triton.statements import Loop, Statements, Walk, is_computed
 from recc.backends.triton.tokens import TILE
 from recc.backends.triton.wording import aligned_text, static_text
@@ -42,20 +42,19 @@ class Kernel:
     def __init__(self, walk: Walk, spell: Callable[[str], str], taken: set[str], tile: Tile | None = None,
                  part: str | None = None) -> None:  # fmt: skip
         self.walk, self.name, self.tile, self.part = walk, walk.name, tile, part or walk.split
-        if walk.split not in self.dims():  # nothing in this kernel has the dim that others share
-            walk.split = None
+        walk.shared = tuple(dim for dim in walk.shared if dim in self.dims())  # others share more
         self.crowded, alone = self._crowded(), not (walk.single or walk.rows)
         self.kept, self.terms = relieve(walk, self._usual) if self.crowded and alone else ({}, {})
         for loop in walk.loops if self.crowded else ():
             params_late(loop)
         for loop in walk.loops if tile and tile.order else ():
             loop.place(tile.order)
-        self.values = Statements(walk.loops, spell, TAKEN | taken)
+        self.values = Statements(walk.loops, spell, TAKEN | taken | {f"block_{dim}" for dim in walk.shared[1:]})
         self.values.sums_early = self.crowded
         for loop in walk.loops if self.crowded else ():
             self.values.text.apart |= kept_apart(loop)
-        shared = walk.single or not self.crowded
-        self.access = Access(walk.rows, walk.single, walk.split is not None, self.values.text.place, shared)
+        early = walk.single or not self.crowded
+        self.access = Access(walk.rows, walk.single, walk.shared, self.values.text.place, early)
         self.body = [f"{INDENT}{line}" for line in self._body()]
         self.prologue = [f"{INDENT}{line}" for line in self._prologue()]
 
@@ -68,7 +67,7 @@ class Kernel:
         options = "" if self.walk.single else '(do_not_specialize=["sequences", "time"])'
         lines = [f"@triton.jit{options}", *wrapped(f"def {self.walk.name}(", self._arguments(), "):")]
         who = "One head of a block of sequences" if self.walk.rows else "One sequence and head"
-        which = f"{who}, one block of {self.walk.split}" if self.walk.split else who
+        which = ", ".join([who, *(f"one block of {dim}" for dim in self.walk.shared)])
         return [*lines, f'    """{which}: {self.walk.purpose}."""', *self.prologue, *self.body]
 
     # --- the body ------------------------------------------------------------------------------------------------
@@ -273,11 +272,10 @@ class Kernel:
             lines.append("sequence = tl.program_id(0).to(tl.int64)")
         if re.search(r"\bhead\b", text) or any(memory.headed for memory in self.memory()):
             lines.append("head = tl.program_id(1).to(tl.int64)")
-        if walk.split:
-            lines.append("block = tl.program_id(2)")
+        lines += blocks_of(walk.shared)
         lines += ["batch = sequence"] if walk.single else self._bounds()
         for dim in self.dims():
-            at = f"block * BLOCK_{dim} + " if dim == walk.split else ""
+            at = f"{self.access.block((dim,))} * BLOCK_{dim} + " if dim in walk.shared else ""
             lines += [f"offs_{dim} = {at}tl.arange(0, BLOCK_{dim})", f"in_{dim} = offs_{dim} < {dim}"]
         for memory in self.memory():
             if re.search(rf"\b{memory.name}_at\b", text):
@@ -358,13 +356,14 @@ class Kernel:
         lead += self.BESIDE
         for memory in self.memory():
             lead += [memory.tensor, f"*{strides(memory)}{f'[:{len(memory.leads)}]' if memory.dense else ''}"]
-        blocks = {dim: f"part_{self.part}" if dim == walk.split else f"block_{dim}" for dim in self.dims()}
+        blocks = {dim: f"{'part' if dim in walk.shared else 'block'}_{dim}" for dim in self.dims()}
+        blocks |= {dim: f"part_{self.part}" for dim in walk.shared[:1]}
         keys = [f"{dim}={sizes(dim)}, BLOCK_{dim}={block}" for dim, block in blocks.items()]
         keys += [f"{name}={static_text(node, sizes)}" for node, name in self.values.statics.items()]
         keys += [f"{name}={self._setting(name)}" for name in self._settings()]
         grid = ["triton.cdiv(call.sequences, call.ROWS)" if walk.rows else "call.sequences"]
         grid.append("call.heads" if any(memory.headed for memory in self.memory()) else "1")
-        grid.append(f"triton.cdiv({sizes(walk.split)}, {blocks[walk.split]})" if walk.split else "1")
+        grid.append(" * ".join(f"triton.cdiv({sizes(dim)}, {blocks[dim]})" for dim in walk.shared) or "1")
         return wrapped(f"    {walk.name}[({', '.join(grid)})](", [*lead, *keys, self._options(blocks)], ")")
 
     def _setting(self, name: str) -> str:
@@ -385,7 +384,7 @@ class Kernel:
     @functools.cached_property
     def share(self) -> int:
         """Elements of the widest tile that one warp holds."""
-        return share(self.walk.loops, self._usual)
+        return (spared if self.walk.shared[1:] else share)(self.walk.loops, self._usual)
 
     def _options(self, blocks: dict[str, str]) -> str:
         """The compiler's options. blocks: how many places of each dim a program has."""

@@ -20,7 +20,7 @@ from recc.backends.triton.memory import CHUNKS, FIXED, SCRATCH, STATES, SUMS, TO
 from recc.backends.triton.nodes import dims, inner, ordered, sides
 from recc.backends.triton.room import TYPICAL
 from recc.backends.triton.rows import Rows
-from recc.backends.triton.scarce import sizes_in_one
+from recc.backends.triton.scarce import may_share, sizes_in_one
 from recc.backends.triton.statements import Loop, Walk
 from recc.backends.triton.tokens import MOST, ROWS, TILE, WARPS, Tokens
 from recc.backends.triton.walk import TAKEN, Kernel
@@ -37,17 +37,18 @@ class Function:
     results are the tensors that it writes: stores, leaving states, and states saved for each chunk if `saved`. It
     returns the sums. again: for a backward pass that runs chunks again, the program of that. single: one token.
     alone: a program takes one sequence, whatever its products are; shared: programs share a dim also where torch has to
-    add up what each has of an output. config: has the tiles of walks, by their names. text: all of it; kernels: one a
-    launch, in order.
+    add up what each has of an output; twice: they share two, if they can. config: has the tiles of walks, by their
+    names. text: all of it; kernels: one a launch, in order.
     """
 
     def __init__(self, program: TileProgram, name: str, doc: str, *, again: TileProgram | None = None,
                  saved: bool = False, single: bool = False, alone: bool = False,
-                 shared: bool = False, config: Config = DEFAULT) -> None:  # fmt: skip
+                 shared: bool = False, twice: bool = False, config: Config = DEFAULT) -> None:  # fmt: skip
         news = {c.new: f"{c.old['name']}_next" for c in program.carries if c.new.args}
         program = replace(program, names={**news, **program.names})
         self.program, self.name, self.doc, self.again = program, name, doc, again
-        self.saved, self.single, self.alone, self.shared, self.config = saved, single, alone, shared, config
+        self.saved, self.single, self.alone, self.shared, self.twice = saved, single, alone, shared, twice
+        self.config = config
         self.division, self.rows = self._divided()
         self.words, self.turn = Words(program), Rows(self.rows)
         self.nodes = self.division.nodes_all()
@@ -68,21 +69,18 @@ class Function:
     def _divided(self) -> tuple[Division, bool]:
         """What is computed where, and whether tiles have rows."""
         of_rows = in_rows(self.program) or (self.again is not None and in_rows(self.again))
-        return divide(self.program, self.again, self.single, self.shared), of_rows and not self.alone
+        return divide(self.program, self.again, self.single, self.shared, self.twice), of_rows and not self.alone
 
     def _name(self, wish: str) -> str:
         name = free_name(identifier(wish), self.used)
         self.used.add(name)
         return name
 
-    def _at(self, name: str, layout: str, node: Node, **more: bool) -> Memory:
+    def _at(self, name: str, layout: str, node: Node, block: tuple[str, ...] = ()) -> Memory:
         axes = self.turn(node).axes
-        once = self._is_split and not more.get("block") and self.division.split not in map(dim_of, dims(axes))
-        return Memory(name, layout, axes, HEADS in node.axes, once=once and layout not in (FIXED, SCRATCH), **more)
-
-    @property
-    def _is_split(self) -> bool:
-        return self.division.split is not None
+        own = {*block, *map(dim_of, dims(axes))}
+        once = tuple(dim for dim in self.division.shared if dim not in own and layout not in (FIXED, SCRATCH))
+        return Memory(name, layout, axes, HEADS in node.axes, block, once)
 
     def _leaf(self, node: Node) -> str:
         name = self._name(node["name"])
@@ -125,7 +123,7 @@ class Function:
         self.kernels: list[Kernel] = []
         self.named_parts: dict[str, str] = {}  # those that a configuration says
         self.tiles: set[tuple[str, ...]] = set()
-        self.room = TILE
+        self.room, self.narrow = TILE, False
         for at, launch in enumerate(self.division.launches):
             self.part = self._part_name(self._walk_name(at))
             body += self._host(at)
@@ -134,7 +132,8 @@ class Function:
             self.kernels.append(kernel)
             body += self._scratch(kernel)
             self.tiles |= set(kernel.largest())
-            self.room = min(self.room, WARPS * kernel.share)
+            self.room = WARPS * kernel.share if len(kernel.walk.shared) > 1 else min(self.room, WARPS * kernel.share)
+            self.narrow |= kernel.crowded and may_share(kernel.walk)
             kernels += [part for line in kernel.lines() for part in folded(line)] + ["", ""]
             body += kernel.call(self._size, lambda memory: self.strides.get(memory.tensor, f"{memory.tensor}.stride()"))
         body += self._host(self.division.count)
@@ -150,11 +149,11 @@ class Function:
     def fits(self, dims: Mapping[str, int | None]) -> bool:
         """Whether programs have room for the largest tile of the text. dims: the sizes of those that are fixed."""
         blocks = {dim: Tokens.block(dims.get(dim) or TYPICAL, self._least(dim)) for dim in self.dim_names}
-        blocks["ROWS"], split = ROWS, self.division.split
-        if split is not None:
-            beside = [prod(blocks[dim] for dim in tile if dim != split) for tile in self.tiles if split in tile]
-            least = self._least(split)
-            blocks[split] = Tokens.part(blocks[split], *beside, least=least if least > 1 else None)
+        blocks["ROWS"] = ROWS
+        for dim in reversed(self.division.shared):
+            beside = [prod(blocks[other] for other in tile) for tile in self._beside_tiles(dim)]
+            least = self._least(dim)
+            blocks[dim] = Tokens.part(blocks[dim], *beside, least=least if least > 1 else None)
         return all(prod(blocks[dim] for dim in tile) <= MOST for tile in self.tiles)
 
     def _sizes(self, node: Node) -> list[str]:
@@ -181,11 +180,12 @@ class Function:
         for dim in sorted(seen):
             if re.search(rf"\b(block|part|parts)_{dim}(_\d+)?\b", body):
                 lines.append(f"    block_{dim} = call.block({dim}, {self._least(dim)})")
-        split = self.division.split
-        for part in dict.fromkeys(kernel.part for kernel in self.kernels) if split is not None else ():
-            lines.append(f"    part_{part} = {self.named_parts.get(part) or self._part(split)}")
-            if re.search(rf"\bparts_{part}\b", body):
-                lines.append(f"    parts_{part} = triton.cdiv({split}, part_{part})")
+        for dim in reversed(self.division.shared):
+            parts = [kernel.part for kernel in self.kernels] if dim == self.division.split else [dim]
+            for part in dict.fromkeys(parts):
+                lines.append(f"    part_{part} = {self.named_parts.get(part) or self._part(dim)}")
+                if re.search(rf"\bparts_{part}\b", body):
+                    lines.append(f"    parts_{part} = triton.cdiv({dim}, part_{part})")
         return lines
 
     def _walk_name(self, at: int) -> str:
@@ -201,19 +201,28 @@ class Function:
         self.named_parts[name] = f"call.most(block_{split}, {max(tile.block, self._least(split))})"
         return name
 
-    def _part(self, split: str) -> str:
-        least = [f"least={self._least(split)}"] if self._least(split) > 1 else []
-        room = [f"room={self.room}"] if self.room < TILE else []
-        return f"call.part({', '.join([f'block_{split}', *self._beside(split), *least, *room])})"
+    def _part(self, dim: str) -> str:
+        """How many places of a shared dim a program takes; of two, the first takes what the other leaves."""
+        first, least = dim == self.division.split, self._least(dim)
+        more = [f"least={least}"] if least > 1 or (first and len(self.division.shared) > 1) else []
+        more += [f"room={self.room}"] if first and self.room != TILE else []
+        return f"call.part({', '.join([f'block_{dim}', *self._beside(dim), *more])})"
 
-    def _beside(self, split: str) -> list[str]:
-        """How many elements stand beside one place of the split dim, in each of the largest tiles."""
-        found = []
-        for tile in sorted(self.tiles):
-            if split in tile:
-                rest = ["call.ROWS" if dim == "ROWS" else f"block_{dim}" for dim in tile if dim != split]
-                found += [" * ".join(rest)] if rest else []
-        return found
+    def _beside(self, dim: str) -> list[str]:
+        """How many elements stand beside one place of a shared dim, in each of the largest tiles."""
+        names = {"ROWS": "call.ROWS", **{also: f"part_{also}" for also in self.division.shared}}
+        tiles = filter(None, self._beside_tiles(dim))
+        return [" * ".join(names.get(other, f"block_{other}") for other in tile) for tile in tiles]
+
+    def _beside_tiles(self, dim: str) -> list[list[str]]:
+        """The largest tiles that have a shared dim, without it and without the dim that is shared after it."""
+        gone = {dim, self.division.split}
+        return [[other for other in tile if other not in gone] for tile in sorted(self.tiles) if dim in tile]
+
+    def _parts(self, dims: tuple[str, ...]) -> list[str]:
+        """The size of an axis that counts the blocks of some shared dims, if of any."""
+        own = (self.part if dim == self.division.split else dim for dim in dims)
+        return [" * ".join(f"parts_{part}" for part in own)] if dims else []
 
     def _least(self, dim: str) -> int:
         """16 for a side of a matrix product, which tensor cores need; of a side of several dims for one of them."""
@@ -241,22 +250,20 @@ class Function:
                 self.strides[name] = f"call.strides({name})"
                 self.written.setdefault(node, []).append(memory)
                 self.memory[node], self.host[node] = memory, name
-        split = self.division.split
         for node in launch.parts:
-            part = self.division.kernel_part(node)
+            part, block = self.division.kernel_part(node), self.division.shared_over(node)
             name = self._name(f"{self.words.name(node)}_parts")
-            memory = self._at(name, TOKENS, part, block=True)
-            lines.append(f"    {name} = call.empty({', '.join([f'parts_{self.part}', 'n', *self._sizes(part)])})")
+            memory = self._at(name, TOKENS, part, block)
+            lines.append(f"    {name} = call.empty({', '.join([*self._parts(block), 'n', *self._sizes(part)])})")
             self.strides[name] = f"call.strides({name}, 1)"
             self.written.setdefault(part, []).append(memory)
             self.host[node] = self._total(node, part, name, ["0"])
         for node in launch.sums:
             part = self.division.kernel_part(node)  # in rows, sums over them come at the end
-            name = self._name(f"{self.words.name(node)}_parts")
-            blocked = self._is_split and any(dim_of(axis) == split for axis in inner(node["over"]))
-            memory = self._at(name, SUMS, part, block=blocked)
+            name, block = self._name(f"{self.words.name(node)}_parts"), self.division.shared_over(node)
+            memory = self._at(name, SUMS, part, block)
             memory = replace(memory, axes=tuple(axis for axis in memory.axes if axis != ROW))
-            lead = [f"parts_{self.part}"] * blocked + ["call.programs" if self.rows else "call.sequences"]
+            lead = [*self._parts(block), "call.programs" if self.rows else "call.sequences"]
             lines.append(f"    {name} = call.empty({', '.join([*lead, *self._sizes(part)])})")
             self.summed.append((self.turn(part), memory))
             self.host[node] = self._total(node, part, name, [str(place) for place in range(len(lead))])
@@ -274,7 +281,7 @@ class Function:
         """Lines that make the memory of a chunk's states, which a program runs again, and of what else it puts by."""
         found: dict[str, tuple] = {}
         for node, memory in (*self.chunked.items(), *kernel.kept.items(), *kernel.terms.items()):
-            lead = [f"parts_{self.part}"] * memory.block + ["call.sequences"]
+            lead = [*self._parts(memory.block), "call.sequences"]
             lead.append("2" if memory.layout == WAITING else "call.CHUNK")
             found.setdefault(kernel.tensor_of(memory.name), (lead, []))[1].append(node)
         sizes = {name: [*lead, *sizes_in_one(nodes, self._size)] for name, (lead, nodes) in found.items()}
@@ -286,7 +293,9 @@ class Function:
         if again is not None:
             for node in (node for node in self.nodes if node in self.division.inner):
                 name = self._name(f"{node['name']}_chunk")
-                self.chunked[node] = self._at(name, SCRATCH, node, block=self._is_split)
+                own = dims(node.axes) if len(inner(node.axes)) > 2 else ()  # what has fewer may be dense
+                block = [dim for dim in self.division.shared if dim not in map(dim_of, own)]
+                self.chunked[node] = self._at(name, SCRATCH, node, tuple(block))
         loads = {node: self.chunked.get(node) or self._memory(node) for node in launch.loads}
         needed = set(self._needed(launch))
         loop = Loop(
@@ -308,7 +317,7 @@ class Function:
             {self.turn(c.old): self.leave[c.old] for c in launch.carries},
             {self.turn(c.old): self.keep[c.old] for c in saving},
             self.rows,
-            self.division.split,
+            self.division.shared,
             self.beside,
             self.terms,
             self.single,

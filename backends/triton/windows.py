@@ -117,7 +117,7 @@ class NewtonKernel(Kernel):
 
     def _body(self) -> list[str]:
         walk, values = self.walk, self.values
-        self.tile = Access(True, False, walk.split is not None, values.text.place, ("time", "chunk"))
+        self.tile = Access(True, False, walk.shared, values.text.place, of_row=("time", "chunk"))
         self._prepare()
         lines = [f"{values.variables[node]} = {self.access.load(memory)}" for node, memory in self._fixed()]
         lines += self._computed(self._section(self.whole, self.whole.roots, 0, self.leaves))

@@ -44,6 +44,14 @@ def test_float32(name, interpreted):
     assert interpreted(too_large, name, Case(6, "plain"), CHUNK, "sequential") == []
 
 
+@pytest.mark.parametrize("name", ["plstm_2d", "plstm_2d_diffusive"])
+def test_programs_that_share_two_dims(name, interpreted):
+    """Two blocks of K and three of V: what each has of a sum is added up, what all have is written once."""
+    text = library.find(name)[0].partition("example ")[0]
+    text += "example T = 3, heads = 2, K = 20, V = 5, Y = 33\n"
+    assert interpreted(too_large, text, Case(3, "plain"), CHUNK, "sequential") == []
+
+
 @pytest.mark.parametrize("name", [*KINDS, "slstm", "elman_relu"])
 def test_float16(name, interpreted):
     assert interpreted(too_large, name, Case(6, "plain"), CHUNK, "sequential", "float16") == []
