@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,16 @@ from recc.backends.triton.fitted import FILE, Fitted, everything
 
 from benchmarks.aot import Case, parallel
 from benchmarks.isolated import isolated, progress
+from recc import library
 from recc.runtime import cache
 
 DIMS = (64, 128)
 
 
-def searched(case: Case, seconds: float, known: Fitted | None) -> dict[str, Any]:
-    """The entry of a case, if it needs one, and what the default spills by launch."""
+def searched(case: Case, seconds: float, known: Fitted | None, strategy: str | None = None) -> dict[str, Any]:
+    """The entry of a case, if it needs one, and what the default spills by launch. strategy: see `Fitted`."""
     from recc.backends.triton.fit import entry_of, fit, within
 
-    from recc import library
     from recc.analysis import analyse
     from recc.frontend import parse_text
 
@@ -39,22 +40,23 @@ def searched(case: Case, seconds: float, known: Fitted | None) -> dict[str, Any]
     rec = parse_text(text, path)[0]
     plan, sizes = analyse(rec), {dim: size or case.size for dim, size in rec.dims.items()}
     first = known.config if known is not None else None
-    found = fit(plan, sizes, case.target, seconds, compile=within(case.target), first=first)
+    found = fit(plan, sizes, case.target, seconds, compile=within(case.target), first=first, strategy=strategy)
     kept = entry_of(found, (rec, parse_text(text, path, dims=sizes)[0]), sizes, case.target, "bfloat16")
-    entry = None if kept is None else kept.view()
+    entry = None if kept is None else replace(kept, strategy=strategy).view()
     return {"entry": entry, "spilled": found.spilled, "fits": found.config is not None, "sizes": sizes}
 
 
 def write(entries: list[Fitted], path: Path = FILE) -> None:
     """An entry a line."""
-    order = sorted(entries, key=lambda entry: (entry.name, entry.target, entry.dims))
+    order = sorted(entries, key=lambda entry: (entry.name, entry.target, entry.dims, entry.strategy or ""))
     lines = [json.dumps(entry.view()) for entry in order]
     cache.write(path, ("[\n" + ",\n".join(lines) + "\n]\n").encode() if lines else b"[]\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("specs", nargs="*", help="by default all that run in parallel over time")
+    parser.add_argument("specs", nargs="*", help="by default all that ship with recc")
+    parser.add_argument("--walks", action="store_true", help="the walks over few tokens of what runs in parallel")
     parser.add_argument("--target", action="append", help="sm_80, sm_90, sm_100 or gfx942; by default sm_90")
     parser.add_argument("--dim", type=int, action="append", help="of every dim without a size; by default 64 and 128")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
@@ -63,15 +65,17 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="search again where an entry still fits")
     args = parser.parse_args()
     wanted = [Case(spec, size, target) for target in args.target or ["sm_90"] for size in args.dim or DIMS
-              for spec in args.specs or parallel()]  # fmt: skip
+              for spec in args.specs or (parallel() if args.walks else library.names())]  # fmt: skip
     entries, began, without = list(everything()), time.monotonic(), []
+    strategy = "sequential" if args.walks else None
 
     def one(case: Case) -> Any:
         if args.budget is not None and time.monotonic() - began > args.budget:
             return None
-        same = [e for e in entries if (e.name, e.target) == (case.spec, case.target)]
+        same = [e for e in entries if (e.name, e.target, e.strategy) == (case.spec, case.target, strategy)]
         known = next((e for e in same if not args.fresh and case.size in dict(e.dims).values()), None)
-        return isolated(functools.partial(searched, seconds=args.limit, known=known), case, 1.5 * args.limit)
+        search = functools.partial(searched, seconds=args.limit, known=known, strategy=strategy)
+        return isolated(search, case, 1.5 * args.limit)
 
     with ThreadPoolExecutor(args.jobs) as pool, progress(len(wanted)) as advance:
         waiting = {pool.submit(one, case): case for case in wanted}
@@ -82,8 +86,8 @@ def main() -> int:
                 if not isinstance(found, dict):
                     without += [f"{case}: {found}"] if found else []
                     continue
-                place = (case.spec, case.target, tuple(sorted(found["sizes"].items())))
-                entries = [e for e in entries if (e.name, e.target, e.dims) != place]
+                place = (case.spec, case.target, tuple(sorted(found["sizes"].items())), strategy)
+                entries = [e for e in entries if (e.name, e.target, e.dims, e.strategy) != place]
                 entries += [Fitted.of(found["entry"])] if found["entry"] else []
                 without += [] if found["fits"] else [f"{case}: {found['spilled']}"]
                 write(entries)

@@ -26,6 +26,7 @@ OUTERS = (0, 256, 512, 1024)
 BLOCKS = (16, 32, 64, 128)
 WARPS = (2, 4, 8)
 STAGES = (1, 2, 3)
+PARTS, WALK_WARPS = (1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8, 16)  # of walks over tokens
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,16 @@ def tiles(now: Tile) -> Iterator[Tile]:
     steps = BLOCKS[:-1] if now.loop else (now.step,)
     for block, step, warps, stages in itertools.product(BLOCKS, steps, WARPS, STAGES):
         yield Tile(block, now.loop, step, warps, stages, now.order)
+
+
+def walk_tiles(now: Tile, shared: bool, crowded: bool) -> Iterator[Tile]:
+    """Every other tile of the walk over tokens that has `now`, with blocks that are no larger. shared: whether programs
+    share a dim; crowded: what the walk is not."""
+    blocks = [block for block in PARTS if block <= now.block] if shared else [now.block]
+    for block, warps, order, other in itertools.product(blocks, WALK_WARPS, (None, *ORDERS[1:]), (None, crowded)):
+        tile = replace(now, block=block, warps=warps, order=order, crowded=other)
+        if tile != now:
+            yield tile
 
 
 def view(config: Config) -> dict[str, Any]:

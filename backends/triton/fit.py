@@ -13,7 +13,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,46 +22,30 @@ import torch
 from recc.backends.triton import aot, traffic
 from recc.backends.triton.config import CHUNKS, DEFAULT, Config, Tile, tiles
 from recc.backends.triton.emit import Function
+from recc.backends.triton.fit_walks import Walks
 from recc.backends.triton.fitted import Fitted
 from recc.backends.triton.kernel import Kernel
-from recc.backends.triton.module import chosen, generate
+from recc.backends.triton.module import chosen
 from recc.backends.triton.order import ORDERS
 from recc.backends.triton.schedule import Unserved
+from recc.backends.triton.spilled import REGISTERS, Compile, Found, Report, Spilled
 
 from recc.analysis.plan import Plan
 from recc.ir.program import Recurrence
 from recc.strategies import Refused
 
-REGISTERS = 4 * 255  # bytes that a thread has
 NEAR = 256  # bytes a thread that other warps or a tile of the same size may do away with
-UNFIT = 3 * REGISTERS  # in place of what is spilled, where a launch does not compile, or not fit in shared memory
 TRIED = 24  # tiles of one launch
 KERNEL = 60  # seconds that one kernel may take to compile
 
-Compile = Callable[[aot.Recorded], dict[str, int]]
-Report = Callable[[int, float], None]  # launches compiled, and the bytes that the form at hand moves
-
-
-@dataclass(frozen=True)
-class Found:
-    """config: the first that fits, None where none does. moved: bytes per token and head of both passes, and usual:
-    those of the default. spilled: by launch, what the default spills. compiled: how many launches were compiled; all:
-    whether that was all there is to try."""
-
-    config: Config | None
-    moved: float
-    usual: float
-    spilled: dict[str, int]
-    compiled: int
-    all: bool = False
-
 
 def fit(plan: Plan, sizes: Mapping[str, int], target: str, seconds: float = 600.0, dtype: torch.dtype = torch.bfloat16,
-        compile: Compile | None = None, first: Config | None = None, report: Report | None = None
-        ) -> Found:  # fmt: skip
+        compile: Compile | None = None, first: Config | None = None, report: Report | None = None,
+        strategy: str | None = None) -> Found:  # fmt: skip
     """What fits for `target` where dims have `sizes`. seconds: after which nothing more is tried. first: what is taken
-    where the default spills, if it fits. Raises Unserved."""
-    return _Search(plan, sizes, target, dtype, compile, report).run(time.monotonic() + seconds, first)
+    where the default spills, if it fits. strategy: the one that is asked for, if any. Raises Unserved."""
+    kind = _Search if chosen(plan, strategy).parallel else Walks
+    return kind(plan, sizes, target, dtype, compile, report, strategy).run(time.monotonic() + seconds, first)
 
 
 def entry_of(found: Found, recs: Iterable[Recurrence], sizes: Mapping[str, int], target: str, dtype: str
@@ -185,17 +169,7 @@ class _Form:
         return min(tile.block, self.most) * (min(tile.step, self.most) if tile.loop else 1) / tile.warps
 
 
-class _Search:
-    def __init__(self, plan: Plan, sizes: Mapping[str, int], target: str, dtype: torch.dtype,
-                 compile: Compile | None = None, report: Report | None = None) -> None:  # fmt: skip
-        self.report = report or (lambda compiled, moved: None)
-        self.plan, self.sizes, self.dtype, self.target = plan, dict(sizes), dtype, target
-        self.compile = compile or (lambda launch: aot.facts(aot.compile_launch(launch, target)))
-        self.room = aot.SHARED.get(target, aot.LEAST)
-        self.recorded: dict[Config, list[aot.Recorded]] = {}
-        self.facts: dict[tuple, int] = {}  # by what is compiled, what it spills
-        self.suspects: dict[str, int] = {}  # by launch, the most that it has spilled so far
-
+class _Search(Spilled):
     def run(self, deadline: float, first: Config | None) -> Found:
         """Best first: by the bytes that a form moves."""
         heap: list[tuple[float, int, Iterator[_Form] | _Form]] = []
@@ -285,35 +259,6 @@ class _Search:
                 other = self.kernels(form.config.with_tile(name, replace(kernel.tile, loop=dim, stages=stages)))
                 found |= {dim: other} if other[name][1].launch.loop == dim else {}
         return found.values()
-
-    # --- what it is --------------------------------------------------------------------------------------
-
-    def unfit(self, config: Config) -> dict[str, int]:
-        """By launch, what it spills."""
-        bad: dict[str, int] = {}
-        for launch in self.launches(config):
-            spilled = self.spills(launch)
-            if spilled:
-                bad[launch.name] = max(spilled, bad.get(launch.name, 0))
-        self.suspects |= {name: max(spilled, self.suspects.get(name, 0)) for name, spilled in bad.items()}
-        return bad
-
-    def launches(self, config: Config) -> list[aot.Recorded]:
-        if config not in self.recorded:
-            generated = generate(self.plan, chosen(self.plan, None, config.chunk), config)
-            self.recorded[config] = aot.every_launch(generated, self.sizes, self.dtype)
-        return self.recorded[config]
-
-    def spills(self, launch: aot.Recorded) -> int:
-        """Bytes a thread."""
-        key = launch.identity
-        if key not in self.facts:
-            try:
-                facts = self.compile(launch)
-                self.facts[key] = facts["spills"] if facts["shared"] <= self.room else UNFIT
-            except Exception:  # Triton's and ptxas's own errors: what does not compile does not fit
-                self.facts[key] = UNFIT
-        return self.facts[key]
 
 
 def _steps(tile: Tile, now: Tile) -> float:

@@ -28,7 +28,8 @@ FILE = Path(__file__).with_name("fitted.json")
 class Fitted:
     """name: what the recurrence is called; specs: its fingerprints, with dims of any size and with `dims` fixed.
     dims: of every dim, its size. moved: bytes that both passes move per token and head; usual: with the emitter's
-    default, which spills."""
+    default, which spills. strategy: of kernels that are not those which a spec has by default: `sequential`, of walks
+    over tokens beside kernels of chunks."""
 
     name: str
     specs: tuple[str, ...]
@@ -38,9 +39,11 @@ class Fitted:
     config: Config
     moved: int
     usual: int
+    strategy: str | None = None
 
     def view(self) -> dict[str, Any]:
-        return {**vars(self), "specs": list(self.specs), "dims": dict(self.dims), "config": config.view(self.config)}
+        own = {**vars(self), "specs": list(self.specs), "dims": dict(self.dims), "config": config.view(self.config)}
+        return {key: value for key, value in own.items() if value is not None}
 
     @staticmethod
     def of(view: Mapping[str, Any]) -> Fitted:
@@ -65,7 +68,7 @@ def folder(rec: Recurrence) -> Path:
 
 def keep(rec: Recurrence, entry: Fitted) -> Path:
     """Keeps an entry in the user's cache, in place of the one for its target, dtype and sizes. Raises OSError."""
-    key = repr((entry.target, entry.dtype, entry.dims))
+    key = repr((entry.target, entry.dtype, entry.dims, *([entry.strategy] if entry.strategy else [])))
     path = folder(rec) / f"{hashlib.blake2s(key.encode(), digest_size=12).hexdigest()}.json"
     cache.write(path, (json.dumps(entry.view()) + "\n").encode())
     return path
@@ -83,12 +86,14 @@ def _kept(rec: Recurrence) -> list[Fitted]:
     return found
 
 
-def entries(rec: Recurrence, target: str | None = None) -> list[Fitted]:
+def entries(rec: Recurrence, target: str | None = None, strategy: str | None = None) -> list[Fitted]:
     """What is known of a recurrence on a device, or on any; what counts most is first."""
     own = [entry for entry in (*_kept(rec), *everything()) if rec.fingerprint in entry.specs]
-    return [entry for entry in own if target in (None, entry.target)]
+    return [entry for entry in own if target in (None, entry.target) and entry.strategy == strategy]
 
 
-def config_of(rec: Recurrence, sizes: Mapping[str, int], target: str, dtype: str = "bfloat16") -> Config:
-    """The configuration that a call takes where nothing was asked for and nothing tuned. sizes: of every dim."""
-    return next((entry.config for entry in entries(rec, target) if entry.fits(sizes, dtype)), DEFAULT)
+def config_of(rec: Recurrence, sizes: Mapping[str, int], target: str, dtype: str = "bfloat16",
+              strategy: str | None = None) -> Config:  # fmt: skip
+    """The configuration that a call takes where nothing was asked for and nothing tuned. sizes: of every dim; strategy:
+    see `Fitted`."""
+    return next((entry.config for entry in entries(rec, target, strategy) if entry.fits(sizes, dtype)), DEFAULT)

@@ -153,9 +153,9 @@ def op(plan: Plan, strategy: str | None = None, config: Config = DEFAULT, target
     choice = chosen(plan, strategy, config.chunk)
     made = load(generate(plan, choice, config))
     asked = strategy is not None or config != DEFAULT
+    made.fitted = () if asked else _fitted(plan, target or present())
     if isinstance(made, PairedOp):
-        made.walking, made.few = lambda: _walking(plan), not asked
-        made.fitted = () if asked else _fitted(plan, target or present())
+        made.walking, made.few = lambda: _walking(plan, target or present()), not asked
     elif not asked and isinstance(made, SolvedOp) and solvable(plan):
         made.solving = lambda: load(newton.generate(plan, choose(plan, "newton")))
         made.pays = functools.lru_cache(maxsize=4096)(functools.partial(cost.solves, plan.components[0], plan))
@@ -173,22 +173,25 @@ def solvable(plan: Plan) -> bool:
     return True
 
 
-def _fitted(plan: Plan, target: str | None) -> tuple[tuple[dict[str, int], torch.dtype, Any], ...]:
+def _fitted(plan: Plan, target: str | None, strategy: str | None = None
+            ) -> tuple[tuple[dict[str, int], torch.dtype, Any], ...]:  # fmt: skip
     """The ops of the configurations that ship with recc for a plan on a device, with the sizes and dtype of each."""
     made: dict[Config, Any] = {}
-    entries = fitted.entries(plan.recurrence, target) if target is not None else []
+    entries = fitted.entries(plan.recurrence, target, strategy) if target is not None else []
     for entry in entries:
         if entry.config not in made:
-            made[entry.config] = load(generate(plan, chosen(plan, None, entry.config.chunk), entry.config))
+            made[entry.config] = load(generate(plan, chosen(plan, strategy, entry.config.chunk), entry.config))
     return tuple((dict(entry.dims), getattr(torch, entry.dtype), made[entry.config]) for entry in entries)
 
 
-def _walking(plan: Plan) -> Any:
+def _walking(plan: Plan, target: str | None) -> Any:
     """The op that walks over tokens, None where these kernels cannot."""
     try:
-        return load(sequential.generate(plan, choose(plan, "sequential")))
+        made = load(sequential.generate(plan, choose(plan, "sequential")))
     except Unserved:
         return None
+    made.fitted = _fitted(plan, target, "sequential")
+    return made
 
 
 def text_of(generated: Generated) -> str:

@@ -1,15 +1,15 @@
 """Ops with others of the same recurrence beside them, which serve some calls better: by their shapes.
 
 Beside kernels of chunks that is the walk over tokens, for single tokens, by one launch, and calls of few (see
-`recc.strategies.few`), and chunks and tiles of other sizes where those of the default would spill registers (see
-`fitted`). Beside the walk of a nonlinear recurrence it is Newton's method, for few channels and many tokens, as long as
-it converges; see `recc.strategies.cost` and `watch`.
+`recc.strategies.few`). Beside either are chunks and tiles of other sizes where those of the default would spill
+registers (see `fitted`). Beside the walk of a nonlinear recurrence it is Newton's method, for few channels and many
+tokens, as long as it converges; see `recc.strategies.cost` and `watch`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,14 +23,41 @@ from recc.backends.triton.watch import Watch
 from recc.strategies.few import walks_tokens
 
 
-class PairedOp(KernelOp):
+class Sized:
+    """An op with others for tensors of some sizes. fitted: ops with other configurations, and the sizes of dims and the
+    dtype that each is for."""
+
+    fitted: tuple[tuple[dict[str, int], torch.dtype, Any], ...] = ()
+
+    @functools.cached_property
+    def _places(self) -> list[tuple[str, int, int]]:
+        """Of every dim, a tensor that has it, and where."""
+        found = {}
+        leads = [2] * len(self.inputs) + [0] * len(self.params) + [1] * len(self.states)
+        for at, (item, lead) in enumerate(zip((*self.inputs, *self.params, *self.states), leads)):
+            for axis, name in enumerate(item["axes"]):
+                found.setdefault(dim_of(name), (at, lead + axis))
+        return [(dim, *place) for dim, place in found.items()]
+
+    def _of_sizes(self, tensors: Sequence[Any], time: bool = True) -> Any:
+        """The op whose configuration is for tensors of these sizes: this one, unless there is another. time: whether
+        inputs have that axis."""
+        if self.fitted:
+            known = [(dim, at, axis - (not time and at < len(self.inputs))) for dim, at, axis in self._places]
+            there = [one for one in known if one[1] < len(tensors) and one[2] < tensors[one[1]].dim()]
+            sizes = {dim: tensors[at].shape[axis] for dim, at, axis in there}
+            for dims, dtype, other in self.fitted:
+                if tensors[0].dtype == dtype and all(sizes.get(dim) == size for dim, size in dims.items()):
+                    return other
+        return self
+
+
+class PairedOp(Sized, KernelOp):
     """An op in chunks. walking: makes the op that walks over tokens, None where these kernels cannot; few: whether that
-    one serves calls of few tokens, too. fitted: ops with other configurations, and the sizes of dims and the dtype that
-    each is for."""
+    one serves calls of few tokens, too."""
 
     walking: Callable[[], TokenOp | None] | None = None
     few = False
-    fitted: tuple[tuple[dict[str, int], torch.dtype, KernelOp], ...] = ()
 
     @functools.cached_property
     def walk(self) -> TokenOp | None:
@@ -64,27 +91,8 @@ class PairedOp(KernelOp):
         wanted = walks_tokens(time, batch * next(heads, 1), *chunks, processors_of(tensors[0].device))
         return self.walk._forward_for(*tensors) if wanted and self.walk is not None else own._forward
 
-    @functools.cached_property
-    def _places(self) -> list[tuple[str, int, int]]:
-        """Of every dim, a tensor that has it, and where."""
-        found = {}
-        leads = [2] * len(self.inputs) + [0] * len(self.params) + [1] * len(self.states)
-        for at, (item, lead) in enumerate(zip((*self.inputs, *self.params, *self.states), leads)):
-            for axis, name in enumerate(item["axes"]):
-                found.setdefault(dim_of(name), (at, lead + axis))
-        return [(dim, *place) for dim, place in found.items()]
 
-    def _of_sizes(self, tensors: tuple[Any, ...]) -> KernelOp:
-        """The op whose configuration is for tensors of these sizes: this one, unless there is another."""
-        if self.fitted:
-            sizes = {dim: tensors[at].shape[axis] for dim, at, axis in self._places}
-            for dims, dtype, other in self.fitted:
-                if tensors[0].dtype == dtype and all(sizes[dim] == size for dim, size in dims.items()):
-                    return other
-        return self
-
-
-class SolvedOp(TokenOp):
+class SolvedOp(Sized, TokenOp):
     """An op that walks over tokens. solving: makes the op whose forward pass is Newton's method; pays: of tokens in a
     sequence, channels and a device's architecture, whether that one is faster. None where there is none."""
 
@@ -105,17 +113,34 @@ class SolvedOp(TokenOp):
         """What Newton's method took where it was taken; see Op.statistics."""
         return self.solver.statistics() if "solver" in vars(self) else super().statistics()
 
+    def step(self, *tensors: Any, state: Any = None, **named: Any) -> Any:
+        """One token; see TokenOp.step."""
+        return TokenOp.step(self._of_token(tensors, named), *tensors, state=state, **named)
+
+    def bind(self, *tensors: Any, state: Any, **named: Any) -> Any:
+        """A decode step over fixed memory: a function without arguments; see TokenOp.bind."""
+        return TokenOp.bind(self._of_token(tensors, named), *tensors, state=state, **named)
+
+    def _of_token(self, tensors: tuple[Any, ...], named: dict[str, Any]) -> TokenOp:
+        """The op for a token of these sizes, which inputs and params tell."""
+        if not self.fitted:
+            return self
+        items = (*self.inputs, *self.params)
+        given = [*tensors[: len(items)], *(named.get(item["name"]) for item in items[len(tensors) :])]
+        return self._of_sizes(given, time=False) if all(map(torch.is_tensor, given)) else self
+
     def _forward_for(self, *tensors: Any) -> Any:
         """The registered forward pass for these tensors: by their shapes, and by how many channels earlier calls had to
         finish token by token."""
+        usual = self._of_sizes(tensors)._forward
         if self.pays is None or torch.compiler.is_compiling() or not has_kernels(tensors[0]):
-            return self._forward
+            return usual
         batch, time = tensors[0].shape[:2]
         state = tensors[len(self.inputs) + len(self.params)]
         tokens = batch * time // max(state.shape[0], 1)
         wanted = state.numel() and self.pays(tokens, state.numel(), architecture(tensors[0].device))
         if not wanted or not self.watch.allows(self._counts):
-            return self._forward
+            return usual
         return self.solver._forward_for(*tensors)
 
     @property

@@ -8,9 +8,12 @@ count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from recc.backends.triton import memory, walk
+from recc.backends.triton.aot import Recorded
 from recc.backends.triton.config import DEFAULT, Config, Tile
 from recc.backends.triton.emit import Function
 from recc.backends.triton.kernel import Kernel
@@ -108,6 +111,31 @@ class _Launch:
         elif loop is not None:
             times *= self.kernel.read.get(node, 1)
         return times
+
+
+def of_walk(kernel: walk.Kernel, launch: Recorded, block: int | None = None) -> Moved:
+    """What a walk over tokens moves where its tensors have the sizes of `launch`, with its blocks of the dim that
+    programs share first or with others. What one token reads twice counts once."""
+    sizes, back = launch.arguments, kernel.walk.loop.backwards
+    parts = {dim: sizes[f"BLOCK_{dim}"] for dim in kernel.walk.shared}
+    parts |= {kernel.walk.split: block} if kernel.walk.split and block else {}
+    often = {**dict.fromkeys((memory.TOKENS, memory.SCRATCH, memory.AGAIN, memory.WAITING), 1.0),
+             memory.CHUNKS: 1 / sizes.get("CHUNK", 1)}  # fmt: skip
+
+    def count(found: Iterable[memory.Memory], once: bool = False) -> float:
+        """Bytes at a token. once: not where all programs would write the same."""
+        total = 0.0
+        for one in found:
+            alone = {*map(dim_of, one.dims), *(one.once if once else ())}
+            width = often.get(one.layout, 0) * sizes[f"{one.tensor}_ptr"].element_size()
+            width *= math.prod(-(-sizes[dim] // part) for dim, part in parts.items() if dim not in alone)
+            total += width * math.prod(sizes[dim_of(axis)] for axis in one.dims)
+        return total
+
+    saved = kernel.walk.saved.values()
+    read = [*(one for loop in kernel.walk.loops for one in loop.loads.values()), *(saved if back else ())]
+    written = [*(one for loop in kernel.walk.loops for _, one in loop.stores), *kernel.kept.values()]
+    return Moved(kernel.name, count(read), count([*written, *(() if back else saved)], True))
 
 
 def passes(plan: Plan, choice: Choice, config: Config = DEFAULT) -> tuple[Function, Function]:

@@ -57,6 +57,7 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
     from recc.backends.triton import fitted, traffic
     from recc.backends.triton.aot import compile_launch, facts, launches
     from recc.backends.triton.config import DEFAULT
+    from recc.backends.triton.module import chosen
     from recc.backends.triton.schedule import Unserved
     from recc.strategies.outer import PROCESSORS
 
@@ -65,8 +66,10 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
     sizes = {dim: size or TYPICAL for dim, size in plan.recurrence.dims.items()}
     usual = strategy is None and chunk is None
     config = fitted.config_of(plan.recurrence, sizes, target) if usual else DEFAULT
+    walking = fitted.config_of(plan.recurrence, sizes, target, strategy="sequential")
     try:
-        choice, generated, decided = _taken(plan, strategy, chunk, config, target, time, batch * heads, processors)
+        size = target, time, batch * heads, processors
+        choice, generated, decided = _taken(plan, strategy, chunk, config, walking, *size)
         parts = traffic.passes(plan, choice, config) if generated.meta["chunk"] > 1 else ()
     except Unserved as error:
         return {"target": target, "served": False, "reason": f"{error.problem}; {error.help}"}
@@ -85,7 +88,7 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
         found = facts(compile_launch(launch, target))
         rows.append({"kernel": launch.name, **found, "warps": launch.options["num_warps"],
                      "bytes": moved.get(launch.name)})  # fmt: skip
-    open_to_fit = usual and config == DEFAULT and generated.meta["chunk"] > 1
+    open_to_fit = usual and config == DEFAULT and (generated.meta["chunk"] > 1 or not chosen(plan).parallel)
     may_fit = open_to_fit and any(row["spills"] for row in rows)
     return {"target": target, "served": True, "dtype": "bfloat16", "sizes": sizes,
             "chunk": generated.meta["chunk"], "may_fit": may_fit, "strategies": _strategies(plan, choice), **decided,
@@ -94,9 +97,11 @@ def view(plan: Plan, strategy: str | None, chunk: int | None, target: str, batch
             "launches": rows}  # fmt: skip
 
 
-def _taken(plan: Plan, strategy: str | None, chunk: int | None, config: Config, target: str, time: int, programs: int,
-           processors: int) -> tuple[Choice, Any, dict[str, Any]]:  # fmt: skip
-    """The kernels that serve a call: the choice, what is generated, and what was decided by the call's size."""
+def _taken(plan: Plan, strategy: str | None, chunk: int | None, config: Config, walking: Config, target: str, time: int,
+           programs: int, processors: int) -> tuple[Choice, Any, dict[str, Any]]:  # fmt: skip
+    """The kernels that serve a call: the choice, what is generated, and what was decided by the call's size. walking:
+    the configuration of the walk over few tokens."""
+    from recc.backends.triton.config import DEFAULT
     from recc.backends.triton.module import chosen, generate, solvable
     from recc.strategies import choose
 
@@ -110,7 +115,7 @@ def _taken(plan: Plan, strategy: str | None, chunk: int | None, config: Config, 
         other = "newton" if decided["newton"]["newton"] else None
     if other is not None:
         choice = choose(plan, other)
-        generated = generate(plan, choice)
+        generated = generate(plan, choice, walking if other == "sequential" else DEFAULT)
     return choice, generated, decided
 
 

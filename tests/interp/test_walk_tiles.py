@@ -20,7 +20,8 @@ TILES = {
 # Rows of sequences; params that are vectors; channels; walks that share a dim; matrices among the states.
 CASES = [("lstm", "crowded", "packed_reverse"), ("peephole_lstm", "crowded", "packed_reverse"),
          ("ema", "crowded", "plain"), ("mlstm", "crowded", "plain"),
-         ("titans_mlp", "not crowded", "plain")]  # fmt: skip
+         ("titans_mlp", "not crowded", "plain"),
+         ("lstm", "crowded", "step"), ("omega_net", "crowded", "step")]  # fmt: skip
 
 
 def tiled(name: str, tile: config.Tile) -> config.Config:
@@ -45,7 +46,7 @@ def wrong(name: str, tile: config.Tile, variant: str) -> tuple[list[str], int]:
     if meta["checkpoint"] > 1:
         meta |= {"checkpoint": CHUNK, "digest": f"{meta['digest']}_{CHUNK}"}
     op = module.load(replace(made, meta=meta))
-    time = sum(PACKED) if "packed" in variant else CHUNK + 3
+    time = {"packed_reverse": sum(PACKED), "plain": CHUNK + 3, "step": 3}[variant]
     rows = verify.compare(rec, Case(time, variant), ["float32"], {"kernels": op}, [])
     return [row.what for row in rows if not row.ok], len(rows)
 
@@ -53,7 +54,7 @@ def wrong(name: str, tile: config.Tile, variant: str) -> tuple[list[str], int]:
 @pytest.mark.parametrize(("name", "tile", "variant"), CASES)
 def test_every_tile_computes_the_same(name, tile, variant, interpreted):
     found, rows = interpreted(wrong, name, TILES[tile], variant)
-    assert found == [] and rows > 3
+    assert found == [] and rows > 2
 
 
 @pytest.mark.parametrize("name", dict.fromkeys(name for name, *_ in CASES))
