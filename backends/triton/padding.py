@@ -44,8 +44,8 @@ class Padding:
                 if len(args) == 1:
                     return max(args[0], FINITE) if axis not in reads(node)[0].axes else args[0]
                 return ANY if ANY in args else min(args)
-            case "div" if is_static(node.args[1]):
-                return args[0]
+            case "div" if is_static(node.args[1]) or (args[0] == ZERO and axis not in node.args[1].axes):
+                return args[0]  # a divisor of zero spoils what is not padding, too
             case "dot":
                 own = [self.of(arg, axis) for arg in node.args if axis in arg.axes]
                 return ZERO if own == [ZERO] else max(own)
@@ -60,8 +60,6 @@ class Padding:
                 return self.of(reads(node)[1], axis)
             case "stack":
                 return ZERO if axis == node["axis"] else max(args)
-        if node.op == "div" and is_static(node.args[1]):
-            return args[0]
         if node.op in _OF_ZERO:
             return args[0] if args else ANY
         if node.op in _OF_FINITE:
