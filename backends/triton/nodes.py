@@ -153,3 +153,8 @@ def plain(node: Node) -> Node:
 def meets_heads(node: Node) -> bool:
     """Whether a product takes what all heads share with what each has of its own: one of matrices, a head a column."""
     return len({HEADS in arg.axes for arg in node.args}) == 2
+
+
+def within(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
+    """Whether a tile with the dims `part` is a part of one with the dims `whole`."""
+    return all(part.count(dim) <= whole.count(dim) for dim in part)

@@ -31,10 +31,11 @@ def crowded(loops: list[Loop], usual: int) -> bool:
     return beyond(loops, usual) > 0
 
 
-def unknown_zero() -> str:
-    """A zero that no compiler knows to be one, at each token. What it is added to is computed at every token: a thread
-    would otherwise hold what the addresses of all tensors have from token to token."""
-    return "still = (t & (sequences >> 31)) * 16"
+def unknown_zero(turn: int = 0) -> str:
+    """A zero that no compiler knows to be one, at each token, or one more of them. What it is added to is computed at
+    every token, and anew after every turn: a thread would otherwise hold what the addresses of all tensors have from
+    token to token, or from one load of a tensor to the next."""
+    return f"still = ({f't * {turn + 1}' if turn else 't'} & (sequences >> 31)) * 16"
 
 
 def kept_apart(loop: Loop) -> set[Node]:

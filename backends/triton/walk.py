@@ -7,13 +7,14 @@ stay in registers; the inputs of a token are loaded while the one before it is c
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable
 
 from recc.backends.triton.config import Tile
 from recc.backends.triton.lines import wrapped
 from recc.backends.triton.memory import FIXED, TOKENS, Access, Memory, blocks_of
-from recc.backends.triton.nodes import dims, formed, inner, ordered, reads
+from recc.backends.triton.nodes import dims, formed, inner, ordered, reads, within
 from recc.backends.triton.padding import ZERO
 from recc.backends.triton.pressure import REGISTERS, WARP, matrices, share
 from recc.backends.triton.scarce import crowded, kept_apart, numbers_first, params_late, relieve, spared, unknown_zero
@@ -45,6 +46,7 @@ class Kernel:
         walk.shared = tuple(dim for dim in walk.shared if dim in self.dims())  # others share more
         self.crowded, alone = self._crowded(), not (walk.single or walk.rows)
         self.kept, self.terms = relieve(walk, self._usual) if self.crowded and alone else ({}, {})
+        self.short = any(len(memory.dims) == 1 for memory in (*self.kept.values(), *self.terms.values()))
         for loop in walk.loops if self.crowded else ():
             params_late(loop)
         for loop in walk.loops if tile and tile.order else ():
@@ -203,13 +205,16 @@ class Kernel:
         early = () if walk.single else self._early(loop)
         pending = [node for node, memory in loop.loads.items() if memory.layout != FIXED and node not in early]
         wide = {node for node in pending if self.crowded and len(loop.loads[node].tile) > 1}
+        late, turns = wide | {node for node in pending if self.short and loop.loads[node].tile}, itertools.count(1)
 
         def load(*nodes: Node) -> list[str]:
-            """Where registers are scarce, a tile that lies in memory is loaded again once others were read."""
-            here = {node for node in ordered(nodes, set(values.variables) - wide | set(loop.loads)) if node in wide}
-            if here & set(pending):
-                pending.extend(node for node in wide - here if node not in pending)
-            return values.loads(nodes, loop, pending, self.access.load)
+            """Where registers are scarce, a tile that lies in memory is loaded again once others were read; where even
+            vectors are set aside, so is a vector, and with new addresses."""
+            here = {node for node in ordered(nodes, set(values.variables) - late | set(loop.loads)) if node in late}
+            away = here & wide & set(pending) and [x for x in loop.loads if x in late - here and x not in pending]
+            pending.extend(away)
+            anew = [unknown_zero(next(turns))] if away and self.short else []
+            return [*anew, *values.loads(nodes, loop, pending, self.access.load)]
 
         if walk.again is None and walk.saved:
             lines += self._save()
@@ -334,7 +339,7 @@ class Kernel:
     def largest(self) -> list[tuple[str, ...]]:
         """The dims of the tiles that are no part of another's, and ROWS for the rows of sequences."""
         found = {tuple(sorted("ROWS" if a == ROW else dim_of(a) for a in inner(axes))) for axes in self.tiles()}
-        return sorted(tile for tile in found if tile and not any(_within(tile, other) for other in found - {tile}))
+        return sorted(tile for tile in found if tile and not any(within(tile, other) for other in found - {tile}))
 
     def _settings(self) -> list[str]:
         text = "\n".join([*self.prologue, *self.body])
@@ -393,7 +398,3 @@ class Kernel:
         more += f", share={self.share}" if self.share < self._usual else ""
         more = f", warps={self.tile.warps}" if self.tile else more
         return f"**call.options({', '.join(tiles) or '1'}{more})"
-
-
-def _within(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
-    return all(part.count(dim) <= whole.count(dim) for dim in part)

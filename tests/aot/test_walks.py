@@ -88,6 +88,7 @@ def test_terms_of_sums_wait_in_memory_for_the_end_of_their_chunk():
     token, _, after = text.partition("for j in range(count):")[2].partition("    d_q0_parts_part = tl.load(")
     assert "x_parts_part += " in token and "d_q1_parts_part" not in token and after.count("_part, 0)") == 13
     assert re.search(r"tl\.store\(\s+\w+_kept_ptr [^,]*,\s+d_S_xq_3_next,", token)
+    assert token.count("S_xq_1_chunk = tl.load(") == 2 and "still = (t * 2 & " in token
     assert "_part += " in walks("ttt_linear")
 
 
