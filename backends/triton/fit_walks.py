@@ -39,7 +39,7 @@ class Walks(Spilled):
 
     def tile(self, name: str, deadline: float) -> Tile | None:
         """The first tile with which a walk spills nothing."""
-        now = tile_of(self.kernels(DEFAULT)[name], self.launch(name, DEFAULT))
+        now = self.usual(name)
         for tile in self.tiles(name, now)[:TRIED]:
             if time.monotonic() > deadline:
                 break
@@ -51,14 +51,21 @@ class Walks(Spilled):
     def tiles(self, name: str, now: Tile) -> list[Tile]:
         """What a walk may try: blocks that are no larger than its own, other warps and orders, and to hold less or
         more; what moves fewest bytes first."""
-        launch, kernel = self.launch(name, DEFAULT), self.kernels(DEFAULT)[name]
-        other = self.kernels(DEFAULT.with_tile(name, replace(now, crowded=not kernel.crowded)))[name]
-        made = {None: kernel, other.crowded: other}
+        kernel = self.kernels(DEFAULT)[name]
+        other = DEFAULT.with_tile(name, replace(now, crowded=not kernel.crowded))
+        made = {None: (kernel, self.launch(name, DEFAULT)),
+                not kernel.crowded: (self.kernels(other)[name], self.launch(name, other))}  # fmt: skip
 
         def order(tile: Tile) -> tuple[float, float]:
-            return traffic.of_walk(made[tile.crowded], launch, tile.block).total, _changes(tile, now)
+            return traffic.of_walk(*made[tile.crowded], tile.block).total, _changes(tile, now)
 
-        return sorted(walk_tiles(now, kernel.walk.split is not None, other.crowded), key=order)
+        return sorted(walk_tiles(now, kernel.walk.split is not None, not kernel.crowded), key=order)
+
+    def usual(self, name: str) -> Tile:
+        """The tile that a walk has by default; where programs share no dim, with any block."""
+        launch, shared = self.launch(name, DEFAULT), self.kernels(DEFAULT)[name].walk.split
+        tile = Tile(warps=launch.options["num_warps"], stages=1)
+        return replace(tile, block=launch.arguments[f"BLOCK_{shared}"]) if shared else tile
 
     def launch(self, name: str, config: Config) -> Recorded:
         return next(launch for launch in self.launches(config) if launch.name == name)
@@ -72,12 +79,6 @@ class Walks(Spilled):
         kernels = self.kernels(config)
         both = [launch for launch in self.launches(config) if not kernels[launch.name].walk.single]
         return sum(traffic.of_walk(kernels[launch.name], launch).total for launch in both)
-
-
-def tile_of(kernel: Kernel, launch: Recorded) -> Tile:
-    """The tile that a walk is launched with; where programs share no dim, with any block."""
-    tile, shared = Tile(warps=launch.options["num_warps"], stages=1), kernel.walk.split
-    return replace(tile, block=launch.arguments[f"BLOCK_{shared}"]) if shared else tile
 
 
 def _changes(tile: Tile, now: Tile) -> float:

@@ -153,7 +153,7 @@ class Access:
                 continue
             index = token if lead == "time" else turn if turn and lead == "turn" else INDEX[lead]
             index = self.block(memory.block) if lead == "block" else index
-            index = f"({index} + still)" if moving and lead in OF_PROGRAM else index
+            index = f"({index} + still)" if moving and lead in OF_PROGRAM and not self.rows else index
             of_row = self.rows and ROW in tile and lead in self.of_row
             (of_rows if of_row else parts).append(f"{index} * {memory.tensor}_{lead}")
         parts += [self._sum(of_rows, tile)] if of_rows else []

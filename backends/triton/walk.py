@@ -53,7 +53,7 @@ class Kernel:
             loop.place(tile.order)
         self.values = Statements(walk.loops, spell, TAKEN | taken | {f"block_{dim}" for dim in walk.shared[1:]})
         self.values.sums_early = self.crowded
-        for loop in walk.loops if self.crowded else ():
+        for loop in walk.loops if self.crowded and not walk.single else ():
             self.values.text.apart |= kept_apart(loop)
         early = walk.single or not self.crowded
         self.access = Access(walk.rows, walk.single, walk.shared, self.values.text.place, early)

@@ -247,7 +247,7 @@ def dry_run(task: Task, args: argparse.Namespace) -> int:
     from recc.tuning.space import GpuSpace
 
     target, deadline = checked(args.target or "sm_90"), time.monotonic() + budget(args)
-    space = GpuSpace(analyse(task.rec), "triton")
+    space = GpuSpace(analyse(task.rec), "triton", task.sizes)
     starts = space.starts(args.effort)
     if not starts:
         raise common.Usage(f"{task.rec.name} has no Triton kernels", f"`recc explain {task.rec.name}` says why")

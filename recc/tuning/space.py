@@ -5,7 +5,7 @@ A form is a configuration as `recc.load(config=...)` takes it. The first of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from recc.analysis.plan import Plan
@@ -52,11 +52,12 @@ class CpuSpace:
 class GpuSpace:
     """Kernels in each schedule, then each kernel's tile; and the forms of torch.
 
-    Without the kernels where the spec has none, or where Triton is not installed.
+    Without the kernels where the spec has none, or where Triton is not installed. Where kernels walk over tokens alone,
+    there are no schedules, and tiles are those of walks at `sizes` of dims, 64 for others.
     """
 
-    def __init__(self, plan: Plan, backend: str | None = None) -> None:
-        self.plan, self.backend = plan, backend
+    def __init__(self, plan: Plan, backend: str | None = None, sizes: Mapping[str, int] | None = None) -> None:
+        self.plan, self.backend, self.sizes = plan, backend, dict(sizes or {})
 
     def starts(self, effort: str) -> list[Form]:
         forms = [] if self.backend == "torch" else list(self._schedules(effort))
@@ -64,15 +65,20 @@ class GpuSpace:
 
     def _schedules(self, effort: str) -> Iterator[Form]:
         try:
-            from recc.backends.triton import config, fitted
+            from recc.backends.triton import config, fitted, sequential
             from recc.backends.triton.module import chosen, functions
             from recc.backends.triton.schedule import Unserved
 
-            usual = functions(self.plan, chosen(self.plan))[0].config
+            choice = chosen(self.plan)
+            usual = functions(self.plan, choice)[0].config if choice.parallel else None
+            walks = () if choice.parallel else sequential.functions(self.plan, choice)
         except (ImportError, Unserved):
             return
         yield {"backend": "triton"}
         known = dict.fromkeys(entry.config for entry in fitted.entries(self.plan.recurrence))
+        if walks:
+            yield from ({"backend": "triton", **config.view(found)} for found in known)
+            return
         if known:  # the first form takes one of them at its sizes, not the emitter's own default
             yield {"backend": "triton", "chunk": usual.chunk}
         yield from ({"backend": "triton", **config.view(found)} for found in known)
@@ -98,25 +104,45 @@ class GpuSpace:
         if form["backend"] != "triton":
             return []
         from recc.backends.triton import config
-        from recc.backends.triton.module import chosen
 
-        if not chosen(self.plan).parallel:
-            return []
         own = config.of(**{key: value for key, value in form.items() if key != "backend"})
         found = []
-        for kernel, now in self.kernels(own).items():
-            for tile in config.tiles(now):
+        for kernel, (now, tiles) in self.kernels(own).items():
+            for tile in tiles:
                 differ = sum(value != getattr(now, name) for name, value in vars(tile).items())
                 if differ and (effort == FULL or differ == 1):
                     found.append({"backend": "triton", **config.view(own.with_tile(kernel, tile))})
         return found
 
-    def kernels(self, own: Any) -> dict[str, Any]:
-        """The kernels of a configuration and their tiles."""
+    def kernels(self, own: Any) -> dict[str, tuple[Any, Iterator[Any]]]:
+        """The kernels of a configuration, each with its tile and those that it may have."""
+        from recc.backends.triton import config
         from recc.backends.triton.module import chosen, functions
 
-        parts = functions(self.plan, chosen(self.plan), own)[:2]
-        return {kernel.name: kernel.tile for part in parts for kernel in part.kernels}
+        choice = chosen(self.plan)
+        if not choice.parallel:
+            return self._walks(own)
+        parts = functions(self.plan, choice, own)[:2]
+        return {kernel.name: (kernel.tile, config.tiles(kernel.tile)) for part in parts for kernel in part.kernels}
+
+    def _walks(self, own: Any) -> dict[str, tuple[Any, Iterator[Any]]]:
+        """The walks over tokens of both passes."""
+        import torch
+
+        from recc.backends.triton import config
+        from recc.backends.triton.fit_walks import Walks
+        from recc.backends.triton.tokens import TooLarge
+
+        sizes = {dim: size or self.sizes.get(dim, 64) for dim, size in self.plan.recurrence.dims.items()}
+        search, found = Walks(self.plan, sizes, "sm_90", torch.float32), {}
+        try:
+            for name, kernel in search.kernels(own).items():
+                if not kernel.walk.single:
+                    now = own.tile(name) or search.usual(name)
+                    found[name] = now, config.walk_tiles(now, bool(kernel.walk.shared), not kernel.crowded)
+        except TooLarge:
+            return {}
+        return found
 
 
 def torch_forms(plan: Plan, effort: str) -> list[Form]:
@@ -136,6 +162,6 @@ def torch_forms(plan: Plan, effort: str) -> list[Form]:
     return forms
 
 
-def space_of(device: str, plan: Plan, backend: str | None = None) -> Space:
-    """What can be chosen from on a device. backend: only forms of this one."""
-    return (GpuSpace if device == "cuda" else CpuSpace)(plan, backend)
+def space_of(device: str, plan: Plan, backend: str | None = None, sizes: Mapping[str, int] | None = None) -> Space:
+    """What can be chosen from on a device. backend: only forms of this one. sizes: of dims."""
+    return GpuSpace(plan, backend, sizes) if device == "cuda" else CpuSpace(plan, backend)

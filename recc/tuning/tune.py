@@ -155,7 +155,7 @@ def search(
     """
     key, rec = task.key(passes), task.rec
     earlier = None if fresh else next((e for e in store.entries(rec) if e.key == key), None)
-    space = space_of(task.device, analyse(rec), backend)
+    space = space_of(task.device, analyse(rec), backend, task.sizes)
     prune = _pruner(task, space.starts(effort), jobs) if task.device == "cuda" else None
     found = Search(
         space, calls(task, passes), lambda form: wrong(task, form), clock, clock.now() + budget, effort, seed,

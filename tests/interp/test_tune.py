@@ -36,7 +36,7 @@ def searched(folder: str) -> tuple:
     task = tune.Task(rec, rec, {"K": 8, "V": 4}, 1, 20, 1, torch.float32, "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RECC_CACHE_DIR", folder)
-        patch.setattr(tune, "space_of", lambda device, plan, backend: Few(plan))
+        patch.setattr(tune, "space_of", lambda device, plan, *more: Few(plan))
         patch.setattr(tune, "CASES", (Case(20, "plain"),))
         patch.setattr(search, "AHEAD", 1.1)  # a form that is as fast counts as faster, so that it must be verified
         found, entry = tune.search(task, store.FORWARD, clock=Clock(), budget=600, effort="quick")

@@ -21,7 +21,7 @@ TILES = {
 CASES = [("lstm", "crowded", "packed_reverse"), ("peephole_lstm", "crowded", "packed_reverse"),
          ("ema", "crowded", "plain"), ("mlstm", "crowded", "plain"),
          ("titans_mlp", "not crowded", "plain"),
-         ("lstm", "crowded", "step"), ("omega_net", "crowded", "step")]  # fmt: skip
+         ("rhn", "crowded", "step"), ("omega_net", "crowded", "step")]  # fmt: skip
 
 
 def tiled(name: str, tile: config.Tile) -> config.Config:
@@ -54,7 +54,7 @@ def wrong(name: str, tile: config.Tile, variant: str) -> tuple[list[str], int]:
 @pytest.mark.parametrize(("name", "tile", "variant"), CASES)
 def test_every_tile_computes_the_same(name, tile, variant, interpreted):
     found, rows = interpreted(wrong, name, TILES[tile], variant)
-    assert found == [] and rows > 2
+    assert found == [] and rows > 1
 
 
 @pytest.mark.parametrize("name", dict.fromkeys(name for name, *_ in CASES))

@@ -111,6 +111,22 @@ def test_kernels_begin_with_the_default():
     assert all(len(form["tiles"]) == 1 for form in near) and len(near) < len(space.around(quick[0], "full"))
 
 
+def test_walks_have_tiles_too():
+    """Where there are only walks over tokens, what differs from the default in one choice is a tile of one of them."""
+    pytest.importorskip("triton")
+    from recc.analysis import analyse
+
+    space = GpuSpace(analyse(parse_text(*library.find("lstm"))[0]), "triton", {"D": 64})
+    first = space.starts("quick")[0]
+    assert first == {"backend": "triton"}
+    near = [dict(form["tiles"]) for form in space.around(first, "quick")]
+    assert {kernel for tiles in near for kernel in tiles} == {"forward_walk", "backward_walk"}
+    own = [tiles["backward_walk"] for tiles in near if "backward_walk" in tiles]
+    assert sorted(tile["warps"] for tile in own if tile["warps"] != 8) == [1, 2, 4, 16]
+    assert {tile.get("order") for tile in own} == {None, "widest", "least", "back"}
+    assert [tile["warps"] for tile in own if tile.get("crowded")] == [8]
+
+
 def test_config_says_all_or_nothing():
     op = recc.load("small.rec", config={"backend": "torch", "strategy": "scan", "chunk": 64})
     assert op.rows == 64
