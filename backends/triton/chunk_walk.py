@@ -14,7 +14,7 @@ from recc.backends.triton.kernel import LEAVE_BEYOND, NUMBERS, Kernel, chunk_lin
 from recc.backends.triton.nodes import dims, inner
 from recc.backends.triton.order import Order
 from recc.backends.triton.tensor import Tensor
-from recc.backends.triton.wording import aligned_text
+from recc.backends.triton.wording import aligned_text, flag
 
 from recc.ir.node import dim_of
 from recc.tile.program import Carry
@@ -92,7 +92,7 @@ class WalkKernel(Kernel):
         line = self._store(carry.old, tensor)
         if self.every == 1:
             return line
-        line = line.replace("(chunk *", "(slot *").replace(", mask=", ", mask=(slot >= 0) & ")
+        line = line.replace("(chunk *", "(slot *").replace(", mask=", f", mask={flag('slot >= 0')} & ")
         return line if "mask=" in line else f"{line[:-1]}, mask=slot >= 0)"
 
     def _left(self) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from recc.backends.triton.nodes import inner
-from recc.backends.triton.wording import aligned_text
+from recc.backends.triton.wording import aligned_text, flag
 
 from recc.ir.node import ROW, Axis, dim_of
 
@@ -96,7 +96,7 @@ class Access:
         """Writes a tile. mask, turn: see `load`."""
         pointer, masks = self._address(memory, "token", turn)
         here = mask or self._here(memory)
-        once = [f"({self.block(memory.once)} == 0)"] if set(memory.once) & set(self.split) else []
+        once = [flag(f"{self.block(memory.once)} == 0")] if set(memory.once) & set(self.split) else []
         masks = [*once, *([self._aligned(here, memory)] if here else []), *masks]
         return f"tl.store({pointer}, {value}{_masked(masks, '')})"
 

@@ -20,7 +20,7 @@ from recc.backends.triton.pressure import REGISTERS, WARP, matrices, share
 from recc.backends.triton.scarce import crowded, kept_apart, numbers_first, params_late, relieve, spared, unknown_zero
 from recc.backends.triton.statements import Loop, Statements, Walk, is_computed
 from recc.backends.triton.tokens import TILE
-from recc.backends.triton.wording import aligned_text, static_text
+from recc.backends.triton.wording import aligned_text, flag, static_text
 
 from recc.ir.node import ROW, Axis, Node, dim_of
 
@@ -145,8 +145,8 @@ class Kernel:
         inside += ["token = first + STEP * t", *([unknown_zero()] if self.crowded else [])]
         inside += ["valid = t < length"] if rows else []
         if early:
-            more = f"{at} > 0" if back else f"{at} + 1 < {count}"
-            more = f"({more}) & ({'t <= length' if back else 't + 1 < length'})" if rows else more
+            more = flag(f"{at} > 0" if back else f"{at} + 1 < {count}")
+            more += f" & ({'t <= length' if back else 't + 1 < length'})" if rows else ""
             inside += [f"ahead = token {'-' if back else '+'} STEP", f"more = {more}"]
         for name, memory in early:
             inside.append(f"{name} = {memory.name}_ahead.to(tl.float32)")
@@ -196,6 +196,7 @@ class Kernel:
         more = "begin < length" if chunked else "length > 0"
         if self.walk.rows and back:
             more = "begin + count <= length" if chunked else "(length > 0) & (length == steps)"
+        more = more if self.walk.rows else flag(more)
         return [f"ahead = first + STEP * {start}" if start else "ahead = first", f"more = {more}"]
 
     def _token(self, loop: Loop) -> list[str]:

@@ -111,3 +111,9 @@ def static_text(node: Node, sizes: Callable[[Axis], str]) -> str:
 def seen_text(mask: Node) -> str:
     """Which rows see which."""
     return f"rows[:, None] {'>' if mask['before'] else '>='} rows[None, :]"
+
+
+def flag(condition: str) -> str:
+    """A condition on numbers that joins a mask. As it stands, Triton's interpreter would give it the type of what it
+    compares, and that of 3.9 refuses such a mask."""
+    return f"tl.where({condition}, True, False)"
