@@ -29,6 +29,13 @@ STAGES = (1, 2, 3)
 PARTS, WALK_WARPS = (1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8, 16)  # of walks over tokens
 
 
+def _checked(**fields: object) -> None:
+    """Raises ValueError for a field that says neither yes nor no, nor leaves it open."""
+    for name, value in fields.items():
+        if value is not None and not isinstance(value, bool):
+            raise ValueError(f"`{name}` is {value!r}, but must be True, False or None")
+
+
 @dataclass(frozen=True)
 class Tile:
     """One launch. block: how many places of the dim that its programs share one of them takes, at most; a power of two.
@@ -51,6 +58,7 @@ class Tile:
     def __post_init__(self) -> None:
         if self.order not in (None, *ORDERS):
             raise ValueError(f"no order `{self.order}`; there are {', '.join(ORDERS)}")
+        _checked(crowded=self.crowded)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class Config:
         for schedule in (self.forward, self.backward):
             if schedule not in (None, *SCHEDULES):
                 raise ValueError(f"no schedule `{schedule}`; there are {', '.join(SCHEDULES)}")
+        _checked(apart=self.apart, handed=self.handed)
 
     def every(self, schedule: Schedule) -> int:
         """Of so many chunks of a pass, the states that enter the first are kept."""

@@ -76,14 +76,8 @@ def keep(rec: Recurrence, entry: Fitted) -> Path:
 
 def _kept(rec: Recurrence) -> list[Fitted]:
     """What the user's cache has; of a file that is damaged nothing, and a warning."""
-    found = []
-    for path in sorted(folder(rec).glob("*.json")):
-        try:
-            found.append(Fitted.of(json.loads(path.read_bytes())))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-            cache.warn_once(f"recc ignores {path}, which is damaged ({why}); `recc tune --fit` writes it anew")
-    return found
+    found = (cache.read(path, Fitted.of, "recc tune --fit") for path in sorted(folder(rec).glob("*.json")))
+    return [entry for entry in found if entry is not None]
 
 
 def entries(rec: Recurrence, target: str | None = None, strategy: str | None = None) -> list[Fitted]:

@@ -55,8 +55,8 @@ class Kernel:
         self.values.sums_early = self.crowded
         for loop in walk.loops if self.crowded and not walk.single else ():
             self.values.text.apart |= kept_apart(loop)
-        early = walk.single or not self.crowded
-        self.access = Access(walk.rows, walk.single, walk.shared, self.values.text.place, early)
+        shared = walk.single or not self.crowded
+        self.access = Access(walk.rows, walk.single, walk.shared, self.values.text.place, shared)
         self.body = [f"{INDENT}{line}" for line in self._body()]
         self.prologue = [f"{INDENT}{line}" for line in self._prologue()]
 
@@ -395,7 +395,6 @@ class Kernel:
     def _options(self, blocks: dict[str, str]) -> str:
         """The compiler's options. blocks: how many places of each dim a program has."""
         tiles = [" * ".join(blocks.get(dim, "call.ROWS") for dim in tile) for tile in self.largest()]
-        more = ", spare=True" if self.spare else ""
-        more += f", share={self.share}" if self.share < self._usual else ""
+        more = (", spare=True" if self.spare else "") + (f", share={self.share}" if self.share < self._usual else "")
         more = f", warps={self.tile.warps}" if self.tile else more
         return f"**call.options({', '.join(tiles) or '1'}{more})"

@@ -219,5 +219,7 @@ def _fit(args: argparse.Namespace) -> int:
         if getattr(args, option):
             given = "--" + option.replace("_", "-")
             raise common.Usage(f"`{given}` does not go with `--fit`", "a fit compiles and times nothing; drop one")
-    args.device = "cuda"  # what kernels are for; it need not be there
+    if args.dtype == "float64":
+        raise common.Usage("kernels compute in float32, not float64", "drop `--dtype`, or name another one")
+    args.device = "cuda" if args.device == "cpu" else args.device  # what kernels are for; it need not be there
     return fit.run(sized.task(args), budget(args), args)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def folder(kind: str) -> Path:
@@ -30,6 +33,22 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(part)
         raise
+
+
+def read(path: Path, of: Callable[[Any], Any], anew: str) -> Any:
+    """What `of` makes of a file of JSON; None where it is not there and, with a warning, where it is damaged.
+
+    anew: the command that writes it."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    try:
+        return of(json.loads(content))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        warn_once(f"recc ignores {path}, which is damaged ({why}); `{anew}` writes it anew")
+        return None
 
 
 @functools.cache

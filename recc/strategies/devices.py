@@ -77,17 +77,17 @@ def _machine() -> str:
 @functools.lru_cache(maxsize=32)
 def _read(path: Path, changed: int) -> Device | None:
     """The device of a file; of one that is damaged none, and a warning. changed: when the file was."""
-    try:
-        view = json.loads(path.read_text(encoding="utf-8"))
-        device, machine = Device(**view["device"]), view["machine"]
-        numbers = {name: value for name, value in vars(device).items() if name not in ("name", "source")}
-        for name, value in numbers.items():
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}")
-        if not (device.throughput and device.bandwidth):
-            raise ValueError("its throughput is 0")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        why = f"{type(error).__name__}: {error}"
-        cache.warn_once(f"recc ignores {path}, which is damaged ({why}); `recc tune` writes it anew")
-        return None
+    device, machine = cache.read(path, _device, "recc tune") or (None, None)
     return device if path.stem != "cpu" or machine == _machine() else None
+
+
+def _device(view: dict) -> tuple[Device, str]:
+    """What a file says, and of which machine. Raises ValueError, KeyError or TypeError for what is none."""
+    device, machine = Device(**view["device"]), view["machine"]
+    numbers = {name: value for name, value in vars(device).items() if name not in ("name", "source")}
+    for name, value in numbers.items():
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} is {value}")
+    if not (device.throughput and device.bandwidth):
+        raise ValueError("its throughput is 0")
+    return device, machine

@@ -152,16 +152,7 @@ def export(rec: Recurrence) -> Path | None:
 
 def _read(path: Path) -> list[Entry]:
     """The entries of a file; of one that is damaged none, and a warning."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return []
-    try:
-        return [Entry.of(view) for view in json.loads(content)["entries"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-        cache.warn_once(f"recc ignores {path}, which is damaged ({why}); `recc tune` writes it anew")
-        return []
+    return cache.read(path, lambda view: [Entry.of(one) for one in view["entries"]], "recc tune") or []
 
 
 # --- lookup ---------------------------------------------------------------------------------------------------------

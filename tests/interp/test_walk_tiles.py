@@ -69,6 +69,12 @@ def test_what_a_configuration_says_is_launched():
     assert "parts_V" in text("omega_net") and "warps=" not in text("omega_net")
 
 
+def test_what_is_neither_yes_nor_no_is_refused():
+    for fields in ({"apart": "yes"}, {"handed": 1}, {"tiles": {"forward_walk": {"crowded": "no"}}}):
+        with pytest.raises(ValueError, match="must be True, False or None"):
+            config.of(**fields)
+
+
 def test_one_walk_alone_may_have_a_tile():
     usual, own = text("omega_net"), text("omega_net", config.DEFAULT.with_tile("backward_walk_1", TILES["crowded"]))
     assert "part_V = " in own and "parts_V_2 = triton.cdiv(V, part_V_2)" in own

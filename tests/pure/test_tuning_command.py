@@ -73,6 +73,8 @@ def test_interrupted_command_keeps_the_best(monkeypatch, capsys):
     (["--target", "sm_90"], "`--target` is for a dry run"),
     (["--dry-run"], "a dry run compiles for GPUs"),
     (["--fit", "--dry-run"], "`--dry-run` does not go with `--fit`"),
+    (["--fit", "--dtype", "float64"], "kernels compute in float32"),
+    (["--fit", "--device", "tpu"], "no device is called `tpu`"),
     (["--fit", "--target", "sm_1"], "no GPU is called `sm_1`"),
 ])  # fmt: skip
 def test_bad_usage(args, words, capsys):
