@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from recc.backends.triton.apart import vectors_before
@@ -29,9 +29,9 @@ STAGES = (1, 2, 3)
 PARTS, WALK_WARPS = (1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8, 16)  # of walks over tokens
 
 
-def _checked(**fields: object) -> None:
+def _checked(**values: object) -> None:
     """Raises ValueError for a field that says neither yes nor no, nor leaves it open."""
-    for name, value in fields.items():
+    for name, value in values.items():
         if value is not None and not isinstance(value, bool):
             raise ValueError(f"`{name}` is {value!r}, but must be True, False or None")
 
@@ -271,6 +271,16 @@ def _tile(tile: Tile) -> dict[str, Any]:
     return {name: value for name, value in asdict(tile).items() if name == "loop" or value is not None}
 
 
-def of(tiles: Mapping[str, Mapping[str, Any]] | None = None, **fields: Any) -> Config:
-    """The configuration of plain values. Raises ValueError or TypeError for what has no such form."""
-    return Config(**fields, tiles=tuple(sorted((name, Tile(**tile)) for name, tile in (tiles or {}).items())))
+def of(tiles: Mapping[str, Mapping[str, Any]] | None = None, **values: Any) -> Config:
+    """The configuration of plain values. Raises ValueError for what has no such form."""
+    own = {name: _made(Tile, f"the tile of `{name}`", tile) for name, tile in (tiles or {}).items()}
+    return _made(Config, "a configuration", {**values, "tiles": tuple(sorted(own.items()))})
+
+
+def _made(kind: type, what: str, values: Mapping[str, Any]) -> Any:
+    """A Config or a Tile. Raises ValueError for fields that it has not."""
+    there = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in there:
+            raise ValueError(f"{what} has no field `{name}`; there are {', '.join(there)}")
+    return kind(**values)

@@ -75,6 +75,13 @@ def test_what_is_neither_yes_nor_no_is_refused():
             config.of(**fields)
 
 
+def test_fields_that_there_are_not_are_named():
+    with pytest.raises(ValueError, match="a configuration has no field `chunck`; there are chunk, "):
+        config.of(chunck=16)
+    with pytest.raises(ValueError, match="the tile of `forward_walk` has no field `warp`; there are block, "):
+        config.of(tiles={"forward_walk": {"warp": 4}})
+
+
 def test_one_walk_alone_may_have_a_tile():
     usual, own = text("omega_net"), text("omega_net", config.DEFAULT.with_tile("backward_walk_1", TILES["crowded"]))
     assert "part_V = " in own and "parts_V_2 = triton.cdiv(V, part_V_2)" in own
